@@ -1,0 +1,262 @@
+//! What the catalogue holds, as values: tenants, people, members, tokens, rules and audit events.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+use crate::names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId};
+
+/// A point in the catalogue's history: every committed change raises it by one.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
+#[serde(transparent)]
+pub struct Revision(pub i64);
+
+/// One project's database service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tenant {
+    #[serde(rename = "ref")]
+    pub tenant: TenantRef,
+    pub name: String,
+    /// A branch has a parent; its rules may come from there.
+    pub parent: Option<TenantRef>,
+    /// Host name or IP address of the PostgreSQL server.
+    pub host: String,
+    pub port: u16,
+    /// The database a client gets when it names none; `None`: whatever the client asks for.
+    pub default_database: Option<DatabaseName>,
+    pub backend_tls: BackendTls,
+    /// PEM of the certificate authorities that may vouch for the server; `None`: the usual public ones.
+    pub backend_ca: Option<String>,
+    /// How token sessions log in to the server.
+    pub login: BackendLogin,
+    /// The role that runs `auth_query`; its password is kept as a role secret.
+    pub auth_user: Option<RoleName>,
+    /// The query that answers a role's password verifier; `None`: the built-in one.
+    pub auth_query: Option<String>,
+    /// Database that `auth_query` runs in; `None`: the default database or `postgres`.
+    pub auth_database: Option<DatabaseName>,
+    /// Backends per pool; `None`: the configured default.
+    pub pool_size: Option<u32>,
+    /// Backends over all pools of the tenant; `None`: the configured default.
+    pub backend_budget: Option<u32>,
+    /// Clients of the tenant at once; `None`: the configured default.
+    pub max_clients: Option<u32>,
+    pub client_tls: ClientTls,
+    pub token_access: TokenAccess,
+    /// Whether `postgres`, superusers and `pg_*` may be granted.
+    pub privileged_roles: PrivilegedRoles,
+    /// Addresses from which token logins are accepted at all; empty: anywhere.
+    pub networks: Vec<IpNet>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+/// Whether and how strictly the connection to the server is encrypted, as libpq's `sslmode` words it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendTls {
+    Disable,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// How a token session logs in to the tenant's PostgreSQL (design.md section 9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendLogin {
+    /// A client certificate minted for the person and role.
+    Certificate,
+    /// The role's stored secret.
+    RoleSecret,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientTls {
+    Allow,
+    Require,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenAccess {
+    Disabled,
+    Enabled,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrivilegedRoles {
+    Refuse,
+    Allow,
+}
+
+/// A human account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Person {
+    pub id: PersonId,
+    pub email: String,
+    pub name: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+/// A person who belongs to a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub tenant: TenantRef,
+    pub person: PersonId,
+    pub email: String,
+    pub kind: MemberKind,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberKind {
+    Owner,
+    Administrator,
+    Member,
+}
+
+/// What the catalogue knows of a token; never the secret itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    pub id: TokenId,
+    pub person: PersonId,
+    pub name: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub revoked_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_used_at: Option<OffsetDateTime>,
+    pub last_used_from: Option<IpAddr>,
+    /// HMAC-SHA-256 of the secret under the pepper; never leaves the process.
+    #[serde(skip)]
+    pub mac: [u8; 32],
+}
+
+/// What an administrator wrote: member → role, until when, from where, on branches only or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    pub id: RuleId,
+    pub tenant: TenantRef,
+    pub person: PersonId,
+    pub role: RoleName,
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires_at: OffsetDateTime,
+    /// Client networks the rule holds in; empty: anywhere.
+    pub networks: Vec<IpNet>,
+    pub reach: RuleReach,
+    pub reason: Option<String>,
+    pub created_by: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleReach {
+    Everywhere,
+    BranchesOnly,
+}
+
+/// A rule as an administrator asks for it; id, author and time are the catalogue's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRule {
+    pub role: RoleName,
+    pub expires_at: OffsetDateTime,
+    pub networks: Vec<IpNet>,
+    pub reach: RuleReach,
+    pub reason: Option<String>,
+}
+
+/// Everything that decides whether a token may use a role of a tenant, read in one transaction.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// The catalogue's revision that the rest was read at.
+    pub revision: Revision,
+    pub tenant: Option<std::sync::Arc<Tenant>>,
+    /// For a branch: whether the parent has token access enabled (it then holds for its branches too).
+    pub parent_token_access: Option<TokenAccess>,
+    pub token: Option<TokenRecord>,
+    pub person: Option<Person>,
+    /// Membership in the tenant or, for a branch, in its parent.
+    pub member: Option<MemberKind>,
+    /// The person's rules for the role: the tenant's own and, for a branch, its parent's.
+    pub rules: Vec<Rule>,
+}
+
+/// How a role's password is known to us.
+#[derive(Clone)]
+pub enum RoleSecret {
+    /// `SCRAM-SHA-256$…`, as in `pg_authid.rolpassword`.
+    Verifier(Zeroizing<String>),
+    Password(Zeroizing<String>),
+}
+
+/// One line of the audit trail, before it is chained and stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEvent {
+    /// What happened, as `noun.verb`: `auth.succeeded`, `auth.denied`, `session.ended`, `rule.removed`…
+    pub kind: String,
+    pub outcome: Outcome,
+    /// Machine-readable cause, e.g. `no_rule`, `revoked`, `expired`.
+    pub reason: Option<String>,
+    /// Who did it: `person:<id>`, `admin-key`, `cli`, `role:<name>`, `system`.
+    pub actor: String,
+    pub tenant: Option<TenantRef>,
+    pub person: Option<PersonId>,
+    pub role: Option<RoleName>,
+    pub session: Option<SessionId>,
+    pub token: Option<TokenId>,
+    pub peer: Option<String>,
+    /// Whatever else belongs to this kind of event; never a secret.
+    pub detail: serde_json::Value,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Success,
+    Failure,
+}
+
+/// An audit event as it stands in the trail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRow {
+    pub seq: i64,
+    pub id: uuid::Uuid,
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    #[serde(flatten)]
+    pub event: AuditEvent,
+    /// Hex SHA-256 of the row before this one.
+    pub prev_hash: String,
+    /// Hex SHA-256 over `prev_hash` and this row's canonical bytes.
+    pub hash: String,
+}
+
+/// Which audit rows to read, newest first.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct AuditFilter {
+    pub tenant: Option<TenantRef>,
+    pub person: Option<PersonId>,
+    pub kind: Option<String>,
+    pub session: Option<SessionId>,
+    /// Rows with a smaller `seq` only, for paging.
+    pub before: Option<i64>,
+    /// At most this many rows; 100 unless told, 1000 at most.
+    pub limit: Option<u32>,
+}

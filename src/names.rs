@@ -1,0 +1,178 @@
+//! The identities that every part of Sluice speaks of, each a type of its own.
+//!
+//! A name is cheap to clone (one reference count) and never mistaken for another kind of name. Names that
+//! come from outside are parsed here and nowhere else.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A name that does not fit its kind, with what would.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("{kind} is empty")]
+    Empty { kind: &'static str },
+    #[error("{kind} is longer than {max_bytes} bytes")]
+    TooLong {
+        kind: &'static str,
+        max_bytes: usize,
+    },
+    #[error("a {kind} may hold {allowed} only")]
+    Character {
+        kind: &'static str,
+        allowed: &'static str,
+    },
+}
+
+macro_rules! text_name {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $max:literal, $allowed:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Takes `text` if it is a well-formed name of this kind.
+            pub fn parse(text: &str) -> Result<Self, NameError> {
+                let valid: fn(char) -> bool = $valid;
+                if text.is_empty() {
+                    return Err(NameError::Empty { kind: $kind });
+                }
+                if text.len() > $max {
+                    return Err(NameError::TooLong { kind: $kind, max_bytes: $max });
+                }
+                if !text.chars().all(valid) {
+                    return Err(NameError::Character { kind: $kind, allowed: $allowed });
+                }
+                Ok(Self(text.into()))
+            }
+
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::parse(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.as_ref().to_owned()
+            }
+        }
+    };
+}
+
+text_name!(
+    /// A tenant's short id in user names and server names: lower-case letters, digits, `-` and `_`.
+    TenantRef, "tenant ref", 63, "lower-case letters, digits, - and _",
+    |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_'
+);
+text_name!(
+    /// A database role's name, as PostgreSQL folds it (at most 63 bytes).
+    RoleName, "role name", 63, "no control characters", |c| !c.is_control()
+);
+text_name!(
+    /// A database's name (at most 63 bytes).
+    DatabaseName, "database name", 63, "no control characters", |c| !c.is_control()
+);
+text_name!(
+    /// The public half of a token: 12 base62 characters.
+    TokenId, "token id", 12, "letters and digits", |c| c.is_ascii_alphanumeric()
+);
+
+macro_rules! uuid_name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// A new id, ordered by the time of its making (UUIDv7).
+            #[must_use]
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = uuid::Error;
+            fn from_str(text: &str) -> Result<Self, uuid::Error> {
+                text.parse().map(Self)
+            }
+        }
+    };
+}
+
+uuid_name!(
+    /// A human account.
+    PersonId
+);
+uuid_name!(
+    /// One rule: member → role.
+    RuleId
+);
+uuid_name!(
+    /// One client's life in our process.
+    SessionId
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_ref_takes_only_what_fits_a_host_name_label() {
+        assert_eq!(TenantRef::parse("demo-1").unwrap().as_str(), "demo-1");
+        assert!(matches!(TenantRef::parse(""), Err(NameError::Empty { .. })));
+        assert!(matches!(
+            TenantRef::parse("Demo"),
+            Err(NameError::Character { .. })
+        ));
+        assert!(matches!(
+            TenantRef::parse("a.b"),
+            Err(NameError::Character { .. })
+        ));
+        assert!(matches!(
+            TenantRef::parse(&"a".repeat(64)),
+            Err(NameError::TooLong { .. })
+        ));
+    }
+}

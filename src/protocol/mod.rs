@@ -1,0 +1,1 @@
+//! PostgreSQL wire protocol as values: no socket, no clock, no tokio.
