@@ -1,1 +1,146 @@
-//! (head)
+//! What the operator decides: `pooler.toml`, read once, checked whole, then passed on as plain values.
+//!
+//! ```text
+//! pooler.toml ──▶ file::Config (as written, every key optional, unknown keys refused)
+//!                    │ check: defaults, ranges, files that must be there, keys from file or environment
+//!                    ▼
+//!                 Config (complete; every other module takes its own section of it)
+//! ```
+//!
+//! Whoever holds a [`Config`] need not check again. Relative paths are taken from the folder of the file.
+
+mod defaults;
+mod secret;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+pub use secret::Secret;
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: Listen,
+    /// `None`: clients are answered that TLS is not to be had.
+    pub tls: Option<Tls>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub pool: Pool,
+    pub token_access: TokenAccessSettings,
+    pub auth_query: AuthQuery,
+    pub catalog: CatalogSettings,
+    pub admin: Admin,
+    pub log: Log,
+}
+
+/// Where clients come in, and how many threads serve them.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    pub pooler: SocketAddr,
+    /// The listener of `db.{ref}` names, where a token needs no startup option.
+    pub direct: Option<SocketAddr>,
+    /// At least one.
+    pub workers: usize,
+    /// Networks whose connections start with a PROXY header; empty: none.
+    pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// The certificate shown to clients, and its key, both PEM.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// How many clients there may be at once.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub clients: usize,
+    /// Of one tenant that has no limit of its own.
+    pub tenant_clients: usize,
+    /// Connections of one address that have not logged in yet.
+    pub unauthenticated_per_address: usize,
+}
+
+/// How long anything may take; `None` is written `"off"`.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// From accept to the first `ReadyForQuery`.
+    pub login: Duration,
+    /// Waiting for a backend.
+    pub queue: Duration,
+    pub idle: Option<Duration>,
+    pub idle_in_transaction: Option<Duration>,
+    pub query: Option<Duration>,
+    pub transaction: Option<Duration>,
+    /// Connecting and logging in to a tenant's PostgreSQL.
+    pub backend_connect: Duration,
+    /// From the request to stop until what is left is cut off.
+    pub drain: Duration,
+}
+
+/// How many backends there may be, and how long each is kept.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// Per pool, for tenants that have no size of their own.
+    pub size: u32,
+    /// Over all pools of one tenant that has no budget of its own.
+    pub tenant_budget: u32,
+    pub overall_budget: u32,
+    pub idle_timeout: Duration,
+    pub lifetime: Duration,
+    /// How long a failed connect is answered from memory.
+    pub connect_backoff: Duration,
+}
+
+/// Logins with a personal access token.
+#[derive(Debug, Clone)]
+pub struct TokenAccessSettings {
+    /// The oldest major version of PostgreSQL that takes token sessions.
+    pub min_server_version: u32,
+    /// The authority that signs the certificates of token sessions; there if `ca_key` is.
+    pub ca_certificate: Option<PathBuf>,
+    pub ca_key: Option<PathBuf>,
+    pub certificate_lifetime: Duration,
+}
+
+/// Asking a tenant's PostgreSQL for a role's password verifier.
+#[derive(Debug, Clone)]
+pub struct AuthQuery {
+    /// How long an answer is good for.
+    pub cache: Duration,
+    /// Connections per tenant that ask.
+    pub connections: u32,
+}
+
+/// The store of tenants, people, tokens, rules and audit events.
+#[derive(Debug, Clone)]
+pub struct CatalogSettings {
+    pub path: PathBuf,
+    /// The master key: encrypts role secrets and peppers tokens.
+    pub key: Secret<[u8; 32]>,
+}
+
+/// The HTTP API for administrators.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub listen: SocketAddr,
+    /// The bearer key that every call must show.
+    pub key: Secret<String>,
+}
+
+/// What is logged, and in which form.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A filter in the syntax of `tracing`: `info`, or `warn,sluice::session=debug`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
