@@ -1,1 +1,52 @@
-//! (head)
+//! The command line: what can be typed, and what runs then.
+//!
+//! ```text
+//! sluice serve …                      run the pooler
+//! sluice demo …                       run everything once, to try it
+//! sluice tenant | person | … …        one call to the admin API of a running pooler (`Remote`)
+//! ```
+//!
+//! Exit status: 0 it worked, 1 it did not (standard error says why and what to do), 2 it was typed wrongly.
+
+mod demo_args;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use self::demo_args::DemoArgs;
+
+/// A PostgreSQL connection pooler with token-based access.
+#[derive(Parser)]
+#[command(name = "sluice", version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the pooler
+    Serve(ServeArgs),
+    /// Start PostgreSQL, Sluice, a tenant, people and tokens in one go, to try it
+    Demo(DemoArgs),
+}
+
+/// Options of `sluice serve`.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:\n  sluice serve --config /etc/sluice/pooler.toml")]
+pub struct ServeArgs {
+    /// The configuration file
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        env = "SLUICE_CONFIG",
+        default_value = "pooler.toml"
+    )]
+    pub config: PathBuf,
+
+    /// Check the configuration and exit: 0 if `serve` would start with it, else 1
+    #[arg(long)]
+    pub check: bool,
+}
