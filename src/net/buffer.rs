@@ -44,17 +44,31 @@ pub struct Buffer {
     memory: Box<[u8]>,
     start: usize,
     end: usize,
+    flushed: Flushed,
+}
+
+/// Whether the stream has passed on all that it took from us: an encrypted one may hold records back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flushed {
+    No,
+    Yes,
 }
 
 impl Buffer {
     #[must_use]
     pub fn new(pool: BufferPool) -> Self {
-        Self { pool, memory: Box::default(), start: 0, end: 0 }
+        Self { pool, memory: Box::default(), start: 0, end: 0, flushed: Flushed::Yes }
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Whether all that was put in has left for the peer.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.is_empty() && self.flushed == Flushed::Yes
     }
 
     /// The bytes that are held.
@@ -92,6 +106,7 @@ impl Buffer {
         self.make_room(bytes.len());
         self.memory[self.end..self.end + bytes.len()].copy_from_slice(bytes);
         self.end += bytes.len();
+        self.flushed = Flushed::No;
     }
 
     fn make_room(&mut self, count: usize) {
@@ -141,7 +156,9 @@ impl Buffer {
             }
             self.consume(count);
         }
-        Pin::new(stream).poll_flush(context)
+        ready!(Pin::new(stream).poll_flush(context))?;
+        self.flushed = Flushed::Yes;
+        Poll::Ready(Ok(()))
     }
 }
 
