@@ -109,7 +109,7 @@ fn assigned(
     without_value: impl FnOnce(String) -> OptionsError,
 ) -> Result<(String, String), OptionsError> {
     let Some((name, value)) = assignment.split_once('=') else {
-        return Err(without_value(setting_name(assignment)));
+        return Err(without_value(assignment.to_owned()));
     };
     let name = setting_name(name);
     if !is_setting(&name) {

@@ -233,10 +233,15 @@ impl Startup {
         })
     }
 
-    /// The version that the rest of the connection is in: the client's, or our newest if that is older.
+    /// The version that the rest of the connection is in: the newest we speak that is not newer than the client's.
+    /// Nobody has ever spoken 3.1; a client that asks for it gets 3.0.
     #[must_use]
     pub fn spoken(&self) -> ProtocolVersion {
-        self.version.min(ProtocolVersion::V3_2)
+        if self.version >= ProtocolVersion::V3_2 {
+            ProtocolVersion::V3_2
+        } else {
+            ProtocolVersion::V3_0
+        }
     }
 
     /// What NegotiateProtocolVersion must say, if the client asked for more than we speak.

@@ -112,10 +112,10 @@ fn what_is_no_setting_is_named_in_the_error() {
 #[test]
 fn a_setting_without_a_value_is_an_error() {
     let told = |options| parse(options).unwrap_err().to_string();
-    assert_eq!(told("-c work-mem"), "-c work_mem requires a value");
+    assert_eq!(told("-c work-mem"), "-c work-mem requires a value");
     assert_eq!(told("-cjit"), "-c jit requires a value");
     assert_eq!(told("--jit -c a=1"), "--jit requires a value");
-    assert_eq!(told("-c --"), "-c __ requires a value");
+    assert_eq!(told("-c --"), "-c -- requires a value");
     assert_eq!(settings("--"), []);
 }
 

@@ -188,10 +188,10 @@ fn only_major_version_3_is_spoken() {
 }
 
 #[test]
-fn a_newer_minor_version_is_negotiated_down() {
+fn a_minor_version_that_is_not_spoken_is_negotiated_down() {
     for (minor, spoken, negotiated) in [
         (0, 0, false),
-        (1, 1, false),
+        (1, 0, true),
         (2, 2, false),
         (3, 2, true),
         (9999, 2, true),
