@@ -3,6 +3,7 @@
 //! A token and the catalogue's evidence become a [`Grant`] here and nowhere else. Every session stands in the
 //! [`Registry`]; a change in the catalogue is enforced on it by deciding again (see `enforce`).
 
+pub mod certificate_files;
 pub mod certificates;
 mod enforce;
 mod grant;
@@ -28,7 +29,7 @@ pub use self::{
     signal::EndCause,
 };
 use crate::{
-    catalog::{Catalog, CatalogError, token::Token, types::Revision},
+    catalog::{self, Catalog, CatalogError, token::Token, types::Revision},
     names::{PersonId, RoleName, TenantRef},
 };
 
@@ -102,7 +103,7 @@ impl Access {
         let Some(record) = self.inner.catalog.token(token.id()).await? else { return Ok(None) };
         let valid = record.revoked_at.is_none()
             && record.expires_at > OffsetDateTime::now_utc()
-            && self.inner.catalog.verify_record(token, &record);
+            && catalog::token::verify(Some(&record), token, self.inner.catalog.pepper());
         Ok(valid.then_some(record.person))
     }
 

@@ -17,6 +17,7 @@ use crate::{
             milliseconds, networks, networks_text, now, number, number_optional, parsed,
             parsed_optional, time, word, worded,
         },
+        people::NAME_MAX_BYTES,
         types::{AuditEvent, Tenant, TokenAccess},
     },
     names::TenantRef,
@@ -229,6 +230,12 @@ fn tenant(row: &SqliteRow) -> Result<Tenant, CatalogError> {
 
 fn check(tenant: &Tenant) -> Result<(), CatalogError> {
     let invalid = |field, problem| Err(CatalogError::Invalid { field, problem });
+    if tenant.name.len() > NAME_MAX_BYTES || tenant.name.contains(char::is_control) {
+        return invalid(
+            "name",
+            "must be 200 bytes at most, without control characters",
+        );
+    }
     if tenant.host.is_empty()
         || tenant
             .host

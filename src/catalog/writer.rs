@@ -198,7 +198,7 @@ impl Ledger {
     where
         F: AsyncFnOnce(&mut SqliteConnection) -> Result<Effect<T>, CatalogError>,
     {
-        self.writer.ensure_alive().await?;
+        self.writer.ensure_usable().await?;
         let connection = &mut self.writer.connection;
         // Takes the write lock at once: a transaction that begins by reading could not be upgraded safely.
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
@@ -244,7 +244,7 @@ impl Ledger {
         let now = columns::now();
         let gaps = gap.iter().map(|event| (now, event));
         let entries: Vec<_> = gaps.chain(batch.iter().filter_map(Entry::event)).collect();
-        self.writer.ensure_alive().await?;
+        self.writer.ensure_usable().await?;
         let connection = &mut self.writer.connection;
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         audit::append(&mut transaction, &self.keys, &entries).await?;
@@ -323,7 +323,7 @@ async fn store_use(
 /// The row that says that events before it are missing.
 fn gap(dropped: u64) -> AuditEvent {
     AuditEvent {
-        reason: Some("queue_full".to_owned()),
+        reason: Some("events_lost".to_owned()),
         detail: serde_json::json!({ "dropped": dropped }),
         ..AuditEvent::new("audit.gap", Outcome::Failure, "system")
     }
