@@ -104,12 +104,12 @@ impl Signal {
         EndCause::from_code(self.cause.load(Ordering::Acquire))
     }
 
-    /// Ready with the cause once there is one; otherwise the task is woken when it comes.
+    /// Ready with the cause once there is one; the task is woken when it comes, and when a stronger one follows.
     pub(super) fn poll(&self, context: &mut Context<'_>) -> Poll<EndCause> {
-        if let Some(cause) = self.cause() {
-            return Poll::Ready(cause);
+        match self.cause() {
+            Some(EndCause::Drain) | None => self.waker.register(context.waker()),
+            Some(cause) => return Poll::Ready(cause),
         }
-        self.waker.register(context.waker());
         match self.cause() {
             Some(cause) => Poll::Ready(cause),
             None => Poll::Pending,

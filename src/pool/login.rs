@@ -5,10 +5,9 @@ use std::{sync::Arc, time::Duration};
 use zeroize::Zeroizing;
 
 use crate::{
-    access::certificates::{CertificateAuthority, MintError},
+    access::certificates::{CertificateAuthority, MintError, Subject},
     backend::Credentials,
-    names::{PersonId, RuleId, TenantRef},
-    names::RoleName,
+    names::{PersonId, RoleName, RuleId, TenantRef},
     protocol::scram::ScramKeys,
 };
 
@@ -34,7 +33,8 @@ impl Login {
             Self::Keys(keys) => Credentials::Keys(keys.clone()),
             Self::Password(password) => Credentials::Password(password.clone()),
             Self::Certificate { authority, tenant, role, person, rule, lifetime } => {
-                Credentials::Certificate(authority.mint(*person, role, rule.0, tenant, *lifetime)?)
+                let subject = Subject { person: *person, role, grant: rule.0, tenant };
+                Credentials::Certificate(authority.mint(&subject, *lifetime)?.identity)
             }
         })
     }

@@ -24,7 +24,9 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::{Pool, PoolKey, budget::OverallBudget, budget::Share, login::Login};
-use crate::{access::Purge, backend::Server, config, names::TenantRef};
+use crate::{
+    access::Purge, backend::Server, catalog::types::Tenant, config, metrics::{GaugeGuard, TenantMetrics}, names::TenantRef,
+};
 
 /// All pools of one worker.
 pub struct Pools {
@@ -57,6 +59,9 @@ pub struct Sizes {
 /// One tenant's pools and their common budget.
 pub struct TenantPools {
     pub(super) shared: Rc<Shared>,
+    pub(super) metrics: TenantMetrics,
+    /// The catalogue's record that the server was made from.
+    record: RefCell<Arc<Tenant>>,
     server: RefCell<Rc<Server>>,
     sizes: Cell<Sizes>,
     open: Cell<u32>,
@@ -67,6 +72,7 @@ pub struct TenantPools {
 pub(super) struct Place {
     pool: Rc<Pool>,
     _share: Share,
+    _gauge: GaugeGuard,
 }
 
 impl Drop for Place {
@@ -93,22 +99,33 @@ impl Pools {
         Self { tenants: RefCell::default(), shared: Rc::new(shared) }
     }
 
-    /// The pools of `tenant`, served by `server`. A change of the server retires the backends of the old one.
-    pub fn tenant(&self, tenant: &TenantRef, server: impl FnOnce() -> Server, sizes: Sizes) -> Rc<TenantPools> {
-        let mut tenants = self.tenants.borrow_mut();
-        if let Some(known) = tenants.get(tenant) {
+    /// The pools of `tenant`. Its server is made with `server` at first, and again when the tenant's record has
+    /// changed; backends of the old server are then not handed out any more.
+    pub fn tenant<E>(
+        &self,
+        tenant: &Arc<Tenant>,
+        sizes: Sizes,
+        server: impl FnOnce() -> Result<Server, E>,
+    ) -> Result<Rc<TenantPools>, E> {
+        let known = self.tenants.borrow().get(&tenant.tenant).cloned();
+        if let Some(known) = known {
             known.sizes.set(sizes);
-            return Rc::clone(known);
+            if !Arc::ptr_eq(&known.record.borrow(), tenant) {
+                known.renew(tenant, server()?);
+            }
+            return Ok(known);
         }
         let pools = Rc::new(TenantPools {
             shared: Rc::clone(&self.shared),
-            server: RefCell::new(Rc::new(server())),
+            record: RefCell::new(Arc::clone(tenant)),
+            server: RefCell::new(Rc::new(server()?)),
             sizes: Cell::new(sizes),
+            metrics: TenantMetrics::new(&tenant.tenant),
             open: Cell::new(0),
             pools: RefCell::default(),
         });
-        tenants.insert(tenant.clone(), Rc::clone(&pools));
-        pools
+        self.tenants.borrow_mut().insert(tenant.tenant.clone(), Rc::clone(&pools));
+        Ok(pools)
     }
 
     /// Closes the backends that `purge` names and answers how many, after they are gone.
@@ -190,9 +207,14 @@ impl TenantPools {
         Rc::clone(&self.server.borrow())
     }
 
-    /// Replaces the server; backends of the old one are not handed out any more.
-    pub fn set_server(&self, server: Server) {
+    fn renew(&self, tenant: &Arc<Tenant>, server: Server) {
+        let old = self.record.replace(Arc::clone(tenant));
+        let same_server = (&old.host, old.port, old.backend_tls, &old.backend_ca)
+            == (&tenant.host, tenant.port, tenant.backend_tls, &tenant.backend_ca);
         self.server.replace(Rc::new(server));
+        if same_server {
+            return;
+        }
         let pools: Vec<_> = self.pools.borrow().values().cloned().collect();
         for pool in pools {
             self.shared.tasks.spawn_local(futures_util::future::join_all(pool.retire_all()));
@@ -222,7 +244,7 @@ impl TenantPools {
         if pool.is_budgeted() {
             self.open.set(self.open.get() + 1);
         }
-        Some(Place { pool: Rc::clone(pool), _share: share })
+        Some(Place { pool: Rc::clone(pool), _share: share, _gauge: self.metrics.backend() })
     }
 
     /// Closes the backend that has been idle longest in another pool. Its place is free once it is gone; then

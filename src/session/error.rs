@@ -7,7 +7,7 @@ use std::{io, rc::Rc, time::Duration};
 
 use tracing::Level;
 
-use super::handshake::ProtocolError;
+use super::handshake::HandshakeFailure;
 use crate::{
     access::{Denial, EndCause, InvalidToken},
     backend::{ConnectError, ExchangeError},
@@ -41,7 +41,7 @@ pub enum End {
     #[error("pushed out by newer connections of the same address")]
     Crowded,
     #[error("{0}")]
-    Startup(#[from] ProtocolError),
+    Startup(#[from] HandshakeFailure),
     #[error("{0}")]
     Message(#[from] MessageError),
     #[error("SASL: {0}")]
@@ -84,6 +84,14 @@ pub enum End {
     ClientMessage(#[from] InvalidMessage),
     #[error("invalid message length")]
     ClientLength,
+    #[error("a password was expected, but message type {0} came")]
+    PasswordExpected(u8),
+    /// The tenant's record does not say how to encrypt connections to its server.
+    #[error("the tenant's TLS settings cannot be used")]
+    TenantTls,
+    /// Token sessions log in with the role's password, and the catalogue has none.
+    #[error("the role's password is not in the catalogue")]
+    NoRoleSecret,
 }
 
 /// One row of the table.
@@ -193,6 +201,18 @@ impl End {
                 fatal(SqlState::PROTOCOL_VIOLATION, error.to_string()),
                 Level::INFO,
                 "protocol",
+            ),
+            Self::PasswordExpected(tag) => told(
+                fatal(SqlState::PROTOCOL_VIOLATION, format!("expected password response, got message type {tag}")),
+                Level::INFO,
+                "protocol",
+            ),
+            Self::TenantTls | Self::NoRoleSecret => told(
+                fatal(SqlState::CONNECTION_FAILURE, "cannot log in to the project's server")
+                    .with_detail("The project is not set up for this way of logging in.")
+                    .with_hint("Ask the operator to look at the pooler's log."),
+                Level::WARN,
+                "setup",
             ),
             Self::ClientLength => told(
                 fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length"),

@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -89,6 +90,19 @@ impl Local {
             expiry: Cell::new(None),
             notices: Cell::new((0, Asked::No)),
         })
+    }
+
+    /// Ready once the session has to end, whatever it is doing.
+    pub(super) fn poll_end(&self, context: &mut Context<'_>) -> Poll<EndCause> {
+        match self.handle.poll_end(context) {
+            Poll::Ready(EndCause::Drain) => Poll::Pending,
+            other => other,
+        }
+    }
+
+    /// Ready once the session has to end, given that no transaction is open.
+    pub(super) fn poll_end_or_drain(&self, context: &mut Context<'_>) -> Poll<EndCause> {
+        self.handle.poll_end(context)
     }
 
     /// Notes what the session does from `now` on.
