@@ -82,7 +82,10 @@ impl Access {
         for tenant in tenants.iter().flatten() {
             self.raise_floor(tenant, revision);
         }
-        let in_scope = self.inner.registry.matching(|session| concerns(session, &scope, tenants.as_deref()));
+        let in_scope = self
+            .inner
+            .registry
+            .matching(|session| concerns(session, &scope, tenants.as_deref()));
         let refused = self.refused(in_scope).await;
         let latch = self.inner.registry.end(&refused);
         let purge = self.purge(tenants, person_of(&scope, &refused));
@@ -98,7 +101,11 @@ impl Access {
             backends_closed: latch.with_backend() + purged,
             unconfirmed,
             elapsed_ms: milliseconds(start.elapsed()),
-            slowest_ms: if refused.is_empty() { 0.0 } else { milliseconds(slowest) },
+            slowest_ms: if refused.is_empty() {
+                0.0
+            } else {
+                milliseconds(slowest)
+            },
         };
         if !refused.is_empty() {
             self.report_revocation(&scope, &report);
@@ -110,7 +117,10 @@ impl Access {
     pub async fn end_session(&self, id: SessionId, by: &str) -> Option<RevocationReport> {
         let start = Instant::now();
         let session = self.inner.registry.find(id)?;
-        let latch = self.inner.registry.end(&[(Arc::clone(&session), EndCause::Administrator)]);
+        let latch = self
+            .inner
+            .registry
+            .end(&[(Arc::clone(&session), EndCause::Administrator)]);
         let _ = tokio::time::timeout(CONFIRMATION_MAX, latch.wait()).await;
         let elapsed_ms = milliseconds(start.elapsed());
         let report = RevocationReport {
@@ -145,13 +155,24 @@ impl Access {
     }
 
     /// Those of `sessions` that the catalogue no longer allows, each with the cause of its end.
-    async fn refused(&self, sessions: Vec<Arc<SessionHandle>>) -> Vec<(Arc<SessionHandle>, EndCause)> {
-        let mut verdicts: HashMap<(TokenId, TenantRef, RoleName, IpAddr), Result<Grant, EndCause>> = HashMap::new();
+    async fn refused(
+        &self,
+        sessions: Vec<Arc<SessionHandle>>,
+    ) -> Vec<(Arc<SessionHandle>, EndCause)> {
+        let mut verdicts: HashMap<(TokenId, TenantRef, RoleName, IpAddr), Result<Grant, EndCause>> =
+            HashMap::new();
         let mut refused = Vec::new();
         for session in sessions {
-            let Some(token) = session.identity.token.clone() else { continue };
+            let Some(token) = session.identity.token.clone() else {
+                continue;
+            };
             let identity = &session.identity;
-            let key = (token, identity.tenant.clone(), identity.role.clone(), identity.peer.ip());
+            let key = (
+                token,
+                identity.tenant.clone(),
+                identity.role.clone(),
+                identity.peer.ip(),
+            );
             if !verdicts.contains_key(&key) {
                 let verdict = match self.decide_again(&session).await {
                     Ok(decision) => decision.map_err(cause_of),
@@ -169,18 +190,32 @@ impl Access {
         refused
     }
 
-    async fn decide_again(&self, session: &SessionHandle) -> Result<Result<Grant, Denial>, CatalogError> {
+    async fn decide_again(
+        &self,
+        session: &SessionHandle,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
         let identity = &session.identity;
         let Some(token) = &identity.token else {
             return Ok(Err(Denial::InvalidToken(InvalidToken::Unknown)));
         };
-        let evidence = self.inner.catalog.evidence(token, &identity.tenant, &identity.role).await?;
-        Ok(decide(&evidence, &identity.role, identity.peer.ip(), OffsetDateTime::now_utc()))
+        let evidence = self
+            .inner
+            .catalog
+            .evidence(token, &identity.tenant, &identity.role)
+            .await?;
+        Ok(decide(
+            &evidence,
+            &identity.role,
+            identity.peer.ip(),
+            OffsetDateTime::now_utc(),
+        ))
     }
 
     /// The tenants that `scope` reaches, branches included; `None`: any.
     async fn tenants_in(&self, scope: &Scope) -> Option<Vec<TenantRef>> {
-        let (Scope::Tenant(tenant) | Scope::Member(tenant, _)) = scope else { return None };
+        let (Scope::Tenant(tenant) | Scope::Member(tenant, _)) = scope else {
+            return None;
+        };
         let branches = self.inner.catalog.branches(tenant).await.ok()?;
         let branches = branches.into_iter().map(|branch| branch.tenant.clone());
         Some(std::iter::once(tenant.clone()).chain(branches).collect())
@@ -196,33 +231,51 @@ impl Access {
             .iter()
             .map(|worker: &mpsc::UnboundedSender<Purge>| {
                 let (done, answer) = oneshot::channel();
-                let _ = worker.send(Purge { tenants: tenants.clone(), person, done });
+                let _ = worker.send(Purge {
+                    tenants: tenants.clone(),
+                    person,
+                    done,
+                });
                 answer
             })
             .collect();
         let mut closed = 0;
         for answer in answers {
-            closed += tokio::time::timeout(CONFIRMATION_MAX, answer).await.map_or(0, |n| n.unwrap_or(0));
+            closed += tokio::time::timeout(CONFIRMATION_MAX, answer)
+                .await
+                .map_or(0, |n| n.unwrap_or(0));
         }
         closed
     }
 
     fn report_revocation(&self, scope: &Scope, report: &RevocationReport) {
-        crate::metrics::revocation(report.elapsed_ms / 1_000.0);
+        crate::metrics::revoked(
+            report.sessions_ended,
+            Duration::from_secs_f64(report.elapsed_ms / 1_000.0),
+        );
         let (tenant, person, token) = match scope {
             Scope::Tenant(tenant) => (Some(tenant.clone()), None, None),
             Scope::Member(tenant, person) => (Some(tenant.clone()), Some(*person), None),
             Scope::Person(person) => (None, Some(*person), None),
             Scope::Token(token) => (None, None, Some(token.clone())),
         };
-        self.inner.catalog.record_later(AuditEvent { tenant, person, token, ..event("access.revoked", "system", report) });
+        self.inner.catalog.record_later(AuditEvent {
+            tenant,
+            person,
+            token,
+            ..event("access.revoked", "system", report)
+        });
     }
 }
 
 fn event(kind: &str, actor: &str, report: &RevocationReport) -> AuditEvent {
     AuditEvent {
         kind: kind.to_owned(),
-        outcome: if report.unconfirmed == 0 { Outcome::Success } else { Outcome::Failure },
+        outcome: if report.unconfirmed == 0 {
+            Outcome::Success
+        } else {
+            Outcome::Failure
+        },
         reason: None,
         actor: actor.to_owned(),
         tenant: None,
@@ -237,7 +290,9 @@ fn event(kind: &str, actor: &str, report: &RevocationReport) -> AuditEvent {
 
 /// Whether `session` may be concerned. One whose person is not known yet always may: its decision is being made.
 fn concerns(session: &SessionHandle, scope: &Scope, tenants: Option<&[TenantRef]>) -> bool {
-    let Some(token) = &session.identity.token else { return false };
+    let Some(token) = &session.identity.token else {
+        return false;
+    };
     let in_tenants = tenants.is_none_or(|tenants| tenants.contains(&session.identity.tenant));
     let is_person = |person| session.grant().is_none_or(|grant| grant.person() == person);
     match scope {
@@ -253,7 +308,9 @@ fn person_of(scope: &Scope, refused: &[(Arc<SessionHandle>, EndCause)]) -> Optio
     match scope {
         Scope::Tenant(_) => None,
         Scope::Member(_, person) | Scope::Person(person) => Some(*person),
-        Scope::Token(_) => refused.iter().find_map(|(session, _)| session.grant().map(Grant::person)),
+        Scope::Token(_) => refused
+            .iter()
+            .find_map(|(session, _)| session.grant().map(Grant::person)),
     }
 }
 

@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use time::OffsetDateTime;
 
 use crate::{
-    catalog::types::{Evidence, PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TokenAccess, TokenRecord},
+    catalog::types::{
+        Evidence, PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TokenAccess, TokenRecord,
+    },
     names::{PersonId, RoleName, RuleId, TenantRef, TokenId},
 };
 
@@ -103,7 +105,9 @@ pub enum Denial {
     BranchesOnly,
     #[error("the role is privileged and the project does not allow token access to such roles")]
     PrivilegedRole,
-    #[error("the server runs PostgreSQL {version}, older than the {needed} that token access needs")]
+    #[error(
+        "the server runs PostgreSQL {version}, older than the {needed} that token access needs"
+    )]
     ServerTooOld { version: u32, needed: u32 },
 }
 
@@ -156,7 +160,10 @@ pub(super) fn decide(
     if token.expires_at <= now {
         return Err(Denial::InvalidToken(InvalidToken::Expired));
     }
-    let tenant = evidence.tenant.as_deref().ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
+    let tenant = evidence
+        .tenant
+        .as_deref()
+        .ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
     if !is_enabled(evidence, tenant) {
         return Err(Denial::NotEnabled);
     }
@@ -191,7 +198,8 @@ pub fn is_privileged(role: &RoleName) -> bool {
 }
 
 fn is_enabled(evidence: &Evidence, tenant: &Tenant) -> bool {
-    tenant.token_access == TokenAccess::Enabled || evidence.parent_token_access == Some(TokenAccess::Enabled)
+    tenant.token_access == TokenAccess::Enabled
+        || evidence.parent_token_access == Some(TokenAccess::Enabled)
 }
 
 fn best_rule<'a>(
@@ -204,7 +212,9 @@ fn best_rule<'a>(
     let mut best: Option<&Rule> = None;
     for rule in rules {
         match allows(rule, tenant, from, now) {
-            Ok(()) if best.is_none_or(|other| other.expires_at < rule.expires_at) => best = Some(rule),
+            Ok(()) if best.is_none_or(|other| other.expires_at < rule.expires_at) => {
+                best = Some(rule)
+            }
             Ok(()) => {}
             Err(reason) => refusal = reason,
         }
@@ -341,19 +351,58 @@ mod tests {
     #[test]
     fn each_missing_piece_has_its_own_refusal() {
         let now = OffsetDateTime::now_utc();
-        let refuse = |evidence: &Evidence| decide(evidence, &role(), home(), now).unwrap_err().reason();
+        let refuse =
+            |evidence: &Evidence| decide(evidence, &role(), home(), now).unwrap_err().reason();
         let whole = evidence(now);
 
         let cases: [(&str, Evidence); 9] = [
-            ("unknown_token", Evidence { token: None, ..whole.clone() }),
-            ("unknown_tenant", Evidence { tenant: None, ..whole.clone() }),
-            ("not_a_member", Evidence { member: None, ..whole.clone() }),
-            ("no_rule", Evidence { rules: Vec::new(), ..whole.clone() }),
-            ("access_disabled", with_tenant(whole.clone(), |t| t.token_access = TokenAccess::Disabled)),
-            ("network", with_tenant(whole.clone(), |t| t.networks = vec!["10.0.0.0/8".parse().unwrap()])),
-            ("network", changed_rule(&whole, |r| r.networks = vec!["10.0.0.0/8".parse().unwrap()])),
+            (
+                "unknown_token",
+                Evidence {
+                    token: None,
+                    ..whole.clone()
+                },
+            ),
+            (
+                "unknown_tenant",
+                Evidence {
+                    tenant: None,
+                    ..whole.clone()
+                },
+            ),
+            (
+                "not_a_member",
+                Evidence {
+                    member: None,
+                    ..whole.clone()
+                },
+            ),
+            (
+                "no_rule",
+                Evidence {
+                    rules: Vec::new(),
+                    ..whole.clone()
+                },
+            ),
+            (
+                "access_disabled",
+                with_tenant(whole.clone(), |t| t.token_access = TokenAccess::Disabled),
+            ),
+            (
+                "network",
+                with_tenant(whole.clone(), |t| {
+                    t.networks = vec!["10.0.0.0/8".parse().unwrap()]
+                }),
+            ),
+            (
+                "network",
+                changed_rule(&whole, |r| r.networks = vec!["10.0.0.0/8".parse().unwrap()]),
+            ),
             ("rule_expired", changed_rule(&whole, |r| r.expires_at = now)),
-            ("branches_only", changed_rule(&whole, |r| r.reach = RuleReach::BranchesOnly)),
+            (
+                "branches_only",
+                changed_rule(&whole, |r| r.reach = RuleReach::BranchesOnly),
+            ),
         ];
         for (reason, evidence) in cases {
             assert_eq!(refuse(&evidence), reason);
@@ -374,7 +423,10 @@ mod tests {
             t.token_access = TokenAccess::Disabled;
         });
         evidence.rules[0].reach = RuleReach::BranchesOnly;
-        assert_eq!(decide(&evidence, &role(), home(), now).unwrap_err(), Denial::NotEnabled);
+        assert_eq!(
+            decide(&evidence, &role(), home(), now).unwrap_err(),
+            Denial::NotEnabled
+        );
         evidence.parent_token_access = Some(TokenAccess::Enabled);
         assert!(decide(&evidence, &role(), home(), now).is_ok());
     }
@@ -382,7 +434,9 @@ mod tests {
     #[test]
     fn an_ipv4_client_on_an_ipv6_socket_is_judged_as_ipv4() {
         let now = OffsetDateTime::now_utc();
-        let evidence = changed_rule(&evidence(now), |r| r.networks = vec!["192.0.2.0/24".parse().unwrap()]);
+        let evidence = changed_rule(&evidence(now), |r| {
+            r.networks = vec!["192.0.2.0/24".parse().unwrap()]
+        });
         let mapped: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
         assert!(decide(&evidence, &role(), mapped, now).is_ok());
     }
@@ -392,7 +446,10 @@ mod tests {
         let now = OffsetDateTime::now_utc();
         let postgres = RoleName::parse("postgres").unwrap();
         let evidence = evidence(now);
-        assert_eq!(decide(&evidence, &postgres, home(), now).unwrap_err(), Denial::PrivilegedRole);
+        assert_eq!(
+            decide(&evidence, &postgres, home(), now).unwrap_err(),
+            Denial::PrivilegedRole
+        );
         let allowed = with_tenant(evidence, |t| t.privileged_roles = PrivilegedRoles::Allow);
         assert!(decide(&allowed, &postgres, home(), now).is_ok());
     }

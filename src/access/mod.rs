@@ -29,7 +29,7 @@ pub use self::{
     signal::EndCause,
 };
 use crate::{
-    catalog::{self, Catalog, CatalogError, token::Token, types::Revision},
+    catalog::{self, Catalog, CatalogError, Token, types::Revision},
     names::{PersonId, RoleName, TenantRef},
 };
 
@@ -63,8 +63,15 @@ impl Access {
     /// An authority over `catalog` that asks `workers` to close backends when access ends.
     #[must_use]
     pub fn new(catalog: Catalog, workers: Vec<mpsc::UnboundedSender<Purge>>) -> Self {
-        let inner = Inner { catalog, registry: Arc::default(), floors: DashMap::new(), workers };
-        Self { inner: Arc::new(inner) }
+        let inner = Inner {
+            catalog,
+            registry: Arc::default(),
+            floors: DashMap::new(),
+            workers,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     #[must_use]
@@ -80,7 +87,11 @@ impl Access {
         role: &RoleName,
         from: IpAddr,
     ) -> Result<Grant, AccessError> {
-        let evidence = self.inner.catalog.evidence(token.id(), tenant, role).await?;
+        let evidence = self
+            .inner
+            .catalog
+            .evidence(token.id(), tenant, role)
+            .await?;
         if !self.inner.catalog.verify_token(token, &evidence) {
             return Err(Denial::InvalidToken(InvalidToken::Unknown).into());
         }
@@ -91,19 +102,27 @@ impl Access {
     }
 
     /// Authorises the login of a registered session and binds the grant to it.
-    pub async fn admit(&self, session: &SessionHandle, token: &Token) -> Result<Grant, AccessError> {
+    pub async fn admit(
+        &self,
+        session: &SessionHandle,
+        token: &Token,
+    ) -> Result<Grant, AccessError> {
         let identity = &session.identity;
-        let grant = self.authorise(token, &identity.tenant, &identity.role, identity.peer.ip()).await?;
+        let grant = self
+            .authorise(token, &identity.tenant, &identity.role, identity.peer.ip())
+            .await?;
         session.confirm(&grant);
         Ok(grant)
     }
 
     /// Whose token this is, if it is valid, whatever it may reach.
     pub async fn authenticate(&self, token: &Token) -> Result<Option<PersonId>, CatalogError> {
-        let Some(record) = self.inner.catalog.token(token.id()).await? else { return Ok(None) };
+        let Some(record) = self.inner.catalog.token(token.id()).await? else {
+            return Ok(None);
+        };
         let valid = record.revoked_at.is_none()
             && record.expires_at > OffsetDateTime::now_utc()
-            && catalog::token::verify(Some(&record), token, self.inner.catalog.pepper());
+            && catalog::verify(Some(&record), token, self.inner.catalog.pepper());
         Ok(valid.then_some(record.person))
     }
 
@@ -122,6 +141,9 @@ impl Access {
     pub fn sessions(&self) -> Vec<SessionView> {
         let mut sessions = self.inner.registry.matching(|_| true);
         sessions.sort_by_key(|session| session.id);
-        sessions.iter().map(|session| SessionView::from(&**session)).collect()
+        sessions
+            .iter()
+            .map(|session| SessionView::from(&**session))
+            .collect()
     }
 }

@@ -113,7 +113,8 @@ impl SessionHandle {
 
     /// Remembers the first decision, or a later one that confirms it.
     pub(super) fn confirm(&self, grant: &Grant) {
-        self.expires_at_ms.store(unix_ms(grant.expires_at()), Relaxed);
+        self.expires_at_ms
+            .store(unix_ms(grant.expires_at()), Relaxed);
         self.decided_at.fetch_max(grant.revision().0, Relaxed);
         self.granted.get_or_init(|| grant.clone());
     }
@@ -170,7 +171,10 @@ impl SessionHandle {
     }
 
     fn watch(&self, latch: &Arc<Latch>) {
-        self.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(latch));
+        self.watchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(latch));
     }
 }
 
@@ -223,17 +227,29 @@ impl Registry {
     pub fn register(self: &Arc<Self>, identity: Identity) -> Registration {
         let handle = Arc::new(SessionHandle::new(identity));
         self.sessions.insert(handle.id, Arc::clone(&handle));
-        Registration { registry: Arc::clone(self), handle }
+        Registration {
+            registry: Arc::clone(self),
+            handle,
+        }
     }
 
     /// The sessions of which `chosen` is true, as they are now.
-    pub(super) fn matching(&self, chosen: impl Fn(&SessionHandle) -> bool) -> Vec<Arc<SessionHandle>> {
-        self.sessions.iter().filter(|entry| chosen(entry.value())).map(|entry| Arc::clone(entry.value())).collect()
+    pub(super) fn matching(
+        &self,
+        chosen: impl Fn(&SessionHandle) -> bool,
+    ) -> Vec<Arc<SessionHandle>> {
+        self.sessions
+            .iter()
+            .filter(|entry| chosen(entry.value()))
+            .map(|entry| Arc::clone(entry.value()))
+            .collect()
     }
 
     #[must_use]
     pub fn find(&self, id: SessionId) -> Option<Arc<SessionHandle>> {
-        self.sessions.get(&id).map(|entry| Arc::clone(entry.value()))
+        self.sessions
+            .get(&id)
+            .map(|entry| Arc::clone(entry.value()))
     }
 
     #[must_use]
@@ -269,7 +285,12 @@ impl Registry {
     }
 
     fn release_watchers(session: &SessionHandle) {
-        let watchers = std::mem::take(&mut *session.watchers.lock().unwrap_or_else(PoisonError::into_inner));
+        let watchers = std::mem::take(
+            &mut *session
+                .watchers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for latch in watchers {
             latch.session_gone(session.backend_pid.load(Relaxed) != 0);
         }

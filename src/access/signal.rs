@@ -89,7 +89,8 @@ pub(super) struct Signal {
 impl Signal {
     /// Asks the session to end. Returns whether this was the first such request.
     pub(super) fn set(&self, cause: EndCause) -> bool {
-        let first = self.replace(NONE, cause) || (cause != EndCause::Drain && self.replace(EndCause::Drain as u8, cause));
+        let first = self.replace(NONE, cause)
+            || (cause != EndCause::Drain && self.replace(EndCause::Drain as u8, cause));
         if first {
             self.waker.wake();
         }
@@ -97,7 +98,9 @@ impl Signal {
     }
 
     fn replace(&self, old: u8, cause: EndCause) -> bool {
-        self.cause.compare_exchange(old, cause as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.cause
+            .compare_exchange(old, cause as u8, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     pub(super) fn cause(&self) -> Option<EndCause> {

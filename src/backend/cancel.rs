@@ -5,7 +5,10 @@ use std::{io, time::Duration};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Server, connect::{ConnectError, reach}};
+use super::{
+    Server,
+    connect::{ConnectError, reach},
+};
 use crate::protocol::{message, startup::SecretKey};
 
 /// How long one cancel may take, the server's closing of the connection included.
@@ -15,7 +18,10 @@ const CANCEL_MAX: Duration = Duration::from_secs(2);
 /// does once the signal is sent; so nothing is in flight any more when this is over.
 pub async fn cancel(server: &Server, pid: u32, secret: &SecretKey) -> Result<(), ConnectError> {
     let attempt = async {
-        let mut stream = server.tls.connect(reach(server).await?, &server.host).await?;
+        let mut stream = server
+            .tls
+            .connect(reach(server).await?, &server.host)
+            .await?;
         let mut out = BytesMut::new();
         message::cancel_request(pid, secret.as_bytes(), &mut out);
         stream.write_all(&out).await.map_err(ConnectError::Broken)?;
@@ -26,5 +32,7 @@ pub async fn cancel(server: &Server, pid: u32, secret: &SecretKey) -> Result<(),
             Ok(_) | Err(_) => Err(ConnectError::Protocol),
         }
     };
-    tokio::time::timeout(CANCEL_MAX, attempt).await.unwrap_or(Err(ConnectError::TimedOut(CANCEL_MAX)))
+    tokio::time::timeout(CANCEL_MAX, attempt)
+        .await
+        .unwrap_or(Err(ConnectError::TimedOut(CANCEL_MAX)))
 }

@@ -21,10 +21,9 @@ use super::{
     connection::{Connection, Message, ParameterStatuses},
 };
 use crate::{
-    access::certificates::ClientIdentity,
     names::{DatabaseName, RoleName},
     net::{
-        client_tls::ClientTlsError,
+        client_tls::{ClientIdentity, ClientTlsError},
         stream::{Keepalive, Stream, tune},
     },
     protocol::{
@@ -86,7 +85,8 @@ pub(super) async fn connect(
         ("application_name", "sluice"),
         ("client_encoding", "UTF8"),
     ];
-    message::startup(ProtocolVersion::V3_0, startup, &mut out).map_err(|_| ConnectError::Protocol)?;
+    message::startup(ProtocolVersion::V3_0, startup, &mut out)
+        .map_err(|_| ConnectError::Protocol)?;
     send(&mut connection, &out).await?;
     authenticate(&mut connection, role, credentials).await?;
     read_parameters(&mut connection).await?;
@@ -95,7 +95,9 @@ pub(super) async fn connect(
 
 /// A connected and tuned socket to the first address that answers.
 pub(super) async fn reach(server: &Server) -> Result<TcpStream, ConnectError> {
-    let addresses = lookup_host((server.host.as_str(), server.port)).await.map_err(ConnectError::Resolve)?;
+    let addresses = lookup_host((server.host.as_str(), server.port))
+        .await
+        .map_err(ConnectError::Resolve)?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in addresses {
         match TcpStream::connect(address).await {
@@ -109,12 +111,22 @@ pub(super) async fn reach(server: &Server) -> Result<TcpStream, ConnectError> {
     Err(ConnectError::Unreachable(last))
 }
 
-async fn encrypt(server: &Server, tcp: TcpStream, credentials: &Credentials) -> Result<Stream, ConnectError> {
+async fn encrypt(
+    server: &Server,
+    tcp: TcpStream,
+    credentials: &Credentials,
+) -> Result<Stream, ConnectError> {
     let stream = match credentials {
         Credentials::Certificate(identity) => {
-            server.tls.with_identity(identity)?.connect(tcp, &server.host).await?
+            server
+                .tls
+                .with_identity(identity)?
+                .connect(tcp, &server.host)
+                .await?
         }
-        Credentials::Keys(_) | Credentials::Password(_) => server.tls.connect(tcp, &server.host).await?,
+        Credentials::Keys(_) | Credentials::Password(_) => {
+            server.tls.connect(tcp, &server.host).await?
+        }
     };
     Ok(stream)
 }
@@ -129,20 +141,28 @@ async fn authenticate(
         if message.tag != tag::AUTHENTICATION {
             return Err(ConnectError::Protocol);
         }
-        let (kind, rest) = message.body.split_first_chunk::<4>().ok_or(ConnectError::Protocol)?;
+        let (kind, rest) = message
+            .body
+            .split_first_chunk::<4>()
+            .ok_or(ConnectError::Protocol)?;
         let mut out = BytesMut::new();
         match u32::from_be_bytes(*kind) {
             0 => return Ok(()),
             3 => {
                 // In clear only inside TLS: a password never goes over the wire readable.
-                let Credentials::Password(password) = credentials else { return Err(ConnectError::Method) };
+                let Credentials::Password(password) = credentials else {
+                    return Err(ConnectError::Method);
+                };
                 if !connection.stream().is_encrypted() {
                     return Err(ConnectError::Method);
                 }
-                message::password(password.as_bytes(), &mut out).map_err(|_| ConnectError::Protocol)?;
+                message::password(password.as_bytes(), &mut out)
+                    .map_err(|_| ConnectError::Protocol)?;
             }
             5 => {
-                let Credentials::Password(password) = credentials else { return Err(ConnectError::Method) };
+                let Credentials::Password(password) = credentials else {
+                    return Err(ConnectError::Method);
+                };
                 let salt = rest.try_into().map_err(|_| ConnectError::Protocol)?;
                 let hash = md5_hash(role.as_str().as_bytes(), password.as_bytes(), salt);
                 message::password(hash.as_bytes(), &mut out).map_err(|_| ConnectError::Protocol)?;
@@ -158,7 +178,9 @@ async fn authenticate(
 }
 
 fn offers_scram(mechanisms: &[u8]) -> bool {
-    mechanisms.split(|byte| *byte == 0).any(|mechanism| mechanism == SCRAM_SHA_256.as_bytes())
+    mechanisms
+        .split(|byte| *byte == 0)
+        .any(|mechanism| mechanism == SCRAM_SHA_256.as_bytes())
 }
 
 async fn scram(connection: &mut Connection, credentials: &Credentials) -> Result<(), ConnectError> {
@@ -173,22 +195,32 @@ async fn scram(connection: &mut Connection, credentials: &Credentials) -> Result
         Credentials::Password(password) => {
             let mut client = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
             let server_first = sasl_initial(connection, client.message()).await?;
-            client.update(&server_first).map_err(ConnectError::ScramPassword)?;
+            client
+                .update(&server_first)
+                .map_err(ConnectError::ScramPassword)?;
             let server_final = sasl_response(connection, client.message()).await?;
-            client.finish(&server_final).map_err(ConnectError::ScramPassword)
+            client
+                .finish(&server_final)
+                .map_err(ConnectError::ScramPassword)
         }
         Credentials::Certificate(_) => Err(ConnectError::Method),
     }
 }
 
-async fn sasl_initial(connection: &mut Connection, response: &[u8]) -> Result<BytesMut, ConnectError> {
+async fn sasl_initial(
+    connection: &mut Connection,
+    response: &[u8],
+) -> Result<BytesMut, ConnectError> {
     let mut out = BytesMut::new();
     message::sasl_initial(SCRAM_SHA_256, response, &mut out).map_err(|_| ConnectError::Protocol)?;
     send(connection, &out).await?;
     receive_sasl(connection, 11).await
 }
 
-async fn sasl_response(connection: &mut Connection, response: &[u8]) -> Result<BytesMut, ConnectError> {
+async fn sasl_response(
+    connection: &mut Connection,
+    response: &[u8],
+) -> Result<BytesMut, ConnectError> {
     let mut out = BytesMut::new();
     message::sasl_response(response, &mut out);
     send(connection, &out).await?;
@@ -209,9 +241,14 @@ async fn read_parameters(connection: &mut Connection) -> Result<(), ConnectError
     loop {
         let message = receive(connection).await?;
         match message.tag {
-            tag::PARAMETER_STATUS => parameters.update(&message.body).ok_or(ConnectError::Protocol)?,
+            tag::PARAMETER_STATUS => parameters
+                .update(&message.body)
+                .ok_or(ConnectError::Protocol)?,
             tag::BACKEND_KEY_DATA => {
-                let (pid, secret) = message.body.split_first_chunk::<4>().ok_or(ConnectError::Protocol)?;
+                let (pid, secret) = message
+                    .body
+                    .split_first_chunk::<4>()
+                    .ok_or(ConnectError::Protocol)?;
                 let secret = SecretKey::new(secret).ok_or(ConnectError::Protocol)?;
                 connection.set_key(u32::from_be_bytes(*pid), secret);
             }
@@ -226,7 +263,10 @@ async fn read_parameters(connection: &mut Connection) -> Result<(), ConnectError
 
 async fn send(connection: &mut Connection, bytes: &[u8]) -> Result<(), ConnectError> {
     let stream = connection.stream_mut();
-    stream.write_all(bytes).await.map_err(ConnectError::Broken)?;
+    stream
+        .write_all(bytes)
+        .await
+        .map_err(ConnectError::Broken)?;
     stream.flush().await.map_err(ConnectError::Broken)
 }
 
@@ -236,7 +276,9 @@ async fn receive(connection: &mut Connection) -> Result<Message, ConnectError> {
         let message = connection.receive().await.map_err(ConnectError::Broken)?;
         match message.tag {
             tag::ERROR_RESPONSE => {
-                return Err(ConnectError::Refused(Box::new(ErrorResponse::parse(&message.body))));
+                return Err(ConnectError::Refused(Box::new(ErrorResponse::parse(
+                    &message.body,
+                ))));
             }
             tag::NOTICE_RESPONSE => {}
             _ => return Ok(message),

@@ -22,9 +22,12 @@ use crate::{
 /// The largest message that the pooler reads whole for itself. Ours are small; a larger one is hostile.
 const MESSAGE_MAX_BYTES: usize = 256 * 1024;
 
+/// PostgreSQL reports about fifteen parameters.
+const PARAMETERS_MAX: usize = 256;
+
 /// One whole message from the server.
 #[derive(Debug)]
-pub struct Message {
+pub(super) struct Message {
     pub tag: u8,
     pub body: BytesMut,
 }
@@ -36,16 +39,25 @@ pub struct ParameterStatuses(Vec<(String, String)>);
 impl ParameterStatuses {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Sets `name` if the server reports it at all.
     pub fn overlay(&mut self, name: &str, value: &str) {
-        if let Some((_, known)) = self.0.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        if let Some((_, known)) = self
+            .0
+            .iter_mut()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        {
             value.clone_into(known);
         }
     }
@@ -55,10 +67,12 @@ impl ParameterStatuses {
         let mut parts = body.split(|byte| *byte == 0);
         let name = std::str::from_utf8(parts.next()?).ok()?;
         let value = String::from_utf8_lossy(parts.next()?).into_owned();
-        match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, known)) => *known = value,
-            None if self.0.len() < 256 => self.0.push((name.to_owned(), value)),
-            None => return None,
+        if let Some((_, known)) = self.0.iter_mut().find(|(known, _)| known == name) {
+            *known = value;
+        } else if self.0.len() < PARAMETERS_MAX {
+            self.0.push((name.to_owned(), value));
+        } else {
+            return None;
         }
         Some(())
     }
@@ -67,7 +81,11 @@ impl ParameterStatuses {
     #[must_use]
     pub fn server_major(&self) -> Option<u32> {
         let version = self.get("server_version")?;
-        version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        version
+            .split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
     }
 }
 
@@ -106,7 +124,13 @@ pub struct Connection {
 
 impl Connection {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, pid: 0, secret: None, parameters: ParameterStatuses::default(), buffer: BytesMut::new() }
+        Self {
+            stream,
+            pid: 0,
+            secret: None,
+            parameters: ParameterStatuses::default(),
+            buffer: BytesMut::new(),
+        }
     }
 
     pub(super) fn set_key(&mut self, pid: u32, secret: SecretKey) {
@@ -164,7 +188,8 @@ impl Connection {
             out.extend_from_slice(value.as_bytes());
             Ok(IsNull::No)
         };
-        frontend::bind("", "", [], parameters, bind, [], &mut out).map_err(|_| ExchangeError::Protocol)?;
+        frontend::bind("", "", [], parameters, bind, [], &mut out)
+            .map_err(|_| ExchangeError::Protocol)?;
         frontend::execute("", 0, &mut out)?;
         frontend::sync(&mut out);
         self.exchange(&out, limit).await
@@ -176,7 +201,9 @@ impl Connection {
             self.stream.flush().await?;
             self.read_reply().await
         };
-        tokio::time::timeout(limit, answer).await.map_err(|_| ExchangeError::TimedOut(limit))?
+        tokio::time::timeout(limit, answer)
+            .await
+            .map_err(|_| ExchangeError::TimedOut(limit))?
     }
 
     /// Reads up to the next ReadyForQuery.
@@ -185,12 +212,27 @@ impl Connection {
         loop {
             let message = self.receive().await?;
             match message.tag {
-                tag::DATA_ROW => reply.rows.push(read_row(&message.body).ok_or(ExchangeError::Protocol)?),
-                tag::ERROR_RESPONSE => reply.error = Some(Box::new(ErrorResponse::parse(&message.body))),
-                tag::PARAMETER_STATUS => self.parameters.update(&message.body).ok_or(ExchangeError::Protocol)?,
+                tag::DATA_ROW => reply
+                    .rows
+                    .push(read_row(&message.body).ok_or(ExchangeError::Protocol)?),
+                tag::ERROR_RESPONSE => {
+                    reply.error = Some(Box::new(ErrorResponse::parse(&message.body)))
+                }
+                tag::PARAMETER_STATUS => self
+                    .parameters
+                    .update(&message.body)
+                    .ok_or(ExchangeError::Protocol)?,
                 tag::READY_FOR_QUERY => {
-                    reply.status = message.body.first().copied().ok_or(ExchangeError::Protocol)?;
-                    return if self.buffer.is_empty() { Ok(reply) } else { Err(ExchangeError::Protocol) };
+                    reply.status = message
+                        .body
+                        .first()
+                        .copied()
+                        .ok_or(ExchangeError::Protocol)?;
+                    return if self.buffer.is_empty() {
+                        Ok(reply)
+                    } else {
+                        Err(ExchangeError::Protocol)
+                    };
                 }
                 _ => {}
             }
@@ -212,7 +254,10 @@ impl Connection {
                         // An idle connection holds no memory for reading.
                         self.buffer = BytesMut::new();
                     }
-                    return Ok(Message { tag: header.tag, body });
+                    return Ok(Message {
+                        tag: header.tag,
+                        body,
+                    });
                 }
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
@@ -261,9 +306,15 @@ mod tests {
 
     #[test]
     fn the_major_version_is_read_from_any_form_of_server_version() {
-        for (text, major) in [("17.10", 17), ("18beta1", 18), ("15.18 (Debian 15.18-0+deb12u1)", 15)] {
+        for (text, major) in [
+            ("17.10", 17),
+            ("18beta1", 18),
+            ("15.18 (Debian 15.18-0+deb12u1)", 15),
+        ] {
             let mut parameters = ParameterStatuses::default();
-            parameters.update(format!("server_version\0{text}\0").as_bytes()).unwrap();
+            parameters
+                .update(format!("server_version\0{text}\0").as_bytes())
+                .unwrap();
             assert_eq!(parameters.server_major(), Some(major));
         }
     }

@@ -27,7 +27,10 @@ pub struct BufferPool(Rc<RefCell<Vec<Box<[u8]>>>>);
 
 impl BufferPool {
     fn take(&self) -> Box<[u8]> {
-        self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
+        self.0
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
     }
 
     fn give(&self, memory: Box<[u8]>) {
@@ -57,7 +60,13 @@ enum Flushed {
 impl Buffer {
     #[must_use]
     pub fn new(pool: BufferPool) -> Self {
-        Self { pool, memory: Box::default(), start: 0, end: 0, flushed: Flushed::Yes }
+        Self {
+            pool,
+            memory: Box::default(),
+            start: 0,
+            end: 0,
+            flushed: Flushed::Yes,
+        }
     }
 
     #[must_use]
@@ -134,7 +143,11 @@ impl Buffer {
 
     /// Reads once from `stream`. Ready with the number of bytes (0: the peer has ended); pending: the memory is
     /// given back if nothing is in it.
-    pub fn poll_fill(&mut self, stream: &mut Stream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub fn poll_fill(
+        &mut self,
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         self.make_room(1);
         let mut target = ReadBuf::new(&mut self.memory[self.end..]);
         let result = Pin::new(stream).poll_read(context, &mut target);
@@ -148,7 +161,11 @@ impl Buffer {
     }
 
     /// Writes until nothing is left, the peer takes no more, or it fails.
-    pub fn poll_drain(&mut self, stream: &mut Stream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_drain(
+        &mut self,
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let count = ready!(Pin::new(&mut *stream).poll_write(context, self.bytes()))?;
             if count == 0 {
@@ -196,6 +213,11 @@ mod tests {
         buffer.truncate(6);
         assert_eq!(buffer.bytes(), &bytes[4..10]);
         drop(buffer);
-        assert!(pool.0.borrow().iter().all(|memory| memory.len() == BUFFER_BYTES));
+        assert!(
+            pool.0
+                .borrow()
+                .iter()
+                .all(|memory| memory.len() == BUFFER_BYTES)
+        );
     }
 }

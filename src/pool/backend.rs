@@ -77,7 +77,12 @@ impl Drop for CancelBarrier {
 }
 
 impl Backend {
-    pub(super) fn new(connection: Connection, place: Place, epoch: u64, retire_at: Instant) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        place: Place,
+        epoch: u64,
+        retire_at: Instant,
+    ) -> Self {
         Self {
             connection,
             pipeline: Pipeline::default(),
@@ -111,7 +116,10 @@ impl Backend {
     /// After a cancel the signal may still be on its way to the process: an empty query takes it.
     pub(super) async fn cleanse(&mut self, limit: Duration) -> bool {
         let was_cancelled = !self.cancels.is_clear();
-        if tokio::time::timeout(limit, self.cancels.wait_clear()).await.is_err() {
+        if tokio::time::timeout(limit, self.cancels.wait_clear())
+            .await
+            .is_err()
+        {
             return false;
         }
         if was_cancelled && self.connection.query("", limit).await.is_err() {
@@ -137,7 +145,11 @@ impl Backend {
         {
             let _ = backend::cancel(server, self.pid(), secret).await;
         }
-        let Self { connection, _place: place, .. } = self;
+        let Self {
+            connection,
+            _place: place,
+            ..
+        } = self;
         let gone = backend::close(connection, CLOSE_MAX).await;
         drop(place);
         gone

@@ -21,7 +21,11 @@ pub(super) struct Share(Arc<OverallBudget>);
 impl OverallBudget {
     #[must_use]
     pub fn new(max: u32) -> Arc<Self> {
-        Arc::new(Self { open: AtomicU32::new(0), max, wanted: AtomicU32::new(0) })
+        Arc::new(Self {
+            open: AtomicU32::new(0),
+            max,
+            wanted: AtomicU32::new(0),
+        })
     }
 
     #[must_use]
@@ -31,7 +35,9 @@ impl OverallBudget {
 
     pub(super) fn take(self: &Arc<Self>) -> Option<Share> {
         let add = |open| (open < self.max).then_some(open + 1);
-        self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).ok()?;
+        self.open
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
+            .ok()?;
         Some(Share(Arc::clone(self)))
     }
 

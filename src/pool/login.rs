@@ -32,8 +32,20 @@ impl Login {
         Ok(match self {
             Self::Keys(keys) => Credentials::Keys(keys.clone()),
             Self::Password(password) => Credentials::Password(password.clone()),
-            Self::Certificate { authority, tenant, role, person, rule, lifetime } => {
-                let subject = Subject { person: *person, role, grant: rule.0, tenant };
+            Self::Certificate {
+                authority,
+                tenant,
+                role,
+                person,
+                rule,
+                lifetime,
+            } => {
+                let subject = Subject {
+                    person: *person,
+                    role,
+                    grant: rule.0,
+                    tenant,
+                };
                 Credentials::Certificate(authority.mint(&subject, *lifetime)?.identity)
             }
         })

@@ -25,16 +25,16 @@ use rand::Rng as _;
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
-use self::{
-    pools::{Place, TenantPools as Tenant},
-    waiter::{Waiter, Waiting},
-};
 pub use self::{
     backend::{Backend, CancelBarrier, Cancels, Residue},
     budget::OverallBudget,
     key::{PoolKey, Principal},
     login::Login,
     pools::{Pools, Sizes, TenantPools},
+};
+use self::{
+    pools::{Place, TenantPools as Tenant},
+    waiter::{Waiter, Waiting},
 };
 use crate::{
     access::certificates::MintError,
@@ -129,7 +129,10 @@ impl Pool {
         }
         let waiter = Waiter::new();
         self.waiters.borrow_mut().push_back(Rc::clone(&waiter));
-        let waiting = Waiting { pool: Rc::clone(self), waiter };
+        let waiting = Waiting {
+            pool: Rc::clone(self),
+            waiter,
+        };
         self.tenant.serve_longest_waiter();
         waiting.await.map(|backend| self.lend(backend))
     }
@@ -162,14 +165,23 @@ impl Pool {
     fn set_login(&self, login: Login) {
         self.login.replace(login);
         // New credentials may do better than the ones that failed.
-        if self.failure.borrow().as_ref().is_some_and(|(_, error)| error.is_about_credentials()) {
+        if self
+            .failure
+            .borrow()
+            .as_ref()
+            .is_some_and(|(_, error)| error.is_about_credentials())
+        {
             self.failure.replace(None);
         }
     }
 
     fn size(&self) -> u32 {
         let sizes = self.tenant.sizes();
-        if self.is_budgeted() { sizes.pool } else { sizes.auth_query }
+        if self.is_budgeted() {
+            sizes.pool
+        } else {
+            sizes.auth_query
+        }
     }
 
     /// The pooler's own look-ups must not wait behind the tenant's load.
@@ -178,13 +190,18 @@ impl Pool {
     }
 
     fn lend(self: &Rc<Self>, backend: Backend) -> Checkout {
-        Checkout { pool: Rc::clone(self), backend: Some(backend) }
+        Checkout {
+            pool: Rc::clone(self),
+            backend: Some(backend),
+        }
     }
 
     fn pop_idle(self: &Rc<Self>) -> Option<Backend> {
         loop {
             let mut backend = self.idle.borrow_mut().pop()?;
-            if backend.idle_since.elapsed() < PEEK_AFTER || !backend.connection.stream_mut().peek_closed() {
+            if backend.idle_since.elapsed() < PEEK_AFTER
+                || !backend.connection.stream_mut().peek_closed()
+            {
                 return Some(backend);
             }
             self.discard(backend);
@@ -212,13 +229,18 @@ impl Pool {
             return self.discard(backend);
         }
         loop {
-            let Some(waiter) = self.waiters.borrow_mut().pop_front() else { break };
+            let Some(waiter) = self.waiters.borrow_mut().pop_front() else {
+                break;
+            };
             match waiter.serve(Ok(backend)) {
                 Err(Ok(returned)) => backend = returned,
                 Err(Err(_)) | Ok(()) => return,
             }
         }
-        let watched = self.tenant.shared.watch(|context| backend.connection.stream_mut().poll_readable(context));
+        let watched = self
+            .tenant
+            .shared
+            .watch(|context| backend.connection.stream_mut().poll_readable(context));
         if watched.is_ready() {
             return self.discard(backend);
         }
@@ -263,7 +285,9 @@ impl Pool {
         self.failure.replace(None);
         self.greetings.borrow_mut().clear();
         let idle = self.idle.take();
-        idle.into_iter().map(|backend| Box::pin(self.close(backend)) as Pin<Box<dyn Future<Output = ()>>>).collect()
+        idle.into_iter()
+            .map(|backend| Box::pin(self.close(backend)) as Pin<Box<dyn Future<Output = ()>>>)
+            .collect()
     }
 
     /// Closes the backend that has been idle longest; `false`: none is idle.
@@ -284,7 +308,13 @@ impl Pool {
         let broken: Vec<Backend> = self
             .idle
             .borrow_mut()
-            .extract_if(.., |backend| backend.connection.stream_mut().poll_readable(context).is_ready())
+            .extract_if(.., |backend| {
+                backend
+                    .connection
+                    .stream_mut()
+                    .poll_readable(context)
+                    .is_ready()
+            })
             .collect();
         for backend in broken {
             self.discard(backend);
@@ -296,7 +326,9 @@ impl Pool {
         let expired: Vec<Backend> = self
             .idle
             .borrow_mut()
-            .extract_if(.., |backend| backend.retire_at <= now || backend.idle_since + idle_timeout <= now)
+            .extract_if(.., |backend| {
+                backend.retire_at <= now || backend.idle_since + idle_timeout <= now
+            })
             .collect();
         for backend in expired {
             self.discard(backend);
@@ -305,11 +337,17 @@ impl Pool {
 
     /// When the first waiter came for whom no connection is being opened yet.
     fn first_uncovered(&self) -> Option<Instant> {
-        self.waiters.borrow().get(self.connecting.get()).map(|waiter| waiter.since)
+        self.waiters
+            .borrow()
+            .get(self.connecting.get())
+            .map(|waiter| waiter.since)
     }
 
     fn uncovered(&self) -> usize {
-        self.waiters.borrow().len().saturating_sub(self.connecting.get())
+        self.waiters
+            .borrow()
+            .len()
+            .saturating_sub(self.connecting.get())
     }
 
     fn may_grow(&self) -> bool {
@@ -321,7 +359,9 @@ impl Pool {
         if self.tenant.shared.tasks.is_closed() {
             return false;
         }
-        let Some(place) = self.tenant.reserve(self) else { return false };
+        let Some(place) = self.tenant.reserve(self) else {
+            return false;
+        };
         self.connecting.set(self.connecting.get() + 1);
         let pool = Rc::clone(self);
         self.tenant.shared.tasks.spawn_local(async move {
@@ -341,21 +381,27 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Connection, CheckoutError> {
-        let credentials = self.login.borrow().credentials().map_err(|error| CheckoutError::Mint(Rc::new(error)))?;
+        let credentials = self
+            .login
+            .borrow()
+            .credentials()
+            .map_err(|error| CheckoutError::Mint(Rc::new(error)))?;
         let server = self.tenant.server();
         let connection = server
             .connect(&self.key.role, &self.key.database, &credentials)
             .await
             .map_err(|error| CheckoutError::Connect(Rc::new(error)))?;
         let needed = self.tenant.shared.min_server_version;
-        if let (Principal::Person(_), Some(version)) = (&self.key.principal, connection.parameters.server_major())
+        if let (Principal::Person(_), Some(version)) =
+            (&self.key.principal, connection.parameters.server_major())
             && version < needed
         {
             crate::backend::close(connection, CLEANSE_MAX).await;
             return Err(CheckoutError::ServerTooOld { version, needed });
         }
         if self.parameters.borrow().as_deref() != Some(&connection.parameters) {
-            self.parameters.replace(Some(Rc::new(connection.parameters.clone())));
+            self.parameters
+                .replace(Some(Rc::new(connection.parameters.clone())));
             self.greetings.borrow_mut().clear();
         }
         Ok(connection)
@@ -377,7 +423,10 @@ impl Pool {
     fn recent_failure(&self) -> Option<CheckoutError> {
         let backoff = self.tenant.shared.settings.connect_backoff;
         let failure = self.failure.borrow();
-        failure.as_ref().filter(|(at, _)| at.elapsed() < backoff).map(|(_, error)| error.clone())
+        failure
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < backoff)
+            .map(|(_, error)| error.clone())
     }
 
     /// Lifetimes are spread over ±10 %, so that backends opened together do not close together.
@@ -414,7 +463,9 @@ impl Checkout {
     /// The backend on loan.
     #[allow(clippy::expect_used)] // `backend` is taken by `release`, `close` and `drop` only, which end the checkout.
     pub fn backend(&mut self) -> &mut Backend {
-        self.backend.as_mut().expect("a checkout holds its backend until it ends")
+        self.backend
+            .as_mut()
+            .expect("a checkout holds its backend until it ends")
     }
 
     /// Gives the backend back. It is handed on if it is clean, cleansed if that is possible, else discarded.

@@ -25,7 +25,12 @@ use tokio_util::task::TaskTracker;
 
 use super::{Pool, PoolKey, budget::OverallBudget, budget::Share, login::Login};
 use crate::{
-    access::Purge, backend::Server, catalog::types::Tenant, config, metrics::{GaugeGuard, TenantMetrics}, names::TenantRef,
+    access::Purge,
+    backend::Server,
+    catalog::types::Tenant,
+    config,
+    metrics::{GaugeGuard, TenantMetrics},
+    names::TenantRef,
 };
 
 /// All pools of one worker.
@@ -88,7 +93,11 @@ impl Drop for Place {
 
 impl Pools {
     #[must_use]
-    pub fn new(settings: config::Pool, overall: Arc<OverallBudget>, min_server_version: u32) -> Self {
+    pub fn new(
+        settings: config::Pool,
+        overall: Arc<OverallBudget>,
+        min_server_version: u32,
+    ) -> Self {
         let shared = Shared {
             settings,
             overall,
@@ -96,7 +105,10 @@ impl Pools {
             watcher: RefCell::new(Waker::noop().clone()),
             min_server_version,
         };
-        Self { tenants: RefCell::default(), shared: Rc::new(shared) }
+        Self {
+            tenants: RefCell::default(),
+            shared: Rc::new(shared),
+        }
     }
 
     /// The pools of `tenant`. Its server is made with `server` at first, and again when the tenant's record has
@@ -124,7 +136,9 @@ impl Pools {
             open: Cell::new(0),
             pools: RefCell::default(),
         });
-        self.tenants.borrow_mut().insert(tenant.tenant.clone(), Rc::clone(&pools));
+        self.tenants
+            .borrow_mut()
+            .insert(tenant.tenant.clone(), Rc::clone(&pools));
         Ok(pools)
     }
 
@@ -134,7 +148,10 @@ impl Pools {
             let key = &pool.key;
             matches!(&key.principal, super::Principal::Person(person)
                 if purge.person.is_none_or(|purged| purged == *person))
-                && purge.tenants.as_ref().is_none_or(|tenants| tenants.contains(&key.tenant))
+                && purge
+                    .tenants
+                    .as_ref()
+                    .is_none_or(|tenants| tenants.contains(&key.tenant))
         });
         let closing: Vec<_> = chosen.iter().flat_map(|pool| pool.retire_all()).collect();
         let count = u32::try_from(closing.len()).unwrap_or(u32::MAX);
@@ -170,13 +187,17 @@ impl Pools {
             tenant.serve_longest_waiter();
             tenant.pools.borrow_mut().retain(|_, pool| pool.is_in_use());
         }
-        self.tenants.borrow_mut().retain(|_, tenant| tenant.is_in_use());
+        self.tenants
+            .borrow_mut()
+            .retain(|_, tenant| tenant.is_in_use());
     }
 
     /// Closes every idle backend and waits for all connects and closes to end.
     pub async fn shut_down(&self, limit: Duration) {
         for pool in self.matching(|_| true) {
-            self.shared.tasks.spawn_local(futures_util::future::join_all(pool.retire_all()));
+            self.shared
+                .tasks
+                .spawn_local(futures_util::future::join_all(pool.retire_all()));
         }
         self.shared.tasks.close();
         let _ = tokio::time::timeout(limit, self.shared.tasks.wait()).await;
@@ -184,7 +205,9 @@ impl Pools {
 
     fn matching(&self, chosen: impl Fn(&Pool) -> bool) -> Vec<Rc<Pool>> {
         let tenants = self.tenants.borrow();
-        let pools = tenants.values().flat_map(|tenant| tenant.pools.borrow().values().cloned().collect::<Vec<_>>());
+        let pools = tenants
+            .values()
+            .flat_map(|tenant| tenant.pools.borrow().values().cloned().collect::<Vec<_>>());
         pools.filter(|pool| chosen(pool)).collect()
     }
 }
@@ -210,14 +233,21 @@ impl TenantPools {
     fn renew(&self, tenant: &Arc<Tenant>, server: Server) {
         let old = self.record.replace(Arc::clone(tenant));
         let same_server = (&old.host, old.port, old.backend_tls, &old.backend_ca)
-            == (&tenant.host, tenant.port, tenant.backend_tls, &tenant.backend_ca);
+            == (
+                &tenant.host,
+                tenant.port,
+                tenant.backend_tls,
+                &tenant.backend_ca,
+            );
         self.server.replace(Rc::new(server));
         if same_server {
             return;
         }
         let pools: Vec<_> = self.pools.borrow().values().cloned().collect();
         for pool in pools {
-            self.shared.tasks.spawn_local(futures_util::future::join_all(pool.retire_all()));
+            self.shared
+                .tasks
+                .spawn_local(futures_util::future::join_all(pool.retire_all()));
         }
     }
 
@@ -244,7 +274,11 @@ impl TenantPools {
         if pool.is_budgeted() {
             self.open.set(self.open.get() + 1);
         }
-        Some(Place { pool: Rc::clone(pool), _share: share, _gauge: self.metrics.backend() })
+        Some(Place {
+            pool: Rc::clone(pool),
+            _share: share,
+            _gauge: self.metrics.backend(),
+        })
     }
 
     /// Closes the backend that has been idle longest in another pool. Its place is free once it is gone; then
@@ -255,17 +289,27 @@ impl TenantPools {
         }
         let pools = self.pools.borrow();
         let siblings = pools.values().filter(|sibling| !Rc::ptr_eq(sibling, pool));
-        let oldest = siblings.filter_map(|sibling| Some((sibling.oldest_idle()?, Rc::clone(sibling)))).min_by_key(|(since, _)| *since);
+        let oldest = siblings
+            .filter_map(|sibling| Some((sibling.oldest_idle()?, Rc::clone(sibling))))
+            .min_by_key(|(since, _)| *since);
         drop(pools);
         oldest.is_some_and(|(_, sibling)| sibling.give_up_idle())
     }
 
     fn closing_for_budget(&self) -> usize {
-        self.pools.borrow().values().map(|pool| pool.closing.get()).sum()
+        self.pools
+            .borrow()
+            .values()
+            .map(|pool| pool.closing.get())
+            .sum()
     }
 
     fn uncovered_waiters(&self) -> usize {
-        self.pools.borrow().values().map(|pool| pool.uncovered()).sum()
+        self.pools
+            .borrow()
+            .values()
+            .map(|pool| pool.uncovered())
+            .sum()
     }
 
     /// Opens a backend for whoever has waited longest among the pools that may grow.
@@ -274,7 +318,8 @@ impl TenantPools {
             let candidate = {
                 let pools = self.pools.borrow();
                 let growing = pools.values().filter(|pool| pool.may_grow());
-                let waiting = growing.filter_map(|pool| Some((pool.first_uncovered()?, Rc::clone(pool))));
+                let waiting =
+                    growing.filter_map(|pool| Some((pool.first_uncovered()?, Rc::clone(pool))));
                 waiting.min_by_key(|(since, _)| *since)
             };
             let Some((_, pool)) = candidate else { return };
@@ -285,20 +330,32 @@ impl TenantPools {
     }
 
     /// The pool whose front waiter has waited longer than `since` and could have a backend but for the budget.
-    pub(super) fn longer_waiting_sibling(&self, pool: &Rc<Pool>, since: Option<Instant>) -> Option<Rc<Pool>> {
+    pub(super) fn longer_waiting_sibling(
+        &self,
+        pool: &Rc<Pool>,
+        since: Option<Instant>,
+    ) -> Option<Rc<Pool>> {
         let pools = self.pools.borrow();
         if pools.len() < 2 {
             return None;
         }
-        let siblings = pools.values().filter(|sibling| !Rc::ptr_eq(sibling, pool) && sibling.is_budgeted());
-        let held_up: Vec<_> = siblings.filter(|sibling| sibling.may_grow() && sibling.uncovered() > 0).collect();
+        let siblings = pools
+            .values()
+            .filter(|sibling| !Rc::ptr_eq(sibling, pool) && sibling.is_budgeted());
+        let held_up: Vec<_> = siblings
+            .filter(|sibling| sibling.may_grow() && sibling.uncovered() > 0)
+            .collect();
         // What closes already is enough for them.
         if self.closing_for_budget() >= held_up.iter().map(|sibling| sibling.uncovered()).sum() {
             return None;
         }
-        let waiting = held_up.into_iter().filter_map(|sibling| Some((sibling.first_uncovered()?, sibling)));
+        let waiting = held_up
+            .into_iter()
+            .filter_map(|sibling| Some((sibling.first_uncovered()?, sibling)));
         let (longest, sibling) = waiting.min_by_key(|(since, _)| *since)?;
-        since.is_none_or(|since| longest < since).then(|| Rc::clone(sibling))
+        since
+            .is_none_or(|since| longest < since)
+            .then(|| Rc::clone(sibling))
     }
 
     fn is_in_use(self: &Rc<Self>) -> bool {

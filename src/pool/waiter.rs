@@ -27,11 +27,18 @@ pub(super) struct Waiter {
 
 impl Waiter {
     pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self { since: Instant::now(), slot: RefCell::new(Slot::Empty), waker: Cell::new(None) })
+        Rc::new(Self {
+            since: Instant::now(),
+            slot: RefCell::new(Slot::Empty),
+            waker: Cell::new(None),
+        })
     }
 
     /// Hands over what was waited for; gives it back if nobody waits any more.
-    pub(super) fn serve(&self, result: Result<Backend, CheckoutError>) -> Result<(), Result<Backend, CheckoutError>> {
+    pub(super) fn serve(
+        &self,
+        result: Result<Backend, CheckoutError>,
+    ) -> Result<(), Result<Backend, CheckoutError>> {
         let mut slot = self.slot.borrow_mut();
         if matches!(*slot, Slot::Gone) {
             return Err(result);

@@ -27,9 +27,14 @@ impl Header {
 
     /// The header at the start of `bytes`; `None`: it is not whole yet.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, InvalidLength> {
-        let [tag, a, b, c, d, ..] = *bytes else { return Ok(None) };
+        let [tag, a, b, c, d, ..] = *bytes else {
+            return Ok(None);
+        };
         let length = i32::from_be_bytes([a, b, c, d]);
-        let body_bytes = usize::try_from(length).ok().and_then(|length| length.checked_sub(4)).ok_or(InvalidLength)?;
+        let body_bytes = usize::try_from(length)
+            .ok()
+            .and_then(|length| length.checked_sub(4))
+            .ok_or(InvalidLength)?;
         Ok(Some(Self { tag, body_bytes }))
     }
 }
@@ -91,7 +96,13 @@ mod tests {
             assert_eq!(Header::parse(&bytes[..end]), Ok(None));
         }
         let header = Header::parse(bytes).unwrap().unwrap();
-        assert_eq!(header, Header { tag: b'Q', body_bytes: 5 });
+        assert_eq!(
+            header,
+            Header {
+                tag: b'Q',
+                body_bytes: 5
+            }
+        );
         assert_eq!(header.message_bytes(), bytes.len());
     }
 

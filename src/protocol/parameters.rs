@@ -26,11 +26,20 @@ impl Hash for Settings {
 impl FromIterator<(String, String)> for Settings {
     /// Of two settings of one name the later one counts.
     fn from_iter<I: IntoIterator<Item = (String, String)>>(settings: I) -> Self {
-        let values: BTreeMap<_, _> =
-            settings.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+        let values: BTreeMap<_, _> = settings
+            .into_iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect();
         let mut hasher = DefaultHasher::new();
         values.hash(&mut hasher);
-        Self { hash: if values.is_empty() { 0 } else { hasher.finish() }, values }
+        Self {
+            hash: if values.is_empty() {
+                0
+            } else {
+                hasher.finish()
+            },
+            values,
+        }
     }
 }
 
@@ -46,7 +55,9 @@ impl Settings {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.values
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The statements that turn a session with settings `from` into one with these; empty: nothing to do.
@@ -56,11 +67,19 @@ impl Settings {
     #[must_use]
     pub fn statements_from(&self, from: &Self) -> String {
         let mut sql = String::new();
-        for name in from.values.keys().filter(|name| !self.values.contains_key(*name)) {
+        for name in from
+            .values
+            .keys()
+            .filter(|name| !self.values.contains_key(*name))
+        {
             let _ = write!(sql, "RESET {};", quote_name(name));
         }
         let mut call = "SELECT ";
-        for (name, value) in self.values.iter().filter(|(name, value)| from.values.get(*name) != Some(value)) {
+        for (name, value) in self
+            .values
+            .iter()
+            .filter(|(name, value)| from.values.get(*name) != Some(value))
+        {
             let (name, value) = (quote_literal(name), quote_literal(value));
             let _ = write!(sql, "{call}pg_catalog.set_config({name},{value},false)");
             call = ",";
@@ -71,7 +90,10 @@ impl Settings {
 
 /// A setting's name as an identifier, each part of a qualified one by itself.
 fn quote_name(name: &str) -> String {
-    let parts: Vec<String> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    let parts: Vec<String> = name
+        .split('.')
+        .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
+        .collect();
     parts.join(".")
 }
 
@@ -85,7 +107,10 @@ mod tests {
     use super::*;
 
     fn settings(pairs: &[(&str, &str)]) -> Settings {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]

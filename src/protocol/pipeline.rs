@@ -98,7 +98,12 @@ enum Batch {
 
 impl Default for Pipeline {
     fn default() -> Self {
-        Self { owed: VecDeque::new(), status: TransactionStatus::Idle, batch: Batch::Closed, copy: Copy::No }
+        Self {
+            owed: VecDeque::new(),
+            status: TransactionStatus::Idle,
+            batch: Batch::Closed,
+            copy: Copy::No,
+        }
     }
 }
 
@@ -149,7 +154,9 @@ impl Pipeline {
             backend::BIND_COMPLETE => self.answered(Request::Bind),
             backend::CLOSE_COMPLETE => self.answered(Request::Close),
             backend::ROW_DESCRIPTION | backend::NO_DATA => self.answered(Request::Describe),
-            backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
+            backend::COMMAND_COMPLETE
+            | backend::EMPTY_QUERY_RESPONSE
+            | backend::PORTAL_SUSPENDED => {
                 self.copy = Copy::No;
                 self.answered(Request::Execute);
             }
@@ -204,7 +211,10 @@ impl Pipeline {
     /// The server reads CopyData now. What the client sent behind the COPY in one go is read in copy mode too:
     /// Syncs before the end of the data are ignored by the server.
     fn begin_copy_in(&mut self) {
-        let end = self.owed.iter().position(|request| *request == Request::CopyEnd);
+        let end = self
+            .owed
+            .iter()
+            .position(|request| *request == Request::CopyEnd);
         let ahead = end.unwrap_or(self.owed.len());
         let mut index = 0;
         self.owed.retain(|request| {
@@ -250,7 +260,9 @@ impl Pipeline {
     }
 
     fn ready(&mut self, status: Option<u8>) -> Result<(), PipelineError> {
-        self.status = status.and_then(TransactionStatus::from_byte).ok_or(PipelineError::UnknownStatus)?;
+        self.status = status
+            .and_then(TransactionStatus::from_byte)
+            .ok_or(PipelineError::UnknownStatus)?;
         self.copy = Copy::No;
         self.drop_stray_copy_ends();
         match self.owed.pop_front() {
@@ -280,7 +292,9 @@ mod tests {
             let bytes = step.as_bytes();
             match bytes[0] {
                 b'>' => pipeline.to_server(bytes[1]).unwrap(),
-                _ => pipeline.from_server(bytes[1], bytes.get(2).copied()).unwrap(),
+                _ => pipeline
+                    .from_server(bytes[1], bytes.get(2).copied())
+                    .unwrap(),
             }
         }
         pipeline
@@ -290,7 +304,10 @@ mod tests {
         let steps: Vec<&str> = script.split_whitespace().collect();
         for end in 1..steps.len() {
             let part = steps[..end].join(" ");
-            assert!(!play(&part).is_releasable(), "released too early after {part}");
+            assert!(
+                !play(&part).is_releasable(),
+                "released too early after {part}"
+            );
         }
         assert!(play(script).is_releasable(), "not released after {script}");
     }
@@ -367,10 +384,19 @@ mod tests {
     #[test]
     fn a_ready_that_nobody_asked_for_is_an_error() {
         let mut pipeline = Pipeline::default();
-        assert_eq!(pipeline.from_server(b'Z', Some(b'I')), Err(PipelineError::UnexpectedReady));
+        assert_eq!(
+            pipeline.from_server(b'Z', Some(b'I')),
+            Err(PipelineError::UnexpectedReady)
+        );
         pipeline.to_server(b'Q').unwrap();
-        assert_eq!(pipeline.from_server(b'Z', Some(b'?')), Err(PipelineError::UnknownStatus));
-        assert_eq!(pipeline.from_server(b'!', None), Err(PipelineError::UnknownMessage(b'!')));
+        assert_eq!(
+            pipeline.from_server(b'Z', Some(b'?')),
+            Err(PipelineError::UnknownStatus)
+        );
+        assert_eq!(
+            pipeline.from_server(b'!', None),
+            Err(PipelineError::UnknownMessage(b'!'))
+        );
         assert_eq!(pipeline.to_server(b'p'), Err(InvalidMessage(b'p')));
     }
 }

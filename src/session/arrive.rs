@@ -58,7 +58,10 @@ pub async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, sharin
     let config = worker.process.config.load_full();
     let deadline = Instant::now() + config.timeouts.login;
     let address = Process::limited_address(peer.ip());
-    let presence = worker.process.crowd.enter(address, worker.process.unauthenticated_limit());
+    let presence = worker
+        .process
+        .crowd
+        .enter(address, worker.process.unauthenticated_limit());
     if tune(&tcp, &Keepalive::default()).is_err() {
         return;
     }
@@ -72,7 +75,9 @@ pub async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, sharin
         () = presence.pushed_out() => return,
     };
     match shaken {
-        Ok(Ok(Handshake::Session(hello))) => welcome(&worker, hello, sharing, deadline, presence).await,
+        Ok(Ok(Handshake::Session(hello))) => {
+            welcome(&worker, hello, sharing, deadline, presence).await
+        }
         Ok(Ok(Handshake::Cancel(request))) => cancel(&worker, request).await,
         Ok(Err(error)) => {
             if let Some(stream) = error.stream {
@@ -83,14 +88,37 @@ pub async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, sharin
     }
 }
 
-async fn welcome(worker: &Rc<Worker>, hello: Hello, sharing: Sharing, deadline: Instant, presence: Presence) {
-    let Hello { stream, startup, peer, end_point } = hello;
+async fn welcome(
+    worker: &Rc<Worker>,
+    hello: Hello,
+    sharing: Sharing,
+    deadline: Instant,
+    presence: Presence,
+) {
+    let Hello {
+        stream,
+        startup,
+        peer,
+        end_point,
+    } = hello;
     let (route, place) = match admit(worker, &stream, &startup) {
         Ok(admitted) => admitted,
         Err(end) => return finish::tell(worker, stream, &end).await,
     };
-    let home = route.tenant.as_ref().map_or(worker.index, |tenant| worker.process.home(tenant));
-    let settled = Settled { startup, route, peer, end_point, sharing, deadline, presence, _place: place };
+    let home = route
+        .tenant
+        .as_ref()
+        .map_or(worker.index, |tenant| worker.process.home(tenant));
+    let settled = Settled {
+        startup,
+        route,
+        peer,
+        end_point,
+        sharing,
+        deadline,
+        presence,
+        _place: place,
+    };
     let Ok(stream) = stream.detach() else { return };
     let arrival = Arrival { stream, settled };
     if home == worker.index {
@@ -110,7 +138,10 @@ fn admit(worker: &Worker, stream: &Stream, startup: &Startup) -> Result<(Route, 
         return Err(End::Replication);
     }
     let limit = worker.process.config.load().limits.clients;
-    let place = worker.process.client_place().ok_or(End::TooMany { what: "clients", limit })?;
+    let place = worker.process.client_place().ok_or(End::TooMany {
+        what: "clients",
+        limit,
+    })?;
     Ok((route, place))
 }
 
@@ -125,7 +156,10 @@ async fn cancel(worker: &Worker, request: CancelRequest) {
         return worker.cancel(session).await;
     }
     let (done, taken) = oneshot::channel();
-    if worker.process.workers[home].send(Command::Cancel { session, done }).is_ok() {
+    if worker.process.workers[home]
+        .send(Command::Cancel { session, done })
+        .is_ok()
+    {
         let _ = taken.await;
     }
 }

@@ -29,18 +29,32 @@ pub(super) struct Issued<'a> {
 
 impl CancelKeys {
     /// Issues a key for `session`, whose home is `worker`; its length is what `version` allows.
-    pub(super) fn issue(&self, session: SessionId, worker: usize, version: ProtocolVersion) -> Issued<'_> {
+    pub(super) fn issue(
+        &self,
+        session: SessionId,
+        worker: usize,
+        version: ProtocolVersion,
+    ) -> Issued<'_> {
         let mut random = rand::rng();
-        let length = if version.has_long_cancel_keys() { LONG_SECRET_BYTES } else { SecretKey::MIN_BYTES };
+        let length = if version.has_long_cancel_keys() {
+            LONG_SECRET_BYTES
+        } else {
+            SecretKey::MIN_BYTES
+        };
         let mut secret = vec![0; length];
         loop {
             // A process id is a positive number to drivers.
             let pid = random.random_range(1..=i32::MAX.unsigned_abs());
             random.fill(secret.as_mut_slice());
-            let Some(secret) = SecretKey::new(&secret) else { continue };
+            let Some(secret) = SecretKey::new(&secret) else {
+                continue;
+            };
             if let Entry::Vacant(entry) = self.0.entry(pid) {
                 entry.insert((secret.clone(), Holder { session, worker }));
-                return Issued { keys: self, key: CancelKey { pid, secret } };
+                return Issued {
+                    keys: self,
+                    key: CancelKey { pid, secret },
+                };
             }
         }
     }
@@ -71,7 +85,10 @@ mod tests {
         let key = issued.key.clone();
         assert_eq!(key.secret.as_bytes().len(), LONG_SECRET_BYTES);
         assert_eq!(keys.find(&key), Some((session, 1)));
-        let wrong = CancelKey { pid: key.pid, secret: SecretKey::new(&[0; 4]).unwrap() };
+        let wrong = CancelKey {
+            pid: key.pid,
+            secret: SecretKey::new(&[0; 4]).unwrap(),
+        };
         assert_eq!(keys.find(&wrong), None);
         drop(issued);
         assert_eq!(keys.find(&key), None);

@@ -27,19 +27,27 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(stream: Stream, buffers: &BufferPool) -> Self {
-        Self { stream, inbox: Buffer::new(buffers.clone()), outbox: Buffer::new(buffers.clone()) }
+        Self {
+            stream,
+            inbox: Buffer::new(buffers.clone()),
+            outbox: Buffer::new(buffers.clone()),
+        }
     }
 
     /// Reads more of what the client sends; an end of the stream is an error.
     pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, End>> {
-        self.inbox.poll_fill(&mut self.stream, context).map(|result| match result {
-            Ok(0) | Err(_) => Err(End::ClientLost),
-            Ok(count) => Ok(count),
-        })
+        self.inbox
+            .poll_fill(&mut self.stream, context)
+            .map(|result| match result {
+                Ok(0) | Err(_) => Err(End::ClientLost),
+                Ok(count) => Ok(count),
+            })
     }
 
     pub(super) fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
-        self.outbox.poll_drain(&mut self.stream, context).map_err(End::from_client_io)
+        self.outbox
+            .poll_drain(&mut self.stream, context)
+            .map_err(End::from_client_io)
     }
 
     /// Sends `bytes` whole.
@@ -49,12 +57,22 @@ impl Client {
     }
 
     /// The body of the next message, which must answer an authentication request (tag `p`).
-    pub(super) async fn receive_password(&mut self, body_max_bytes: usize) -> Result<BytesMut, End> {
+    pub(super) async fn receive_password(
+        &mut self,
+        body_max_bytes: usize,
+    ) -> Result<BytesMut, End> {
         loop {
             match Header::parse(self.inbox.bytes()).map_err(|_| End::ClientLength)? {
-                Some(Header { tag: frontend::TERMINATE, .. }) => return Err(End::Terminated),
-                Some(header) if header.tag != frontend::PASSWORD => return Err(End::PasswordExpected(header.tag)),
-                Some(header) if header.body_bytes > body_max_bytes => return Err(End::ClientLength),
+                Some(Header {
+                    tag: frontend::TERMINATE,
+                    ..
+                }) => return Err(End::Terminated),
+                Some(header) if header.tag != frontend::PASSWORD => {
+                    return Err(End::PasswordExpected(header.tag));
+                }
+                Some(header) if header.body_bytes > body_max_bytes => {
+                    return Err(End::ClientLength);
+                }
                 Some(header) if self.inbox.bytes().len() >= header.message_bytes() => {
                     let message = &self.inbox.bytes()[..header.message_bytes()];
                     let body = BytesMut::from(&message[message.len() - header.body_bytes..]);

@@ -44,14 +44,22 @@ impl Crowd {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let pushed_out = Arc::new(Notify::new());
         let mut strangers = self.0.by_address.entry(address).or_default();
-        strangers.push_back(Stranger { number, pushed_out: Arc::clone(&pushed_out) });
+        strangers.push_back(Stranger {
+            number,
+            pushed_out: Arc::clone(&pushed_out),
+        });
         while strangers.len() > limit.max(1) {
             if let Some(oldest) = strangers.pop_front() {
                 oldest.pushed_out.notify_one();
             }
         }
         drop(strangers);
-        Presence { strangers: Arc::clone(&self.0), address, number, pushed_out }
+        Presence {
+            strangers: Arc::clone(&self.0),
+            address,
+            number,
+            pushed_out,
+        }
     }
 }
 
@@ -66,7 +74,9 @@ impl Drop for Presence {
     fn drop(&mut self) {
         if let dashmap::Entry::Occupied(mut entry) = self.strangers.by_address.entry(self.address) {
             let strangers = entry.get_mut();
-            if let Ok(index) = strangers.binary_search_by_key(&self.number, |stranger| stranger.number) {
+            if let Ok(index) =
+                strangers.binary_search_by_key(&self.number, |stranger| stranger.number)
+            {
                 strangers.remove(index);
             }
             if strangers.is_empty() {

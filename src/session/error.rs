@@ -50,7 +50,11 @@ pub enum End {
     #[error("authentication failed: {reason}")]
     Credentials { user: String, reason: &'static str },
     #[error("token refused: {}", .denial.reason())]
-    Denied { user: String, role: String, denial: Denial },
+    Denied {
+        user: String,
+        role: String,
+        denial: Denial,
+    },
     #[error("token mode without TLS")]
     TokenWithoutTls,
     #[error("the project requires TLS")]
@@ -224,11 +228,19 @@ impl End {
 }
 
 fn told(response: ErrorResponse, level: Level, reason: &'static str) -> Row {
-    Row { response: Some(response), level, reason }
+    Row {
+        response: Some(response),
+        level,
+        reason,
+    }
 }
 
 fn silent(reason: &'static str) -> Row {
-    Row { response: None, level: Level::INFO, reason }
+    Row {
+        response: None,
+        level: Level::INFO,
+        reason,
+    }
 }
 
 fn fatal(code: SqlState, message: impl Into<String>) -> ErrorResponse {
@@ -236,48 +248,78 @@ fn fatal(code: SqlState, message: impl Into<String>) -> ErrorResponse {
 }
 
 fn bad_credentials(user: &str) -> ErrorResponse {
-    fatal(SqlState::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""))
-        .with_hint(CREDENTIALS_HINT)
+    fatal(
+        SqlState::INVALID_PASSWORD,
+        format!("password authentication failed for user \"{user}\""),
+    )
+    .with_hint(CREDENTIALS_HINT)
 }
 
 /// The caller has proven who they are, so they may know why.
 fn denied(role: &str, denial: Denial) -> ErrorResponse {
     let hint = match denial {
-        Denial::InvalidToken(InvalidToken::Unknown | InvalidToken::Expired | InvalidToken::Revoked | InvalidToken::Tenant) => {
-            CREDENTIALS_HINT
-        }
+        Denial::InvalidToken(
+            InvalidToken::Unknown
+            | InvalidToken::Expired
+            | InvalidToken::Revoked
+            | InvalidToken::Tenant,
+        ) => CREDENTIALS_HINT,
         Denial::NotEnabled => "Ask an administrator of the project to enable token access.",
         Denial::NotAMember => "Ask an administrator of the project to make you a member.",
-        Denial::NoRule => "Ask an administrator of the project for a rule that grants you this role.",
+        Denial::NoRule => {
+            "Ask an administrator of the project for a rule that grants you this role."
+        }
         Denial::RuleExpired => "Ask an administrator of the project to extend your rule.",
-        Denial::Network => "Connect from a network that your rule allows, or ask an administrator to add this one.",
-        Denial::BranchesOnly => "Connect to a branch of the project, or ask an administrator for a rule without that limit.",
-        Denial::PrivilegedRole => "Ask for a role with fewer powers, or ask an administrator to allow privileged roles.",
-        Denial::ServerTooOld { .. } => "Upgrade the project's PostgreSQL, or log in with the role's password.",
+        Denial::Network => {
+            "Connect from a network that your rule allows, or ask an administrator to add this one."
+        }
+        Denial::BranchesOnly => {
+            "Connect to a branch of the project, or ask an administrator for a rule without that limit."
+        }
+        Denial::PrivilegedRole => {
+            "Ask for a role with fewer powers, or ask an administrator to allow privileged roles."
+        }
+        Denial::ServerTooOld { .. } => {
+            "Upgrade the project's PostgreSQL, or log in with the role's password."
+        }
     };
-    fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, format!("temporary access denied for role \"{role}\""))
-        .with_detail(format!("{}.", sentence(&denial.to_string())))
-        .with_hint(hint)
+    fatal(
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        format!("temporary access denied for role \"{role}\""),
+    )
+    .with_detail(format!("{}.", sentence(&denial.to_string())))
+    .with_hint(hint)
 }
 
 fn sentence(text: &str) -> String {
     let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+    characters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(characters).collect()
+    })
 }
 
 fn signalled(cause: EndCause, timeouts: &crate::config::Timeouts) -> ErrorResponse {
     let (code, message) = match cause {
-        EndCause::Drain | EndCause::Shutdown | EndCause::Administrator => {
-            (SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
-        }
-        EndCause::Revoked => (SqlState::ADMIN_SHUTDOWN, "terminating connection due to access revocation"),
-        EndCause::Expired => (SqlState::ADMIN_SHUTDOWN, "terminating connection due to access expiry"),
-        EndCause::AuthorityLost => {
-            (SqlState::ADMIN_SHUTDOWN, "terminating connection due to loss of authorization service")
-        }
-        EndCause::IdleTimeout => {
-            (SqlState::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
-        }
+        EndCause::Drain | EndCause::Shutdown | EndCause::Administrator => (
+            SqlState::ADMIN_SHUTDOWN,
+            "terminating connection due to administrator command",
+        ),
+        EndCause::Revoked => (
+            SqlState::ADMIN_SHUTDOWN,
+            "terminating connection due to access revocation",
+        ),
+        EndCause::Expired => (
+            SqlState::ADMIN_SHUTDOWN,
+            "terminating connection due to access expiry",
+        ),
+        EndCause::AuthorityLost => (
+            SqlState::ADMIN_SHUTDOWN,
+            "terminating connection due to loss of authorization service",
+        ),
+        EndCause::IdleTimeout => (
+            SqlState::IDLE_SESSION_TIMEOUT,
+            "terminating connection due to idle-session timeout",
+        ),
         EndCause::IdleInTransactionTimeout => (
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             "terminating connection due to idle-in-transaction timeout",
@@ -290,10 +332,14 @@ fn signalled(cause: EndCause, timeouts: &crate::config::Timeouts) -> ErrorRespon
             )
             .with_hint("All backends of this pool are busy. Shorten transactions, or ask the operator for a larger pool.");
         }
-        EndCause::QueryTimeout => (SqlState::QUERY_CANCELED, "canceling statement due to statement timeout"),
-        EndCause::TransactionTimeout => {
-            (SqlState::TRANSACTION_TIMEOUT, "terminating connection due to transaction timeout")
-        }
+        EndCause::QueryTimeout => (
+            SqlState::QUERY_CANCELED,
+            "canceling statement due to statement timeout",
+        ),
+        EndCause::TransactionTimeout => (
+            SqlState::TRANSACTION_TIMEOUT,
+            "terminating connection due to transaction timeout",
+        ),
     };
     fatal(code, message)
 }
@@ -301,13 +347,25 @@ fn signalled(cause: EndCause, timeouts: &crate::config::Timeouts) -> ErrorRespon
 fn no_backend(error: &CheckoutError) -> ErrorResponse {
     match error {
         CheckoutError::Connect(error) => connect_failed(error),
-        CheckoutError::Mint(_) => fatal(SqlState::CONNECTION_FAILURE, "cannot log in to the project's server")
-            .with_detail("No client certificate could be made for this role."),
+        CheckoutError::Mint(_) => fatal(
+            SqlState::CONNECTION_FAILURE,
+            "cannot log in to the project's server",
+        )
+        .with_detail("No client certificate could be made for this role."),
         CheckoutError::ServerTooOld { version, needed } => fatal(
             SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             "temporary access denied",
         )
-        .with_detail(format!("{}.", sentence(&Denial::ServerTooOld { version: *version, needed: *needed }.to_string()))),
+        .with_detail(format!(
+            "{}.",
+            sentence(
+                &Denial::ServerTooOld {
+                    version: *version,
+                    needed: *needed
+                }
+                .to_string()
+            )
+        )),
     }
 }
 
@@ -319,7 +377,10 @@ fn connect_failed(error: &Rc<ConnectError>) -> ErrorResponse {
                 severity: Severity::Fatal,
                 detail: None,
                 hint: None,
-                message: format!("the project's server refused the connection: {}", response.message),
+                message: format!(
+                    "the project's server refused the connection: {}",
+                    response.message
+                ),
                 ..(**response).clone()
             };
         }
@@ -333,5 +394,9 @@ fn connect_failed(error: &Rc<ConnectError>) -> ErrorResponse {
         }
         ConnectError::Protocol => "Its answer does not follow the protocol.",
     };
-    fatal(SqlState::CONNECTION_FAILURE, "cannot connect to the project's server").with_detail(detail)
+    fatal(
+        SqlState::CONNECTION_FAILURE,
+        "cannot connect to the project's server",
+    )
+    .with_detail(detail)
 }

@@ -1,6 +1,8 @@
 //! The end of a session: the one place where the client is told, and where log, audit and metrics learn of it.
 
-use std::{future::Future, net::SocketAddr, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    future::Future, net::SocketAddr, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration,
+};
 
 use bytes::BytesMut;
 use time::OffsetDateTime;
@@ -35,17 +37,28 @@ pub(super) struct Farewell {
 
 impl Farewell {
     pub(super) fn without_backend(end: End) -> Self {
-        Self { end, boundary: Boundary::Whole, checkout: None }
+        Self {
+            end,
+            boundary: Boundary::Whole,
+            checkout: None,
+        }
     }
 }
 
 /// Ends a session that had logged in: tells the client, closes the backend, and writes both down.
 pub(super) async fn finish(session: Session, mut client: Client, farewell: Farewell) {
-    let Farewell { end, boundary, checkout } = farewell;
+    let Farewell {
+        end,
+        boundary,
+        checkout,
+    } = farewell;
     session.enter(Activity::Ending);
     let row = end.row(&session.worker.process.config.load().timeouts);
     let commit_in_flight = checkout.is_some() && matches!(end, End::Signalled(_));
-    let response = row.response.as_ref().filter(|_| boundary == Boundary::Whole);
+    let response = row
+        .response
+        .as_ref()
+        .filter(|_| boundary == Boundary::Whole);
     let told = async {
         if let Some(response) = response {
             let _ = client.send(&encode(response, commit_in_flight)).await;
@@ -85,7 +98,9 @@ pub(super) async fn tell(worker: &Rc<Worker>, stream: Stream, end: &End) {
 
 /// Closes the connection so that the client reads our last words, without holding up anybody for it.
 fn linger(worker: &Rc<Worker>, stream: Stream) {
-    worker.sessions.spawn_local(stream.graceful_close(LAST_WORDS_MAX));
+    worker
+        .sessions
+        .spawn_local(stream.graceful_close(LAST_WORDS_MAX));
 }
 
 async fn within<T>(limit: Duration, future: impl Future<Output = T>) {
@@ -124,12 +139,26 @@ pub(super) fn note_login(session: &Session) {
 }
 
 async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &Row) {
-    let method = if arrival.route.mode == Mode::Token { Method::Token } else { Method::Password };
+    let method = if arrival.route.mode == Mode::Token {
+        Method::Token
+    } else {
+        Method::Password
+    };
     let tenant = match &arrival.route.tenant {
-        Some(tenant) => worker.process.catalog.tenant(tenant).await.ok().flatten().map(|tenant| tenant.tenant.clone()),
+        Some(tenant) => worker
+            .process
+            .catalog
+            .tenant(tenant)
+            .await
+            .ok()
+            .flatten()
+            .map(|tenant| tenant.tenant.clone()),
         None => None,
     };
-    let metrics = tenant.as_ref().map_or_else(|| Rc::new(TenantMetrics::unknown()), |tenant| worker.metrics(tenant));
+    let metrics = tenant.as_ref().map_or_else(
+        || Rc::new(TenantMetrics::unknown()),
+        |tenant| worker.metrics(tenant),
+    );
     metrics.login(method, outcome(end));
     if matches!(end, End::ClientLost | End::Terminated) {
         return tracing::debug!(peer = %arrival.peer, "client left during login");
@@ -140,7 +169,11 @@ async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &R
         role: Some(arrival.route.role.clone()),
         peer: Some(arrival.peer.to_string()),
         detail: serde_json::json!({ "method": method.as_str() }),
-        ..AuditEvent::new("auth.denied", Outcome::Failure, format!("role:{}", arrival.route.role))
+        ..AuditEvent::new(
+            "auth.denied",
+            Outcome::Failure,
+            format!("role:{}", arrival.route.role),
+        )
     };
     worker.process.catalog.record_later(event);
     log(row, arrival.peer, "login refused", end);
@@ -148,8 +181,12 @@ async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &R
 
 fn outcome(end: &End) -> LoginOutcome {
     match end {
-        End::ClientLost | End::Terminated | End::LoginTimeout(_) | End::Crowded => LoginOutcome::Abandoned,
-        End::CannotVerify | End::Checkout(_) | End::Exchange(_) | End::BackendLost => LoginOutcome::Failed,
+        End::ClientLost | End::Terminated | End::LoginTimeout(_) | End::Crowded => {
+            LoginOutcome::Abandoned
+        }
+        End::CannotVerify | End::Checkout(_) | End::Exchange(_) | End::BackendLost => {
+            LoginOutcome::Failed
+        }
         _ => LoginOutcome::Refused,
     }
 }
@@ -183,7 +220,10 @@ fn log(row: &Row, peer: SocketAddr, what: &str, end: &End) {
 
 fn event(kind: &str, outcome: Outcome, handle: &SessionHandle) -> AuditEvent {
     let person = handle.grant().map(Grant::person);
-    let actor = person.map_or_else(|| format!("role:{}", handle.identity.role), |person| format!("person:{person}"));
+    let actor = person.map_or_else(
+        || format!("role:{}", handle.identity.role),
+        |person| format!("person:{person}"),
+    );
     AuditEvent {
         tenant: Some(handle.identity.tenant.clone()),
         person,
@@ -196,5 +236,9 @@ fn event(kind: &str, outcome: Outcome, handle: &SessionHandle) -> AuditEvent {
 }
 
 fn method_of(handle: &SessionHandle) -> Method {
-    if handle.identity.token.is_some() { Method::Token } else { Method::Password }
+    if handle.identity.token.is_some() {
+        Method::Token
+    } else {
+        Method::Password
+    }
 }

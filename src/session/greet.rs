@@ -20,8 +20,10 @@ const APPLICATION_NAME_MAX_BYTES: usize = 63;
 
 /// The settings a session begins with. A person's name comes before the application's: `person/application`.
 pub(super) fn initial_settings(asked: &[(String, String)], grant: Option<&Grant>) -> Settings {
-    let mut settings: HashMap<String, String> =
-        asked.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
+    let mut settings: HashMap<String, String> = asked
+        .iter()
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+        .collect();
     if let Some(grant) = grant {
         let application = settings.get("application_name").map_or("", String::as_str);
         let name = cut(format!("{}/{application}", grant.email()));
@@ -31,13 +33,18 @@ pub(super) fn initial_settings(asked: &[(String, String)], grant: Option<&Grant>
 }
 
 fn cut(mut text: String) -> String {
-    let end = (0..=APPLICATION_NAME_MAX_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    let end = (0..=APPLICATION_NAME_MAX_BYTES.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
     text.truncate(end.unwrap_or(0));
     text
 }
 
 /// The server's parameters as a client with `settings` sees them.
-pub(super) async fn parameters(pool: &Rc<Pool>, settings: &Rc<Settings>) -> Result<Rc<ParameterStatuses>, End> {
+pub(super) async fn parameters(
+    pool: &Rc<Pool>,
+    settings: &Rc<Settings>,
+) -> Result<Rc<ParameterStatuses>, End> {
     if let Some(known) = pool.greeting(settings) {
         return Ok(known);
     }
@@ -63,7 +70,10 @@ pub(super) async fn parameters(pool: &Rc<Pool>, settings: &Rc<Settings>) -> Resu
 /// Whether the server takes this setting as it is, so that nobody needs to ask it.
 fn is_predictable((name, value): (&str, &str)) -> bool {
     match name {
-        "application_name" => value.len() <= APPLICATION_NAME_MAX_BYTES && value.bytes().all(|b| (32..127).contains(&b)),
+        "application_name" => {
+            value.len() <= APPLICATION_NAME_MAX_BYTES
+                && value.bytes().all(|b| (32..127).contains(&b))
+        }
         "client_encoding" => value == "UTF8",
         _ => false,
     }

@@ -21,7 +21,12 @@ pub(super) async fn wait(client: &mut Client, local: &Local) -> Result<(), End> 
     poll_fn(|context| poll(client, local, &mut skip, context)).await
 }
 
-fn poll(client: &mut Client, local: &Local, skip: &mut usize, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+fn poll(
+    client: &mut Client,
+    local: &Local,
+    skip: &mut usize,
+    context: &mut Context<'_>,
+) -> Poll<Result<(), End>> {
     if let Poll::Ready(cause) = local.poll_end_or_drain(context) {
         return Poll::Ready(Err(End::Signalled(cause)));
     }
@@ -57,7 +62,10 @@ fn needs_backend(client: &mut Client, skip: &mut usize) -> Result<bool, End> {
         let header = Header::parse(client.inbox.bytes()).map_err(|_| End::ClientLength)?;
         match header {
             None => return Ok(false),
-            Some(Header { tag: frontend::TERMINATE, .. }) => return Err(End::Terminated),
+            Some(Header {
+                tag: frontend::TERMINATE,
+                ..
+            }) => return Err(End::Terminated),
             Some(header) if is_late_copy(header.tag) => *skip = header.message_bytes(),
             Some(_) => return Ok(true),
         }
@@ -65,7 +73,10 @@ fn needs_backend(client: &mut Client, skip: &mut usize) -> Result<bool, End> {
 }
 
 fn is_late_copy(tag: u8) -> bool {
-    matches!(tag, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL)
+    matches!(
+        tag,
+        frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL
+    )
 }
 
 /// Answers a client that cancelled while it waited in the queue, as the server would have: its query is not run.
@@ -74,12 +85,17 @@ pub(super) fn answer_cancelled(client: &mut Client) -> bool {
     let mut end = 0;
     loop {
         let bytes = &client.inbox.bytes()[end..];
-        let Ok(Some(header)) = Header::parse(bytes) else { return false };
+        let Ok(Some(header)) = Header::parse(bytes) else {
+            return false;
+        };
         if bytes.len() < header.message_bytes() {
             return false;
         }
         end += header.message_bytes();
-        if matches!(header.tag, frontend::QUERY | frontend::SYNC | frontend::FUNCTION_CALL) {
+        if matches!(
+            header.tag,
+            frontend::QUERY | frontend::SYNC | frontend::FUNCTION_CALL
+        ) {
             break;
         }
     }
@@ -93,9 +109,14 @@ pub(super) fn answer_cancelled(client: &mut Client) -> bool {
 }
 
 fn expiry_notice(left: Duration) -> BytesMut {
-    let text = format!("temporary access ends in {}", humantime::format_duration(left));
+    let text = format!(
+        "temporary access ends in {}",
+        humantime::format_duration(left)
+    );
     let notice = ErrorResponse::new(Severity::Notice, SqlState::SUCCESSFUL_COMPLETION, text)
-        .with_hint("Ask an administrator of the project to extend your rule if you need more time.");
+        .with_hint(
+            "Ask an administrator of the project to extend your rule if you need more time.",
+        );
     let mut out = BytesMut::new();
     notice.write_notice(&mut out);
     out

@@ -136,7 +136,12 @@ impl Local {
     pub(super) async fn cancel(&self) {
         let target = self.backend.borrow().as_ref().and_then(|target| {
             let barrier = target.cancels.announce();
-            Some((Rc::clone(&target.server), target.pid, target.secret.clone()?, barrier))
+            Some((
+                Rc::clone(&target.server),
+                target.pid,
+                target.secret.clone()?,
+                barrier,
+            ))
         });
         match target {
             Some((server, pid, secret, _barrier)) => {
@@ -161,7 +166,9 @@ impl Local {
     pub(super) fn take_notice(&self) -> Option<Duration> {
         let (given, asked) = self.notices.get();
         self.notices.set((given, Asked::No));
-        (asked == Asked::Yes).then(|| NOTICES.get(given.checked_sub(1)?).copied()).flatten()
+        (asked == Asked::Yes)
+            .then(|| NOTICES.get(given.checked_sub(1)?).copied())
+            .flatten()
     }
 
     /// Looks at the session's limits; called by the worker's clock.
@@ -178,7 +185,9 @@ impl Local {
             }
             self.note_expiry(left);
         }
-        let passed = |limit: Option<Duration>, since: Instant| limit.is_some_and(|limit| since + limit <= now.instant);
+        let passed = |limit: Option<Duration>, since: Instant| {
+            limit.is_some_and(|limit| since + limit <= now.instant)
+        };
         let since = self.since.get();
         let cause = match self.handle.activity() {
             Activity::Idle if passed(timeouts.idle, since) => EndCause::IdleTimeout,
@@ -189,7 +198,8 @@ impl Local {
             }
             _ => {
                 let transaction = self.transaction_since.get()?;
-                return passed(timeouts.transaction, transaction).then_some(EndCause::TransactionTimeout);
+                return passed(timeouts.transaction, transaction)
+                    .then_some(EndCause::TransactionTimeout);
             }
         };
         Some(cause)
@@ -203,7 +213,10 @@ impl Local {
             Some(expiry) if expiry.at_ms == at_ms => expiry,
             _ => {
                 self.notices.set((0, Asked::No));
-                Expiry { at_ms, boot: now.boot + by_wall }
+                Expiry {
+                    at_ms,
+                    boot: now.boot + by_wall,
+                }
             }
         };
         self.expiry.set(Some(expiry));

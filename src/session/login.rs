@@ -48,12 +48,21 @@ pub(super) struct Claim<'a> {
 }
 
 /// Runs the login dialogue up to, but without, AuthenticationOk.
-pub(super) async fn login(worker: &Rc<Worker>, client: &mut Client, claim: &Claim<'_>) -> Result<Authenticated, End> {
+pub(super) async fn login(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    claim: &Claim<'_>,
+) -> Result<Authenticated, End> {
     if claim.route.mode == Mode::Token && !client.stream.is_encrypted() {
         return Err(End::TokenWithoutTls);
     }
     let tenant = match &claim.route.tenant {
-        Some(tenant) => worker.process.catalog.tenant(tenant).await.map_err(|_| End::CannotVerify)?,
+        Some(tenant) => worker
+            .process
+            .catalog
+            .tenant(tenant)
+            .await
+            .map_err(|_| End::CannotVerify)?,
         None => None,
     };
     match claim.route.mode {
@@ -74,7 +83,9 @@ async fn with_password(
         None => None,
     };
     let mock = || Verifier::mock(&worker.process.mock_seed, &claim.startup.user);
-    let verifier = secret.as_ref().map_or_else(mock, |secret| secret.verifier.clone());
+    let verifier = secret
+        .as_ref()
+        .map_or_else(mock, |secret| secret.verifier.clone());
     let proven = scram(client, verifier, claim).await;
     let (keys, tenant, secret) = match (proven, tenant, secret) {
         (Ok(keys), Some(tenant), Some(secret)) => (keys, tenant, secret),
@@ -87,16 +98,28 @@ async fn with_password(
                 (_, None) => "unknown_role",
                 (_, Some(_)) => "wrong_password",
             };
-            return Err(End::Credentials { user: claim.startup.user.clone(), reason });
+            return Err(End::Credentials {
+                user: claim.startup.user.clone(),
+                reason,
+            });
         }
         (Err(end), _, _) => return Err(end),
     };
     if tenant.client_tls == ClientTls::Require && !client.stream.is_encrypted() {
         return Err(End::TlsRequired);
     }
-    let registration = worker.process.access.registry().register(identity(client, claim, &tenant, None));
+    let registration = worker
+        .process
+        .access
+        .registry()
+        .register(identity(client, claim, &tenant, None));
     let login = backend_login(&secret, keys);
-    Ok(Authenticated { tenant, registration, principal: Principal::Password, login })
+    Ok(Authenticated {
+        tenant,
+        registration,
+        principal: Principal::Password,
+        login,
+    })
 }
 
 /// A password from the catalogue is good for any server; otherwise the keys that the client's proof has shown.
@@ -107,7 +130,11 @@ fn backend_login(secret: &Secret, keys: ScramKeys) -> Login {
     }
 }
 
-async fn scram(client: &mut Client, verifier: Verifier, claim: &Claim<'_>) -> Result<ScramKeys, End> {
+async fn scram(
+    client: &mut Client,
+    verifier: Verifier,
+    claim: &Claim<'_>,
+) -> Result<ScramKeys, End> {
     let binding = match &claim.end_point {
         Some(hash) => ServerBinding::EndPoint(hash.to_vec()),
         None => ServerBinding::None,
@@ -119,7 +146,8 @@ async fn scram(client: &mut Client, verifier: Verifier, claim: &Claim<'_>) -> Re
     let body = client.receive_password(SASL_MAX_BYTES).await?;
     let initial = message::read_sasl_initial(&body)?;
     let first = initial.response.unwrap_or_default();
-    let (server_first, wait) = ServerFirst::start(verifier, first, initial.mechanism, binding).map_err(End::Sasl)?;
+    let (server_first, wait) =
+        ServerFirst::start(verifier, first, initial.mechanism, binding).map_err(End::Sasl)?;
     out.clear();
     message::sasl_continue(server_first.as_bytes(), &mut out);
     client.send(&out).await?;
@@ -144,13 +172,21 @@ async fn with_token(
         role: claim.route.role.to_string(),
         denial,
     };
-    let token = ask_token(client).await?.ok_or_else(|| denied(Denial::InvalidToken(InvalidToken::Unknown)))?;
-    let Some(tenant) = tenant else { return Err(denied(Denial::InvalidToken(InvalidToken::Tenant))) };
+    let token = ask_token(client)
+        .await?
+        .ok_or_else(|| denied(Denial::InvalidToken(InvalidToken::Unknown)))?;
+    let Some(tenant) = tenant else {
+        return Err(denied(Denial::InvalidToken(InvalidToken::Tenant)));
+    };
 
     // Registered before the decision is read: a revocation sees one or the other (design.md section 8).
     let identity = identity(client, claim, &tenant, Some(&token));
     let registration = worker.process.access.registry().register(identity);
-    let admitted = worker.process.access.admit(registration.handle(), &token).await;
+    let admitted = worker
+        .process
+        .access
+        .admit(registration.handle(), &token)
+        .await;
     drop(token);
     let grant = admitted.map_err(|error| match error {
         AccessError::Denied(denial) => denied(denial),
@@ -161,7 +197,12 @@ async fn with_token(
     })?;
     refuse_old_server(worker, &tenant).await.map_err(denied)?;
     let login = token_login(worker, &tenant, &grant).await?;
-    Ok(Authenticated { tenant, registration, principal: Principal::of(&grant), login })
+    Ok(Authenticated {
+        tenant,
+        registration,
+        principal: Principal::of(&grant),
+        login,
+    })
 }
 
 /// Asks for the token and reads it; `None`: what came is none.
@@ -170,15 +211,20 @@ async fn ask_token(client: &mut Client) -> Result<Option<Token>, End> {
     message::cleartext_password(&mut out);
     client.send(&out).await?;
     let mut body = client.receive_password(PASSWORD_MAX_BYTES).await?;
-    let token = message::read_password(&body).map(|text| std::str::from_utf8(text).ok().and_then(Token::parse));
+    let token = message::read_password(&body)
+        .map(|text| std::str::from_utf8(text).ok().and_then(Token::parse));
     body.zeroize();
     Ok(token?)
 }
 
 /// Where the tenant's auth user tells us the server's version, an old server is named before anything else fails.
 async fn refuse_old_server(worker: &Rc<Worker>, tenant: &Arc<Tenant>) -> Result<(), Denial> {
-    let Some(auth_user) = &tenant.auth_user else { return Ok(()) };
-    let Ok(pool) = verifier::auth_pool(worker, tenant, auth_user).await else { return Ok(()) };
+    let Some(auth_user) = &tenant.auth_user else {
+        return Ok(());
+    };
+    let Ok(pool) = verifier::auth_pool(worker, tenant, auth_user).await else {
+        return Ok(());
+    };
     let parameters = match pool.parameters() {
         Some(parameters) => Some(parameters),
         None => match pool.checkout().await {
@@ -196,7 +242,11 @@ async fn refuse_old_server(worker: &Rc<Worker>, tenant: &Arc<Tenant>) -> Result<
     }
 }
 
-async fn token_login(worker: &Rc<Worker>, tenant: &Arc<Tenant>, grant: &Grant) -> Result<Login, End> {
+async fn token_login(
+    worker: &Rc<Worker>,
+    tenant: &Arc<Tenant>,
+    grant: &Grant,
+) -> Result<Login, End> {
     match tenant.login {
         BackendLogin::Certificate => {
             let Some(authority) = &worker.process.authority else {
@@ -210,11 +260,20 @@ async fn token_login(worker: &Rc<Worker>, tenant: &Arc<Tenant>, grant: &Grant) -
                 role: grant.role().clone(),
                 person: grant.person(),
                 rule: grant.rule(),
-                lifetime: worker.process.config.load().token_access.certificate_lifetime,
+                lifetime: worker
+                    .process
+                    .config
+                    .load()
+                    .token_access
+                    .certificate_lifetime,
             })
         }
         BackendLogin::RoleSecret => {
-            let stored = worker.process.catalog.role_secret(&tenant.tenant, grant.role()).await;
+            let stored = worker
+                .process
+                .catalog
+                .role_secret(&tenant.tenant, grant.role())
+                .await;
             match stored.map_err(|_| End::CannotVerify)? {
                 Some(RoleSecret::Password(password)) => Ok(Login::Password(password)),
                 Some(RoleSecret::Verifier(_)) | None => {
@@ -227,22 +286,42 @@ async fn token_login(worker: &Rc<Worker>, tenant: &Arc<Tenant>, grant: &Grant) -
     }
 }
 
-fn identity(client: &Client, claim: &Claim<'_>, tenant: &Tenant, token: Option<&Token>) -> Identity {
-    let application_name = claim.route.settings.iter().rev().find(|(name, _)| name == "application_name");
+fn identity(
+    client: &Client,
+    claim: &Claim<'_>,
+    tenant: &Tenant,
+    token: Option<&Token>,
+) -> Identity {
+    let application_name = claim
+        .route
+        .settings
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "application_name");
     Identity {
         tenant: tenant.tenant.clone(),
         role: claim.route.role.clone(),
         database: database(claim.route, tenant),
         peer: claim.peer,
-        tls: client.stream.tls().map(|tls| format!("{} {}", tls.version, tls.cipher)),
-        application_name: application_name.map(|(_, value)| value.clone()).unwrap_or_default(),
+        tls: client
+            .stream
+            .tls()
+            .map(|tls| format!("{} {}", tls.version, tls.cipher)),
+        application_name: application_name
+            .map(|(_, value)| value.clone())
+            .unwrap_or_default(),
         token: token.map(|token| token.id().clone()),
     }
 }
 
 /// The database asked for, else the tenant's default, else the one named like the role, as PostgreSQL has it.
 fn database(route: &Route, tenant: &Tenant) -> DatabaseName {
-    let named = route.database.clone().or_else(|| tenant.default_database.clone());
+    let named = route
+        .database
+        .clone()
+        .or_else(|| tenant.default_database.clone());
     // A role's name fits a database's: both are identifiers of PostgreSQL.
-    named.or_else(|| DatabaseName::parse(route.role.as_str()).ok()).unwrap_or_else(DatabaseName::postgres)
+    named
+        .or_else(|| DatabaseName::parse(route.role.as_str()).ok())
+        .unwrap_or_else(DatabaseName::postgres)
 }

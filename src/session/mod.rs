@@ -85,7 +85,9 @@ struct Session {
 /// Serves a client on its home worker, from login to end.
 pub async fn serve(worker: Rc<Worker>, arrival: Arrival) {
     let timeouts = worker.process.config.load().timeouts.clone();
-    let Ok((mut client, arrival)) = arrival.settle(&worker.buffers) else { return };
+    let Ok((mut client, arrival)) = arrival.settle(&worker.buffers) else {
+        return;
+    };
     let login = Box::pin(establish(&worker, &mut client, &arrival));
     let logged_in = timeout_at(arrival.deadline, login).await;
     let logged_in = logged_in.unwrap_or(Err(End::LoginTimeout(timeouts.login)));
@@ -120,10 +122,14 @@ async fn establish<'a>(
         end_point: arrival.end_point.clone(),
     };
     let authenticated = login(worker, client, &claim).await?;
-    let mut session = admit(worker, authenticated, arrival)?;
+    let session = admit(worker, authenticated, arrival)?;
     let parameters = greet::parameters(&session.pool, &session.settings).await?;
     session.confirm_grant().await?;
-    let key = worker.process.cancel_keys.issue(session.handle().id, worker.index, arrival.startup.spoken());
+    let key = worker.process.cancel_keys.issue(
+        session.handle().id,
+        worker.index,
+        arrival.startup.spoken(),
+    );
     let mut out = BytesMut::new();
     greet::write(&parameters, &key.key, &mut out);
     finish::note_login(&session);
@@ -132,13 +138,27 @@ async fn establish<'a>(
 }
 
 /// Gives a proven client its place: within its tenant's limits, in its pool, under its worker's eyes.
-fn admit(worker: &Rc<Worker>, authenticated: Authenticated, arrival: &arrive::Settled) -> Result<Session, End> {
-    let Authenticated { tenant, registration, principal, login } = authenticated;
+fn admit(
+    worker: &Rc<Worker>,
+    authenticated: Authenticated,
+    arrival: &arrive::Settled,
+) -> Result<Session, End> {
+    let Authenticated {
+        tenant,
+        registration,
+        principal,
+        login,
+    } = authenticated;
     let identity = &registration.handle().identity;
     let configured = worker.process.config.load().limits.tenant_clients;
-    let limit = tenant.max_clients.map_or(configured, |limit| limit as usize);
+    let limit = tenant
+        .max_clients
+        .map_or(configured, |limit| limit as usize);
     let place = worker.process.tenant_place(&tenant.tenant, limit);
-    let place = place.ok_or(End::TooMany { what: "clients of this project", limit })?;
+    let place = place.ok_or(End::TooMany {
+        what: "clients of this project",
+        limit,
+    })?;
     let key = PoolKey {
         tenant: tenant.tenant.clone(),
         database: identity.database.clone(),
@@ -146,11 +166,17 @@ fn admit(worker: &Rc<Worker>, authenticated: Authenticated, arrival: &arrive::Se
         principal,
     };
     let pool = tenancy::pools(worker, &tenant)?.pool(key, login);
-    let initial = Rc::new(greet::initial_settings(&arrival.route.settings, registration.handle().grant()));
+    let initial = Rc::new(greet::initial_settings(
+        &arrival.route.settings,
+        registration.handle().grant(),
+    ));
     let metrics = worker.metrics(&tenant.tenant);
     Ok(Session {
         worker: Rc::clone(worker),
-        enrolled: worker.enroll(local::Local::new(registration.handle().clone(), worker.now())),
+        enrolled: worker.enroll(local::Local::new(
+            registration.handle().clone(),
+            worker.now(),
+        )),
         floor: worker.process.access.floor(&tenant.tenant),
         registration,
         pool,
@@ -216,7 +242,9 @@ impl Session {
     async fn confirm_grant(&self) -> Result<(), End> {
         let handle = self.handle();
         if handle.grant().is_some() && handle.decided_at().0 < self.floor.load(Ordering::Acquire) {
-            Box::pin(self.worker.process.access.recheck(handle)).await.map_err(End::Signalled)?;
+            Box::pin(self.worker.process.access.recheck(handle))
+                .await
+                .map_err(End::Signalled)?;
         }
         match handle.end_cause() {
             Some(EndCause::Drain) | None => Ok(()),
@@ -255,12 +283,26 @@ impl Session {
     }
 
     /// Relays one transaction (in session mode: all of them) and gives the backend back.
-    async fn transaction(&mut self, client: &mut Client, mut checkout: Checkout) -> Result<(), Box<Farewell>> {
+    async fn transaction(
+        &mut self,
+        client: &mut Client,
+        mut checkout: Checkout,
+    ) -> Result<(), Box<Farewell>> {
         let local = Rc::clone(&self.enrolled.local);
-        local.attach(checkout.backend(), self.pool.tenant().server(), self.worker.now());
+        local.attach(
+            checkout.backend(),
+            self.pool.tenant().server(),
+            self.worker.now(),
+        );
         let keep = self.sharing == Sharing::Session;
         let clock = || self.worker.now();
-        let mut relay = Relay::new(client, checkout.backend(), &local, &self.worker.buffers, &clock);
+        let mut relay = Relay::new(
+            client,
+            checkout.backend(),
+            &local,
+            &self.worker.buffers,
+            &clock,
+        );
         let relayed = relay.run(|_| !keep).await;
         let boundary = relay.cut();
         drop(relay);
@@ -269,7 +311,9 @@ impl Session {
         if let Err(end) = relayed {
             return Err(Box::new(self.part(end, boundary, checkout)));
         }
-        self.settle(&mut checkout).await.map_err(|end| Box::new(Farewell::without_backend(end)))?;
+        self.settle(&mut checkout)
+            .await
+            .map_err(|end| Box::new(Farewell::without_backend(end)))?;
         local.detach();
         checkout.release();
         Ok(())
@@ -286,7 +330,9 @@ impl Session {
 
     /// The client is leaving: a backend that is clean goes on to others, any other is closed.
     fn part(&self, end: End, boundary: Boundary, mut checkout: Checkout) -> Farewell {
-        if matches!(end, End::Terminated | End::ClientLost) && checkout.backend().pipeline.is_releasable() {
+        if matches!(end, End::Terminated | End::ClientLost)
+            && checkout.backend().pipeline.is_releasable()
+        {
             self.enrolled.local.detach();
             if self.sharing == Sharing::Session {
                 checkout.backend().residue = crate::pool::Residue::State;
@@ -294,6 +340,10 @@ impl Session {
             checkout.release();
             return Farewell::without_backend(end);
         }
-        Farewell { end, boundary, checkout: Some(checkout) }
+        Farewell {
+            end,
+            boundary,
+            checkout: Some(checkout),
+        }
     }
 }

@@ -101,7 +101,10 @@ impl<'a> Relay<'a> {
         if self.backend_body == 0 {
             return Boundary::Whole;
         }
-        match self.whole_in_outbox.and_then(|whole| whole.checked_sub(self.sent_of_outbox)) {
+        match self
+            .whole_in_outbox
+            .and_then(|whole| whole.checked_sub(self.sent_of_outbox))
+        {
             Some(unsent) => {
                 self.client.outbox.truncate(unsent);
                 Boundary::Whole
@@ -110,7 +113,11 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>, releasable: &impl Fn(&Backend) -> bool) -> Poll<Result<(), End>> {
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        releasable: &impl Fn(&Backend) -> bool,
+    ) -> Poll<Result<(), End>> {
         if let Poll::Ready(cause) = self.local.poll_end(context) {
             return Poll::Ready(Err(End::Signalled(cause)));
         }
@@ -129,7 +136,8 @@ impl<'a> Relay<'a> {
     /// Moves bytes towards the backend; pending: nothing more can be done in this direction now.
     fn poll_client_to_backend(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, End> {
         let mut moved = Poll::Pending;
-        if self.to_backend.is_drained() && self.ending == Ending::No && !self.client.inbox.is_full() {
+        if self.to_backend.is_drained() && self.ending == Ending::No && !self.client.inbox.is_full()
+        {
             match self.client.poll_fill(context) {
                 Poll::Ready(Ok(count)) => {
                     SessionHandle::count(&self.local.handle.bytes_in, count as u64);
@@ -141,7 +149,10 @@ impl<'a> Relay<'a> {
             }
         }
         if !self.to_backend.is_drained() {
-            match self.to_backend.poll_drain(self.backend.connection.stream_mut(), context) {
+            match self
+                .to_backend
+                .poll_drain(self.backend.connection.stream_mut(), context)
+            {
                 Poll::Ready(Ok(())) => moved = Poll::Ready(()),
                 // The server may have told why before it left: its words are still to be read.
                 Poll::Ready(Err(_)) => self.to_backend.clear(),
@@ -155,7 +166,10 @@ impl<'a> Relay<'a> {
     fn poll_backend_to_client(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, End> {
         let mut moved = Poll::Pending;
         if self.client.outbox.is_drained() {
-            match self.from_backend.poll_fill(self.backend.connection.stream_mut(), context) {
+            match self
+                .from_backend
+                .poll_fill(self.backend.connection.stream_mut(), context)
+            {
                 Poll::Ready(Ok(0) | Err(_)) => return Err(self.backend_lost()),
                 Poll::Ready(Ok(_)) => {
                     self.take_from_backend()?;
@@ -179,7 +193,11 @@ impl<'a> Relay<'a> {
     }
 
     fn backend_lost(&self) -> End {
-        if self.ending == Ending::Fatal { End::BackendFatal } else { End::BackendLost }
+        if self.ending == Ending::Fatal {
+            End::BackendFatal
+        } else {
+            End::BackendLost
+        }
     }
 
     fn is_over(&self, releasable: &impl Fn(&Backend) -> bool) -> bool {
@@ -208,7 +226,10 @@ impl<'a> Relay<'a> {
         let mut taken = self.client_body.min(bytes.len());
         self.client_body -= taken;
         while self.client_body == 0 && self.ending == Ending::No {
-            let Some(header) = Header::parse(&bytes[taken..]).map_err(|_| End::ClientLength)? else { break };
+            let Some(header) = Header::parse(&bytes[taken..]).map_err(|_| End::ClientLength)?
+            else {
+                break;
+            };
             if header.tag == frontend::TERMINATE {
                 self.ending = Ending::Terminated;
                 break;
@@ -237,7 +258,9 @@ impl<'a> Relay<'a> {
         let mut whole_messages = (self.backend_body == 0).then_some(taken);
         while self.backend_body == 0 {
             let rest = &bytes[taken..];
-            let Some(header) = Header::parse(rest).map_err(|_| End::BackendMessage)? else { break };
+            let Some(header) = Header::parse(rest).map_err(|_| End::BackendMessage)? else {
+                break;
+            };
             let is_whole = rest.len() >= header.message_bytes();
             if is_read_whole(header.tag) && !is_whole {
                 if header.message_bytes() <= BUFFER_BYTES {
@@ -249,10 +272,16 @@ impl<'a> Relay<'a> {
             }
             let here = header.message_bytes().min(rest.len());
             let body = rest.get(HEADER_BYTES..here).unwrap_or_default();
-            self.backend.pipeline.from_server(header.tag, body.first().copied())?;
+            self.backend
+                .pipeline
+                .from_server(header.tag, body.first().copied())?;
             match header.tag {
-                tag::READY_FOR_QUERY => ready(self.backend.pipeline.status(), self.local, (self.clock)()),
-                tag::COMMAND_COMPLETE => session_state::look_at_tag(body, &mut self.backend.residue),
+                tag::READY_FOR_QUERY => {
+                    ready(self.backend.pipeline.status(), self.local, (self.clock)())
+                }
+                tag::COMMAND_COMPLETE => {
+                    session_state::look_at_tag(body, &mut self.backend.residue)
+                }
                 tag::PARAMETER_STATUS => session_state::look_at_parameter(self.backend, body)?,
                 tag::ERROR_RESPONSE if is_fatal(body) => self.ending = Ending::Fatal,
                 _ => {}
@@ -279,7 +308,10 @@ fn ready(status: TransactionStatus, local: &Local, now: tokio::time::Instant) {
 
 /// Messages whose body is looked at.
 fn is_read_whole(tag: u8) -> bool {
-    matches!(tag, tag::READY_FOR_QUERY | tag::COMMAND_COMPLETE | tag::PARAMETER_STATUS | tag::ERROR_RESPONSE)
+    matches!(
+        tag,
+        tag::READY_FOR_QUERY | tag::COMMAND_COMPLETE | tag::PARAMETER_STATUS | tag::ERROR_RESPONSE
+    )
 }
 
 /// Of those, the ones that may be larger than a buffer; they are then passed on unread.
@@ -289,5 +321,6 @@ fn may_be_long(tag: u8) -> bool {
 
 /// Whether an ErrorResponse says that the server ends the session. The field `V` is never translated.
 fn is_fatal(body: &[u8]) -> bool {
-    body.split(|byte| *byte == 0).any(|field| field == b"VFATAL" || field == b"VPANIC")
+    body.split(|byte| *byte == 0)
+        .any(|field| field == b"VFATAL" || field == b"VPANIC")
 }

@@ -51,7 +51,11 @@ pub(super) fn route(startup: &Startup, sni: Option<&str>) -> Result<Route, NameE
     Ok(Route {
         tenant,
         role: RoleName::parse(role)?,
-        database: startup.database.as_deref().map(DatabaseName::parse).transpose()?,
+        database: startup
+            .database
+            .as_deref()
+            .map(DatabaseName::parse)
+            .transpose()?,
         mode,
         settings,
     })
@@ -100,7 +104,10 @@ mod tests {
 
     fn tenant(user: &str, option_text: &str, sni: Option<&str>) -> (String, Option<String>) {
         let route = route(&startup(user, option_text), sni).unwrap();
-        (route.role.to_string(), route.tenant.map(|tenant| tenant.to_string()))
+        (
+            route.role.to_string(),
+            route.tenant.map(|tenant| tenant.to_string()),
+        )
     }
 
     #[test]
@@ -109,10 +116,22 @@ mod tests {
         assert_eq!(tenant("app.demo", "", None), named("app", "demo"));
         assert_eq!(tenant("a.b.demo", "", None), named("a.b", "demo"));
         assert_eq!(tenant("app", "reference=demo", None), named("app", "demo"));
-        assert_eq!(tenant("a.b", "reference=demo", Some("x.example.com")), named("a.b", "demo"));
-        assert_eq!(tenant("app", "", Some("demo.pooler.example.com")), named("app", "demo"));
-        assert_eq!(tenant("app", "", Some("DB.Demo.example.com")), named("app", "demo"));
-        assert_eq!(tenant("app", "", Some("localhost")), ("app".to_owned(), None));
+        assert_eq!(
+            tenant("a.b", "reference=demo", Some("x.example.com")),
+            named("a.b", "demo")
+        );
+        assert_eq!(
+            tenant("app", "", Some("demo.pooler.example.com")),
+            named("app", "demo")
+        );
+        assert_eq!(
+            tenant("app", "", Some("DB.Demo.example.com")),
+            named("app", "demo")
+        );
+        assert_eq!(
+            tenant("app", "", Some("localhost")),
+            ("app".to_owned(), None)
+        );
         assert_eq!(tenant("app", "", None), ("app".to_owned(), None));
         assert_eq!(tenant(".demo", "", None), (".demo".to_owned(), None));
     }

@@ -27,7 +27,9 @@ const LEARN: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
 
 /// Searches the text of a Query or Parse for what changes settings without a telling command tag.
 pub(super) fn look_at_text(message: &[u8], residue: &mut Residue) {
-    if memmem::find(message, b"set_config").is_some() || memmem::find(message, b"SET_CONFIG").is_some() {
+    if memmem::find(message, b"set_config").is_some()
+        || memmem::find(message, b"SET_CONFIG").is_some()
+    {
         taint(residue, Residue::Settings);
     }
 }
@@ -44,7 +46,11 @@ pub(super) fn look_at_tag(body: &[u8], residue: &mut Residue) {
 
 /// Takes a ParameterStatus: the server's view of a setting has changed.
 pub(super) fn look_at_parameter(backend: &mut Backend, body: &[u8]) -> Result<(), End> {
-    backend.connection.parameters.update(body).ok_or(End::BackendMessage)?;
+    backend
+        .connection
+        .parameters
+        .update(body)
+        .ok_or(End::BackendMessage)?;
     taint(&mut backend.residue, Residue::Settings);
     Ok(())
 }
@@ -62,9 +68,15 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<R
     }
     let rows = reply.rows.into_iter();
     let learnt = rows.filter_map(|row| <[Option<String>; 2]>::try_from(row).ok());
-    let learnt: Settings = learnt.filter_map(|[name, value]| Some((name?, value?))).collect();
-    let begun_with = initial.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let set = learnt.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let learnt: Settings = learnt
+        .filter_map(|[name, value]| Some((name?, value?)))
+        .collect();
+    let begun_with = initial
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let set = learnt
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let settings = Rc::new(begun_with.chain(set).collect());
     backend.settings = Rc::new(learnt);
     if backend.residue == Residue::Settings {

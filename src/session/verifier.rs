@@ -1,11 +1,6 @@
 //! A role's password verifier: from the catalogue, or asked of the tenant's own PostgreSQL.
 
-use std::{
-    cell::RefCell,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
@@ -57,7 +52,10 @@ impl VerifierCache {
         if known.len() >= CACHED_MAX {
             known.clear();
         }
-        known.insert((tenant.clone(), role.clone()), (Instant::now(), Rc::clone(secret)));
+        known.insert(
+            (tenant.clone(), role.clone()),
+            (Instant::now(), Rc::clone(secret)),
+        );
     }
 
     /// After a failed login: the password may have been changed.
@@ -67,17 +65,27 @@ impl VerifierCache {
 }
 
 /// The verifier of `role`; `None`: there is no such role, it may not log in, or it has no usable password.
-pub(super) async fn find(worker: &Rc<Worker>, tenant: &Arc<Tenant>, role: &RoleName) -> Result<Option<Rc<Secret>>, End> {
+pub(super) async fn find(
+    worker: &Rc<Worker>,
+    tenant: &Arc<Tenant>,
+    role: &RoleName,
+) -> Result<Option<Rc<Secret>>, End> {
     let max_age = worker.process.config.load().auth_query.cache;
     if let Some(secret) = worker.verifiers.find(&tenant.tenant, role, max_age) {
         return Ok(Some(secret));
     }
-    let stored = worker.process.catalog.role_secret(&tenant.tenant, role).await;
+    let stored = worker
+        .process
+        .catalog
+        .role_secret(&tenant.tenant, role)
+        .await;
     let secret = match stored.map_err(|_| End::CannotVerify)? {
         Some(RoleSecret::Password(password)) => Some(from_password(password).await),
         Some(RoleSecret::Verifier(verifier)) => parse(&verifier, tenant, role),
         None => match &tenant.auth_user {
-            Some(auth_user) => ask(worker, tenant, auth_user, role).await?.and_then(|text| parse(&text, tenant, role)),
+            Some(auth_user) => ask(worker, tenant, auth_user, role)
+                .await?
+                .and_then(|text| parse(&text, tenant, role)),
             None => None,
         },
     };
@@ -93,7 +101,10 @@ async fn from_password(password: Zeroizing<String>) -> Secret {
     let derive = move || {
         let salt: [u8; 16] = rand::random();
         let verifier = Verifier::from_password(password.as_bytes(), &salt, DEFAULT_ITERATIONS);
-        Secret { verifier, password: Some(password) }
+        Secret {
+            verifier,
+            password: Some(password),
+        }
     };
     match tokio::task::spawn_blocking(derive).await {
         Ok(secret) => secret,
@@ -103,7 +114,10 @@ async fn from_password(password: Zeroizing<String>) -> Secret {
 
 fn parse(text: &str, tenant: &Tenant, role: &RoleName) -> Option<Secret> {
     match Verifier::parse(text) {
-        Ok(verifier) => Some(Secret { verifier, password: None }),
+        Ok(verifier) => Some(Secret {
+            verifier,
+            password: None,
+        }),
         Err(error) => {
             tracing::warn!(tenant = %tenant.tenant, %role, %error, "the role's password cannot be used for SCRAM; \
                 set it anew with password_encryption = 'scram-sha-256'");
@@ -122,17 +136,28 @@ async fn ask(
     let pool = auth_pool(worker, tenant, auth_user).await?;
     let mut checkout = pool.checkout().await?;
     let backend = checkout.backend();
-    let pinned: Rc<Settings> = Rc::new([("search_path".to_owned(), "pg_catalog".to_owned())].into_iter().collect());
+    let pinned: Rc<Settings> = Rc::new(
+        [("search_path".to_owned(), "pg_catalog".to_owned())]
+            .into_iter()
+            .collect(),
+    );
     if backend.settings != pinned {
         let sql = pinned.statements_from(&backend.settings);
         refuse_error(backend.connection.query(&sql, ASK_MAX).await?)?;
         backend.settings = pinned;
     }
     let sql = tenant.auth_query.as_deref().unwrap_or(AUTH_QUERY);
-    let reply = refuse_error(backend.connection.query_with(sql, &[role.as_str()], ASK_MAX).await?)?;
+    let reply = refuse_error(
+        backend
+            .connection
+            .query_with(sql, &[role.as_str()], ASK_MAX)
+            .await?,
+    )?;
     checkout.release();
     let row = reply.rows.into_iter().next();
-    Ok(row.and_then(|row| row.into_iter().nth(1).flatten()).map(Zeroizing::new))
+    Ok(row
+        .and_then(|row| row.into_iter().nth(1).flatten())
+        .map(Zeroizing::new))
 }
 
 fn refuse_error(reply: crate::backend::Reply) -> Result<crate::backend::Reply, End> {
@@ -148,13 +173,20 @@ pub(super) async fn auth_pool(
     tenant: &Arc<Tenant>,
     auth_user: &RoleName,
 ) -> Result<Rc<crate::pool::Pool>, End> {
-    let stored = worker.process.catalog.role_secret(&tenant.tenant, auth_user).await;
+    let stored = worker
+        .process
+        .catalog
+        .role_secret(&tenant.tenant, auth_user)
+        .await;
     let Some(RoleSecret::Password(password)) = stored.map_err(|_| End::CannotVerify)? else {
         tracing::warn!(tenant = %tenant.tenant, role = %auth_user, "the auth user's password is not in the catalogue; \
             store it with: sluice tenant secret set");
         return Err(End::CannotVerify);
     };
-    let database = tenant.auth_database.as_ref().or(tenant.default_database.as_ref());
+    let database = tenant
+        .auth_database
+        .as_ref()
+        .or(tenant.default_database.as_ref());
     let database = database.cloned().unwrap_or_else(DatabaseName::postgres);
     let key = PoolKey {
         tenant: tenant.tenant.clone(),

@@ -19,7 +19,10 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Arrival, cancel_keys::CancelKeys, crowd::Crowd, local::Local, local::Now, verifier::VerifierCache};
+use super::{
+    Arrival, cancel_keys::CancelKeys, crowd::Crowd, local::Local, local::Now,
+    verifier::VerifierCache,
+};
 use crate::{
     access::{Access, certificates::CertificateAuthority},
     catalog::Catalog,
@@ -53,12 +56,14 @@ pub struct Process {
 type Count = Arc<AtomicUsize>;
 
 #[derive(Debug)]
-pub struct Place(Count);
+pub(super) struct Place(Count);
 
 impl Place {
     fn take(count: &Count, limit: usize) -> Option<Self> {
         let add = |taken| (taken < limit).then_some(taken + 1);
-        count.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).ok()?;
+        count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
+            .ok()?;
         Some(Self(Arc::clone(count)))
     }
 }
@@ -74,7 +79,10 @@ pub enum Command {
     /// Serve this client: you are its home.
     Arrive(Box<Arrival>),
     /// Cancel what this session of yours runs.
-    Cancel { session: SessionId, done: oneshot::Sender<()> },
+    Cancel {
+        session: SessionId,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// The parts of a [`Process`] that its maker brings.
@@ -189,12 +197,21 @@ impl Worker {
 
     pub(super) fn metrics(&self, tenant: &TenantRef) -> Rc<TenantMetrics> {
         let mut known = self.metrics.borrow_mut();
-        Rc::clone(known.entry(tenant.clone()).or_insert_with(|| Rc::new(TenantMetrics::new(tenant))))
+        Rc::clone(
+            known
+                .entry(tenant.clone())
+                .or_insert_with(|| Rc::new(TenantMetrics::new(tenant))),
+        )
     }
 
     pub(super) fn enroll(self: &Rc<Self>, local: Rc<Local>) -> Enrolled {
-        self.locals.borrow_mut().insert(local.handle.id, Rc::clone(&local));
-        Enrolled { worker: Rc::clone(self), local }
+        self.locals
+            .borrow_mut()
+            .insert(local.handle.id, Rc::clone(&local));
+        Enrolled {
+            worker: Rc::clone(self),
+            local,
+        }
     }
 }
 
@@ -206,6 +223,9 @@ pub(super) struct Enrolled {
 
 impl Drop for Enrolled {
     fn drop(&mut self) {
-        self.worker.locals.borrow_mut().remove(&self.local.handle.id);
+        self.worker
+            .locals
+            .borrow_mut()
+            .remove(&self.local.handle.id);
     }
 }
