@@ -97,10 +97,7 @@ async fn a_branch_has_the_rules_and_members_of_its_parent_besides_its_own() {
     assert_eq!(there.rules, [own, inherited.clone()]);
     assert_eq!(there.member, Some(MemberKind::Member));
     assert_eq!(there.parent_token_access, Some(TokenAccess::Enabled));
-    assert_eq!(
-        evidence(&sibling).await.rules.as_slice(),
-        [inherited.clone()]
-    );
+    assert_eq!(evidence(&sibling).await.rules[0], inherited);
     // Nothing flows from a branch to its parent.
     assert_eq!(evidence(&main).await.rules, [inherited]);
 
@@ -175,7 +172,7 @@ async fn only_the_very_token_is_verified() {
     assert!(!verify(None, &my_token, pepper));
     // A record whose id was exchanged in the file is of no use.
     let exchanged = TokenRecord {
-        id: other.id.clone(),
+        id: other.id,
         ..mine
     };
     assert!(!verify(Some(&exchanged), &my_token, pepper));
@@ -192,4 +189,39 @@ async fn another_pepper_knows_no_token() {
         .unwrap();
     assert!(verify(Some(&record), &token, fixture.catalog.pepper()));
     assert!(!verify(Some(&record), &token, other.pepper()));
+}
+
+#[tokio::test]
+async fn the_evidence_is_of_one_moment_while_others_write() {
+    const CHANGES: i64 = 60;
+    let fixture = Fixture::open().await;
+    let demo = fixture.tenant("demo").await;
+    let person = fixture.member(&demo, "first@example.com").await;
+    let (_, token) = fixture.token(person).await;
+    let catalog = &fixture.catalog;
+    let first = catalog.revision().await.unwrap().0 + 1;
+    // Each rule says which revision it makes, so that a mixture of two moments shows.
+    let write = async {
+        for revision in first..first + CHANGES {
+            let rule = NewRule {
+                reason: Some(revision.to_string()),
+                ..new_rule("app")
+            };
+            let changed = catalog.set_rule(&demo, person, rule, "test").await.unwrap();
+            assert_eq!(changed.revision.0, revision);
+        }
+    };
+    let read = async {
+        loop {
+            let evidence = catalog.evidence(token.id(), &demo, &role("app")).await;
+            let evidence = evidence.unwrap();
+            let said = evidence.rules.first().and_then(|rule| rule.reason.clone());
+            let expected = (evidence.revision.0 >= first).then(|| evidence.revision.0.to_string());
+            assert_eq!(said, expected);
+            if evidence.revision.0 == first + CHANGES - 1 {
+                break;
+            }
+        }
+    };
+    tokio::join!(write, read);
 }

@@ -1,8 +1,18 @@
 //! The catalogue on real files.
 
-mod changes;
+/// Awaits a call that must fail, and fail in this way.
+macro_rules! assert_refused {
+    ($outcome:expr, $refusal:pat) => {
+        let error = refusal($outcome.await);
+        assert!(matches!(error, $refusal), "{error:?}");
+    };
+}
+
 mod decisions;
 mod opening;
+mod people;
+mod rules;
+mod tenants;
 mod trail;
 mod writing;
 
