@@ -1,1 +1,12 @@
-//! (head)
+//! Sockets: plain or encrypted streams, listeners, and both ends of PostgreSQL's TLS negotiation.
+//!
+//! Nothing here knows a tenant or a session. What arrives is handed up as bytes; what is written goes out as
+//! it is, encrypted or not as the stream decides.
+
+pub mod channel_binding;
+pub mod client_tls;
+pub mod pem;
+mod server_check;
+pub mod server_tls;
+pub mod stream;
+mod tls;

@@ -1,0 +1,32 @@
+# make demo    builds Sluice, starts it with a PostgreSQL of its own and shows both kinds of login (ARGS="--port 0 …")
+# make check   the same, then a session is granted, seen and revoked, and everything is taken down again
+# make test    everything that must hold before a change lands
+# make lint    the part of it that runs nothing
+
+SHELL := bash
+.PHONY: demo check test lint setup build
+
+demo: setup
+	cargo run --release --locked -- demo $(ARGS)
+
+check: setup
+	cargo run --release --locked -- demo --check --port 0 --direct-port 0 --admin-port 0 $(ARGS)
+
+build:
+	cargo build --release --locked
+
+# The servers and clients that the demo and the tests drive; nothing happens where they are installed already.
+setup:
+	scripts/client-tools
+	scripts/postgres >/dev/null
+
+test: setup lint
+	scripts/postgres 15 >/dev/null
+	# Not nextest: its process per test would start a PostgreSQL per test.
+	cargo test --locked --lib --tests
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	scripts/licences
