@@ -41,8 +41,13 @@ async fn list(
     State(state): State<AdminState>,
     Params(filter): Params<Filter>,
 ) -> Result<Json<AuditRows>, ApiError> {
-    if filter.limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
-        return Err(ApiError::malformed(format!("`limit` must be 1 to {LIMIT_MAX}")));
+    if filter
+        .limit
+        .is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit))
+    {
+        return Err(ApiError::malformed(format!(
+            "`limit` must be 1 to {LIMIT_MAX}"
+        )));
     }
     let person = match filter.person {
         Some(text) => Some(person_once_there(&state, &text).await?),
@@ -57,17 +62,25 @@ async fn list(
         limit: filter.limit,
     };
     // What has happened before this call is to be in its answer.
-    state.catalog.flush().await;
+    state.catalog.flush().await?;
     let rows = state.catalog.audit_rows(filter).await?;
     let emails: HashMap<PersonId, String> = {
         let people = state.catalog.people().await?;
-        people.into_iter().map(|person| (person.id, person.email)).collect()
+        people
+            .into_iter()
+            .map(|person| (person.id, person.email))
+            .collect()
     };
     let rows = rows.into_iter().map(|row| AuditView {
-        email: row.event.person.and_then(|person| emails.get(&person).cloned()),
+        email: row
+            .event
+            .person
+            .and_then(|person| emails.get(&person).cloned()),
         row,
     });
-    Ok(Json(AuditRows { rows: rows.collect() }))
+    Ok(Json(AuditRows {
+        rows: rows.collect(),
+    }))
 }
 
 /// A person by id, who need not exist any more, or by e-mail address.
@@ -79,6 +92,6 @@ async fn person_once_there(state: &AdminState, text: &str) -> Result<PersonId, A
 }
 
 async fn verify(State(state): State<AdminState>) -> Result<Json<AuditVerdict>, ApiError> {
-    state.catalog.flush().await;
+    state.catalog.flush().await?;
     Ok(Json(state.catalog.verify_audit().await?))
 }

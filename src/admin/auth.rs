@@ -20,7 +20,11 @@ pub const ACTOR_HEADER: &str = "sluice-actor";
 const ACTOR_MAX_BYTES: usize = 64;
 
 /// Lets the request through if it bears the admin key.
-pub(super) async fn require_admin_key(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+pub(super) async fn require_admin_key(
+    State(state): State<AdminState>,
+    request: Request,
+    next: Next,
+) -> Response {
     match bearer(request.headers()) {
         Some(given) if same(given, state.admin_key.expose()) => next.run(request).await,
         Some(_) => refusal("this is not the admin key").into_response(),
@@ -35,8 +39,9 @@ fn same(given: &str, key: &str) -> bool {
 }
 
 fn refusal(message: &'static str) -> ApiError {
-    ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
-        .with_hint("send `Authorization: Bearer KEY`; the key is the one of [admin] in the configuration")
+    ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with_hint(
+        "send `Authorization: Bearer KEY`; the key is the one of [admin] in the configuration",
+    )
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -59,7 +64,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
         };
         let visible = |name: &&str| name.bytes().all(|byte| byte.is_ascii_graphic());
         match name.to_str().ok().filter(visible) {
-            Some(name) if (1..=ACTOR_MAX_BYTES).contains(&name.len()) => Ok(Self(format!("admin-key:{name}"))),
+            Some(name) if (1..=ACTOR_MAX_BYTES).contains(&name.len()) => {
+                Ok(Self(format!("admin-key:{name}")))
+            }
             _ => Err(ApiError::malformed(format!(
                 "{ACTOR_HEADER} takes 1 to {ACTOR_MAX_BYTES} visible ASCII characters without spaces"
             ))),
@@ -83,8 +90,14 @@ impl<S: Send + Sync> FromRequestParts<S> for BearerToken {
 
 /// One answer for every token that is not valid, so that nothing is given away.
 pub(super) fn invalid_token() -> ApiError {
-    ApiError::new(StatusCode::UNAUTHORIZED, "invalid_token", "the token is not valid")
-        .with_hint("send `Authorization: Bearer slp_…` with a token that is neither expired nor revoked")
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "invalid_token",
+        "the token is not valid",
+    )
+    .with_hint(
+        "send `Authorization: Bearer slp_…` with a token that is neither expired nor revoked",
+    )
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use axum::{
     extract::State,
     http::StatusCode,
     middleware,
-    routing::{delete, get},
+    routing::{delete, get, put},
 };
 use time::OffsetDateTime;
 
@@ -18,8 +18,8 @@ use super::{
     AdminState,
     auth::{self, Actor, BearerToken},
     compatible_values::{
-        Authorisation, AuthorisationRequest, Grants, ListItem, NewGrants, Switch, SwitchState, UserGrants, UserRole,
-        with_message,
+        Authorisation, AuthorisationRequest, Grants, ListItem, NewGrants, Switch, SwitchState,
+        UserGrants, UserRole, with_message,
     },
     error::ApiError,
     extract::{Body, Segments},
@@ -35,20 +35,21 @@ use crate::{
     names::{RoleName, TenantRef},
 };
 
-/// What administrators do, with the admin key.
-pub(super) fn administrator_routes() -> Router<AdminState> {
-    Router::new()
+pub(super) fn routes(state: &AdminState) -> Router<AdminState> {
+    // What administrators do, with the admin key.
+    let guarded = Router::new()
         .route("/v1/projects/{ref}/jit-access", get(switch).put(set_switch))
-        .route("/v1/projects/{ref}/database/jit", axum::routing::put(replace))
+        .route("/v1/projects/{ref}/database/jit", put(replace))
         .route("/v1/projects/{ref}/database/jit/list", get(list))
         .route("/v1/projects/{ref}/database/jit/{person}", delete(remove))
-        .layer(middleware::map_response(with_message))
-}
-
-/// What a person asks about themselves, with their token.
-pub(super) fn person_routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/projects/{ref}/database/jit", get(own).post(authorise))
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            auth::require_admin_key,
+        ));
+    // What a person asks about themselves, with their token.
+    let own = Router::new().route("/v1/projects/{ref}/database/jit", get(own).post(authorise));
+    guarded
+        .merge(own)
         .layer(middleware::map_response(with_message))
 }
 
@@ -87,12 +88,19 @@ async fn replace(
     let rules = wanted.roles.into_iter().map(|role| role.into_rule(now));
     let rules = rules.collect::<Result<Vec<_>, _>>()?;
     let person = wanted.user_id;
-    let changed = state.catalog.replace_rules(&tenant, person, rules, &actor).await?;
+    let changed = state
+        .catalog
+        .replace_rules(&tenant, person, rules, &actor)
+        .await?;
     let answer = |rules: Vec<Rule>| Grants {
         user_id: person,
         user_roles: rules.iter().map(UserRole::from).collect(),
     };
-    Ok(Json(state.enforced(changed, Scope::Member(tenant, person), answer).await))
+    Ok(Json(
+        state
+            .enforced(changed, Scope::Member(tenant, person), answer)
+            .await,
+    ))
 }
 
 async fn list(
@@ -111,7 +119,9 @@ async fn list(
             primary_email: member.email,
         })
     });
-    Ok(Json(UserGrants { items: items.collect() }))
+    Ok(Json(UserGrants {
+        items: items.collect(),
+    }))
 }
 
 async fn remove(
@@ -131,7 +141,11 @@ async fn own(
     BearerToken(token): BearerToken,
     Segments(tenant): Segments<TenantRef>,
 ) -> Result<Json<Grants>, ApiError> {
-    let person = state.access.authenticate(&token).await?.ok_or_else(auth::invalid_token)?;
+    let person = state
+        .access
+        .authenticate(&token)
+        .await?
+        .ok_or_else(auth::invalid_token)?;
     let mut rules = state.catalog.rules_of(&tenant, person).await?;
     let known = state.catalog.tenant(&tenant).await?;
     if let Some(parent) = known.as_ref().and_then(|tenant| tenant.parent.as_ref()) {
@@ -158,7 +172,10 @@ async fn authorise(
         .rhost
         .parse::<IpAddr>()
         .map_err(|_| ApiError::malformed("`rhost` must be the client's IP address"))?;
-    let decision = state.access.authorise(&token, &tenant, &asked.role, from).await;
+    let decision = state
+        .access
+        .authorise(&token, &tenant, &asked.role, from)
+        .await;
     let event = event(&token, &tenant, &asked.role, from, &decision);
     state.catalog.record_later(event);
     match decision {

@@ -27,7 +27,10 @@ pub(super) struct Switch {
 #[derive(Serialize)]
 pub(super) struct SwitchState {
     pub(super) state: TokenAccess,
-    #[serde(rename = "appliedSuccessfully", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "appliedSuccessfully",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(super) applied: Option<bool>,
 }
 
@@ -97,7 +100,12 @@ struct Cidr<N> {
 }
 
 impl UserRole {
-    fn new(role: RoleName, expires_at: OffsetDateTime, networks: &[IpNet], reach: RuleReach) -> Self {
+    fn new(
+        role: RoleName,
+        expires_at: OffsetDateTime,
+        networks: &[IpNet],
+        reach: RuleReach,
+    ) -> Self {
         let mut allowed = Networks::default();
         for network in networks {
             match *network {
@@ -115,8 +123,16 @@ impl UserRole {
 
     /// The rule that is asked for at the time `now`.
     pub(super) fn into_rule(self, now: OffsetDateTime) -> Result<NewRule, ApiError> {
-        let v4 = self.allowed_networks.allowed_cidrs.into_iter().map(|net| net.cidr.into());
-        let v6 = self.allowed_networks.allowed_cidrs_v6.into_iter().map(|net| net.cidr.into());
+        let v4 = self
+            .allowed_networks
+            .allowed_cidrs
+            .into_iter()
+            .map(|net| net.cidr.into());
+        let v6 = self
+            .allowed_networks
+            .allowed_cidrs_v6
+            .into_iter()
+            .map(|net| net.cidr.into());
         let reach = if self.branches_only {
             RuleReach::BranchesOnly
         } else {
@@ -143,7 +159,12 @@ fn expiry(seconds: Option<i64>, now: OffsetDateTime) -> Result<OffsetDateTime, A
 
 impl From<&Rule> for UserRole {
     fn from(rule: &Rule) -> Self {
-        Self::new(rule.role.clone(), rule.expires_at, &rule.networks, rule.reach)
+        Self::new(
+            rule.role.clone(),
+            rule.expires_at,
+            &rule.networks,
+            rule.reach,
+        )
     }
 }
 
@@ -186,7 +207,9 @@ mod tests {
     const NOW: OffsetDateTime = datetime!(2026-05-25 10:00 UTC);
 
     fn rule(json: serde_json::Value) -> Result<NewRule, ApiError> {
-        serde_json::from_value::<UserRole>(json).unwrap().into_rule(NOW)
+        serde_json::from_value::<UserRole>(json)
+            .unwrap()
+            .into_rule(NOW)
     }
 
     #[test]
@@ -214,7 +237,8 @@ mod tests {
 
     #[test]
     fn milliseconds_are_refused_as_such() {
-        let refused = rule(json!({"role": "app", "expires_at": 1_780_000_000_000_i64})).unwrap_err();
+        let refused =
+            rule(json!({"role": "app", "expires_at": 1_780_000_000_000_i64})).unwrap_err();
         assert!(refused.message.contains("milliseconds"));
     }
 

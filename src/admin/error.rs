@@ -110,11 +110,14 @@ impl From<CatalogError> for ApiError {
                     .with_hint("`sluice member add TENANT PERSON` makes someone a member")
             }
             CatalogError::PrivilegedRole { .. } => {
-                refused(StatusCode::UNPROCESSABLE_ENTITY, "privileged_role")
-                    .with_hint("grant a role made for the task, or set the tenant's privileged_roles to allow")
+                refused(StatusCode::UNPROCESSABLE_ENTITY, "privileged_role").with_hint(
+                    "grant a role made for the task, or set the tenant's privileged_roles to allow",
+                )
             }
-            CatalogError::ExpiryInThePast => refused(StatusCode::UNPROCESSABLE_ENTITY, "expiry_in_the_past")
-                .with_hint("to end access now, remove the rule or revoke the token"),
+            CatalogError::ExpiryInThePast => {
+                refused(StatusCode::UNPROCESSABLE_ENTITY, "expiry_in_the_past")
+                    .with_hint("to end access now, remove the rule or revoke the token")
+            }
             CatalogError::ExpiryTooFar { .. } => {
                 refused(StatusCode::UNPROCESSABLE_ENTITY, "expiry_too_far")
             }
@@ -130,6 +133,7 @@ impl From<CatalogError> for ApiError {
             | CatalogError::WriterNotStarted(_)
             | CatalogError::SecretUnreadable { .. }
             | CatalogError::SecretUnsealable
+            | CatalogError::NoRandomness(_)
             | CatalogError::Corrupt { .. }
             | CatalogError::NotRecorded
             | CatalogError::Closed

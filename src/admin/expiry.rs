@@ -22,8 +22,10 @@ pub fn parse(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, ExpiryEr
     if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
         return Ok(at);
     }
-    let span = humantime::parse_duration(text).map_err(|_| ExpiryError::Neither(text.to_owned()))?;
-    let span = time::Duration::try_from(span).map_err(|_| ExpiryError::OutOfRange(text.to_owned()))?;
+    let span =
+        humantime::parse_duration(text).map_err(|_| ExpiryError::Neither(text.to_owned()))?;
+    let span =
+        time::Duration::try_from(span).map_err(|_| ExpiryError::OutOfRange(text.to_owned()))?;
     now.checked_add(span)
         .ok_or_else(|| ExpiryError::OutOfRange(text.to_owned()))
 }

@@ -18,9 +18,10 @@ pub(super) fn routes(state: &AdminState) -> Router<AdminState> {
     let metrics = Router::new().route("/metrics", get(metrics));
     let metrics = match state.metrics_guard {
         MetricsGuard::Open => metrics,
-        MetricsGuard::AdminKey => {
-            metrics.route_layer(middleware::from_fn_with_state(state.clone(), auth::require_admin_key))
-        }
+        MetricsGuard::AdminKey => metrics.route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            auth::require_admin_key,
+        )),
     };
     Router::new()
         .route("/health", get(health))
@@ -53,12 +54,21 @@ async fn ready(State(state): State<AdminState>) -> (StatusCode, Json<Status>) {
 }
 
 async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
-    let kind = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+    let kind = (
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    );
     ([kind], state.metrics.render())
 }
 
 async fn reload(State(state): State<AdminState>) -> Result<Json<Status>, ApiError> {
-    let stopping = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the pooler is stopping");
+    let stopping = || {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopping",
+            "the pooler is stopping",
+        )
+    };
     let (answer, answered) = oneshot::channel();
     state
         .reload

@@ -42,8 +42,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::{auth::ACTOR_HEADER, change::Changes};
 use self::error::ApiError;
+pub use self::{auth::ACTOR_HEADER, change::Changes};
 use crate::{access::Access, catalog::Catalog, config::Secret};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.
@@ -96,25 +96,35 @@ pub fn router(state: AdminState) -> Router {
         .merge(rules::routes())
         .merge(sessions::routes())
         .merge(audit::routes())
-        .merge(compatible::administrator_routes())
         .merge(health::reload_route())
-        .route_layer(middleware::from_fn_with_state(state.clone(), auth::require_admin_key));
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            auth::require_admin_key,
+        ));
     Router::new()
         .merge(guarded)
-        .merge(compatible::person_routes())
+        .merge(compatible::routes(&state))
         .merge(health::routes(&state))
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
-        .layer(middleware::from_fn_with_state(state.clone(), change::run_whole))
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            change::run_whole,
+        ))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
         .with_state(state)
 }
 
 /// Serves until `shutdown`, then lets calls under way finish within a deadline.
-pub async fn serve(listener: TcpListener, state: AdminState, shutdown: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    state: AdminState,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let changes = state.changes.clone();
     let stop = shutdown.clone();
-    let server = axum::serve(listener, router(state)).with_graceful_shutdown(stop.cancelled_owned());
+    let server =
+        axum::serve(listener, router(state)).with_graceful_shutdown(stop.cancelled_owned());
     let overdue = async {
         shutdown.cancelled().await;
         tokio::time::sleep(SHUTDOWN_MAX).await;
@@ -141,4 +151,4 @@ async fn unknown_method(method: Method, uri: Uri) -> ApiError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -45,7 +45,10 @@ async fn add(
     Body(new): Body<NewPerson>,
 ) -> Result<(StatusCode, Json<Done<OnePerson>>), ApiError> {
     let name = new.name.as_deref().unwrap_or(&new.email);
-    let made = state.catalog.create_person(&new.email, name, &actor).await?;
+    let made = state
+        .catalog
+        .create_person(&new.email, name, &actor)
+        .await?;
     let answer = |person| OnePerson {
         person,
         memberships: Vec::new(),
@@ -59,7 +62,10 @@ async fn show(
 ) -> Result<Json<OnePerson>, ApiError> {
     let person = find(&state.catalog, &person).await?;
     let memberships = state.catalog.memberships(person.id).await?;
-    Ok(Json(OnePerson { person, memberships }))
+    Ok(Json(OnePerson {
+        person,
+        memberships,
+    }))
 }
 
 async fn remove(

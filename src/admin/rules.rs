@@ -30,7 +30,10 @@ use crate::{
 pub(super) fn routes() -> Router<AdminState> {
     Router::new()
         .route("/v1/tenants/{ref}/rules", get(list).post(add))
-        .route("/v1/tenants/{ref}/rules/{person}", axum::routing::delete(remove_all))
+        .route(
+            "/v1/tenants/{ref}/rules/{person}",
+            axum::routing::delete(remove_all),
+        )
         .route(
             "/v1/tenants/{ref}/rules/{person}/{role}",
             put(replace).patch(set).delete(remove),
@@ -62,13 +65,17 @@ async fn list(
     let members = state.catalog.members(&tenant).await?;
     let email = |person| {
         let member = members.iter().find(|member| member.person == person);
-        member.map(|member| member.email.clone()).unwrap_or_default()
+        member
+            .map(|member| member.email.clone())
+            .unwrap_or_default()
     };
     let rules = rules.into_iter().map(|rule| {
         let email = email(rule.person);
         view(rule, email)
     });
-    Ok(Json(Rules { rules: rules.collect() }))
+    Ok(Json(Rules {
+        rules: rules.collect(),
+    }))
 }
 
 async fn add(
@@ -104,7 +111,8 @@ async fn replace(
     Body(terms): Body<RuleTerms>,
 ) -> Result<Json<Done<OneRule>>, ApiError> {
     let expires = terms.expires.ok_or_else(|| {
-        ApiError::invalid("`expires` is missing").with_hint("every rule ends: write 24h, 7d or a time")
+        ApiError::invalid("`expires` is missing")
+            .with_hint("every rule ends: write 24h, 7d or a time")
     })?;
     let new = NewRule {
         role,
@@ -124,12 +132,16 @@ async fn set(
     Body(terms): Body<RuleTerms>,
 ) -> Result<Json<Done<OneRule>>, ApiError> {
     let now = OffsetDateTime::now_utc();
-    let expires_at = terms.expires.map(|text| expiry::parse(&text, now)).transpose()?;
+    let expires_at = terms
+        .expires
+        .map(|text| expiry::parse(&text, now))
+        .transpose()?;
     let _order = state.changes.in_order().await;
     let person = people::find(&state.catalog, &person).await?;
     let old = current(&state.catalog, &tenant, person.id, &role).await?;
     let old = old.ok_or_else(|| {
-        ApiError::missing("rule", &role).with_hint("`sluice rule list TENANT` shows the rules, `rule add` makes one")
+        ApiError::missing("rule", &role)
+            .with_hint("`sluice rule list TENANT` shows the rules, `rule add` makes one")
     })?;
     let new = NewRule {
         role,
@@ -147,7 +159,10 @@ async fn remove(
     Segments((tenant, person, role)): Segments<RulePath>,
 ) -> Result<Json<Done<Removed>>, ApiError> {
     let person = people::find(&state.catalog, &person).await?.id;
-    let changed = state.catalog.remove_rule(&tenant, person, &role, &actor).await?;
+    let changed = state
+        .catalog
+        .remove_rule(&tenant, person, &role, &actor)
+        .await?;
     let scope = Scope::Member(tenant, person);
     Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
 }
@@ -180,9 +195,16 @@ async fn write(
     person: Person,
     new: NewRule,
 ) -> Result<Done<OneRule>, ApiError> {
-    let changed = state.catalog.set_rule(&tenant, person.id, new, actor).await?;
-    let answer = |rule| OneRule { rule: view(rule, person.email) };
-    Ok(state.enforced(changed, Scope::Member(tenant, person.id), answer).await)
+    let changed = state
+        .catalog
+        .set_rule(&tenant, person.id, new, actor)
+        .await?;
+    let answer = |rule| OneRule {
+        rule: view(rule, person.email),
+    };
+    Ok(state
+        .enforced(changed, Scope::Member(tenant, person.id), answer)
+        .await)
 }
 
 fn already_there(person: &Person, role: &RoleName) -> ApiError {
@@ -200,5 +222,9 @@ fn view(rule: Rule, email: String) -> RuleView {
     } else {
         RuleStatus::Expired
     };
-    RuleView { rule, email, status }
+    RuleView {
+        rule,
+        email,
+        status,
+    }
 }

@@ -40,7 +40,10 @@ async fn list(
     };
     let mut sessions = state.access.sessions();
     sessions.retain(|session| {
-        let of_tenant = filter.tenant.as_ref().is_none_or(|tenant| session.tenant == *tenant);
+        let of_tenant = filter
+            .tenant
+            .as_ref()
+            .is_none_or(|tenant| session.tenant == *tenant);
         of_tenant && (person.is_none() || session.person == person)
     });
     Ok(Json(Sessions { sessions }))
@@ -51,9 +54,14 @@ async fn end(
     Actor(actor): Actor,
     Segments(session): Segments<SessionId>,
 ) -> Result<Json<Done<Removed>>, ApiError> {
-    let report = state.access.end_session(session, &actor).await.ok_or_else(|| {
-        ApiError::missing("open session", session).with_hint("`sluice session list` shows the open ones")
-    })?;
+    let report = state
+        .access
+        .end_session(session, &actor)
+        .await
+        .ok_or_else(|| {
+            ApiError::missing("open session", session)
+                .with_hint("`sluice session list` shows the open ones")
+        })?;
     Ok(Json(Done {
         value: Removed {},
         revision: report.revision,

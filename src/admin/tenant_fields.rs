@@ -13,8 +13,14 @@ const DEFAULT_PORT: u16 = 5432;
 
 /// The tenant that `fields` describe, with the cautious choice wherever they are silent.
 pub(super) fn new_tenant(mut fields: TenantFields) -> Result<Tenant, ApiError> {
-    let name = fields.tenant.take().ok_or_else(|| ApiError::invalid("`ref` is missing"))?;
-    let host = fields.host.take().ok_or_else(|| ApiError::invalid("`host` is missing"))?;
+    let name = fields
+        .tenant
+        .take()
+        .ok_or_else(|| ApiError::invalid("`ref` is missing"))?;
+    let host = fields
+        .host
+        .take()
+        .ok_or_else(|| ApiError::invalid("`host` is missing"))?;
     let tenant = Tenant {
         name: name.to_string(),
         tenant: name,
@@ -43,10 +49,14 @@ pub(super) fn new_tenant(mut fields: TenantFields) -> Result<Tenant, ApiError> {
 /// `old` with what `fields` name.
 pub(super) fn changed(old: Tenant, fields: TenantFields) -> Result<Tenant, ApiError> {
     if fields.tenant.is_some_and(|name| name != old.tenant) {
-        return Err(ApiError::invalid("a tenant keeps its `ref`; add another tenant instead"));
+        return Err(ApiError::invalid(
+            "a tenant keeps its `ref`; add another tenant instead",
+        ));
     }
     if fields.parent.is_some() && fields.parent != old.parent {
-        return Err(ApiError::invalid("a tenant keeps its `parent`; add another tenant instead"));
+        return Err(ApiError::invalid(
+            "a tenant keeps its `parent`; add another tenant instead",
+        ));
     }
     let tenant = Tenant {
         name: fields.name.unwrap_or(old.name),
@@ -77,15 +87,21 @@ pub(super) fn changed(old: Tenant, fields: TenantFields) -> Result<Tenant, ApiEr
 /// What could only fail at the first login otherwise; the catalogue checks the rest.
 fn check(tenant: &Tenant) -> Result<(), ApiError> {
     if tenant.login == BackendLogin::Certificate && tenant.backend_tls == BackendTls::Disable {
-        return Err(ApiError::invalid("login by certificate needs TLS towards the server")
-            .with_hint("set backend_tls to require or stricter, or login to role_secret"));
+        return Err(
+            ApiError::invalid("login by certificate needs TLS towards the server")
+                .with_hint("set backend_tls to require or stricter, or login to role_secret"),
+        );
     }
-    tenant.backend_ca.as_deref().map_or(Ok(()), check_authorities)
+    tenant
+        .backend_ca
+        .as_deref()
+        .map_or(Ok(()), check_authorities)
 }
 
 fn check_authorities(pem: &str) -> Result<(), ApiError> {
     let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
-    let good = certificates.next().is_some_and(|first| first.is_ok()) && certificates.all(|rest| rest.is_ok());
+    let good = certificates.next().is_some_and(|first| first.is_ok())
+        && certificates.all(|rest| rest.is_ok());
     good.then_some(()).ok_or_else(|| {
         ApiError::invalid("`backend_ca` must hold certificates in PEM form, nothing else")
             .with_hint("a PEM certificate starts with -----BEGIN CERTIFICATE-----")
@@ -101,7 +117,10 @@ mod tests {
     }
 
     fn demo() -> Tenant {
-        new_tenant(fields(serde_json::json!({"ref": "demo", "host": "db.example.com"}))).unwrap()
+        new_tenant(fields(
+            serde_json::json!({"ref": "demo", "host": "db.example.com"}),
+        ))
+        .unwrap()
     }
 
     #[test]
@@ -115,7 +134,11 @@ mod tests {
 
     #[test]
     fn null_clears_and_silence_keeps() {
-        let tenant = changed(demo(), fields(serde_json::json!({"pool_size": 5, "auth_user": "sluice_auth"}))).unwrap();
+        let tenant = changed(
+            demo(),
+            fields(serde_json::json!({"pool_size": 5, "auth_user": "sluice_auth"})),
+        )
+        .unwrap();
         assert_eq!(tenant.pool_size, Some(5));
         let tenant = changed(tenant, fields(serde_json::json!({"pool_size": null}))).unwrap();
         assert_eq!(tenant.pool_size, None);
@@ -126,7 +149,10 @@ mod tests {
     fn what_could_never_work_is_refused_with_the_field_named() {
         for (json, said) in [
             (serde_json::json!({"backend_tls": "disable"}), "needs TLS"),
-            (serde_json::json!({"backend_ca": "not a certificate"}), "`backend_ca`"),
+            (
+                serde_json::json!({"backend_ca": "not a certificate"}),
+                "`backend_ca`",
+            ),
             (serde_json::json!({"ref": "other"}), "`ref`"),
             (serde_json::json!({"parent": "other"}), "`parent`"),
         ] {

@@ -13,10 +13,10 @@ use super::{
     change::harmless,
     error::ApiError,
     extract::{Body, Segments},
-    people,
-    tenant_fields,
+    people, tenant_fields,
     values::{
-        AccessState, Done, MemberTerms, Members, OneMember, OneTenant, Removed, SecretText, TenantFields, Tenants,
+        AccessState, Done, MemberTerms, Members, OneMember, OneTenant, Removed, SecretText,
+        TenantFields, Tenants,
     },
 };
 use crate::{
@@ -35,8 +35,14 @@ pub(super) fn routes() -> Router<AdminState> {
         .route("/v1/tenants/{ref}", get(show).patch(set).delete(remove))
         .route("/v1/tenants/{ref}/access", get(access).put(set_access))
         .route("/v1/tenants/{ref}/members", get(members))
-        .route("/v1/tenants/{ref}/members/{person}", put(set_member).delete(remove_member))
-        .route("/v1/tenants/{ref}/roles/{role}/secret", put(set_secret).delete(remove_secret))
+        .route(
+            "/v1/tenants/{ref}/members/{person}",
+            put(set_member).delete(remove_member),
+        )
+        .route(
+            "/v1/tenants/{ref}/roles/{role}/secret",
+            put(set_secret).delete(remove_secret),
+        )
 }
 
 /// The tenant `name`, or the refusal that says that there is none.
@@ -49,7 +55,6 @@ pub(super) async fn find(catalog: &Catalog, name: &TenantRef) -> Result<Tenant, 
 
 async fn list(State(state): State<AdminState>) -> Result<Json<Tenants>, ApiError> {
     let tenants = state.catalog.tenants().await?;
-    let tenants = tenants.iter().map(|tenant| Tenant::clone(tenant)).collect();
     Ok(Json(Tenants { tenants }))
 }
 
@@ -80,7 +85,9 @@ async fn set(
     let tenant = find(&state.catalog, &name).await?;
     let tenant = tenant_fields::changed(tenant, fields)?;
     let changed = state.catalog.update_tenant(tenant, &actor).await?;
-    Ok(Json(state.enforced(changed, Scope::Tenant(name), one).await))
+    Ok(Json(
+        state.enforced(changed, Scope::Tenant(name), one).await,
+    ))
 }
 
 async fn remove(
@@ -98,7 +105,9 @@ async fn access(
     Segments(name): Segments<TenantRef>,
 ) -> Result<Json<AccessState>, ApiError> {
     let tenant = find(&state.catalog, &name).await?;
-    Ok(Json(AccessState { state: tenant.token_access }))
+    Ok(Json(AccessState {
+        state: tenant.token_access,
+    }))
 }
 
 async fn set_access(
@@ -107,7 +116,9 @@ async fn set_access(
     Segments(name): Segments<TenantRef>,
     Body(wanted): Body<AccessState>,
 ) -> Result<Json<Done<AccessState>>, ApiError> {
-    switch_access(&state, &actor, name, wanted.state).await.map(Json)
+    switch_access(&state, &actor, name, wanted.state)
+        .await
+        .map(Json)
 }
 
 /// Turns token access of a tenant on or off. Its rules stay as they are either way.
@@ -123,7 +134,9 @@ pub(super) async fn switch_access(
         ..find(&state.catalog, &name).await?
     };
     let changed = state.catalog.update_tenant(tenant, actor).await?;
-    let answer = |tenant: Tenant| AccessState { state: tenant.token_access };
+    let answer = |tenant: Tenant| AccessState {
+        state: tenant.token_access,
+    };
     Ok(state.enforced(changed, Scope::Tenant(name), answer).await)
 }
 
@@ -143,9 +156,16 @@ async fn set_member(
     Body(terms): Body<MemberTerms>,
 ) -> Result<Json<Done<OneMember>>, ApiError> {
     let person = people::find(&state.catalog, &person).await?.id;
-    let changed = state.catalog.set_member(&name, person, terms.kind, &actor).await?;
+    let changed = state
+        .catalog
+        .set_member(&name, person, terms.kind, &actor)
+        .await?;
     let scope = Scope::Member(name, person);
-    Ok(Json(state.enforced(changed, scope, |member| OneMember { member }).await))
+    Ok(Json(
+        state
+            .enforced(changed, scope, |member| OneMember { member })
+            .await,
+    ))
 }
 
 async fn remove_member(
@@ -178,7 +198,10 @@ async fn set_secret(
             RoleSecret::Verifier(verifier)
         }
     };
-    let changed = state.catalog.set_role_secret(&name, &role, secret, &actor).await?;
+    let changed = state
+        .catalog
+        .set_role_secret(&name, &role, secret, &actor)
+        .await?;
     Ok(Json(harmless(changed, |_| Removed {})))
 }
 
@@ -187,7 +210,10 @@ async fn remove_secret(
     Actor(actor): Actor,
     Segments((name, role)): Segments<(TenantRef, RoleName)>,
 ) -> Result<Json<Done<Removed>>, ApiError> {
-    let changed = state.catalog.remove_role_secret(&name, &role, &actor).await?;
+    let changed = state
+        .catalog
+        .remove_role_secret(&name, &role, &actor)
+        .await?;
     Ok(Json(harmless(changed, |_| Removed {})))
 }
 

@@ -26,7 +26,10 @@ pub(super) fn routes() -> Router<AdminState> {
         .route("/v1/tokens/{token}", delete(revoke))
 }
 
-async fn list(State(state): State<AdminState>, Segments(person): Segments<String>) -> Result<Json<Tokens>, ApiError> {
+async fn list(
+    State(state): State<AdminState>,
+    Segments(person): Segments<String>,
+) -> Result<Json<Tokens>, ApiError> {
     let person = people::find(&state.catalog, &person).await?;
     let tokens = state.catalog.tokens(person.id).await?;
     Ok(Json(Tokens { tokens }))

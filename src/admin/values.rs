@@ -86,7 +86,9 @@ pub struct TenantFields {
 }
 
 /// Tells `null` (clear it) from a field that is not there (leave it).
-fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(input: D) -> Result<Option<Option<T>>, D::Error> {
+fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    input: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::<T>::deserialize(input).map(Some)
 }
 
@@ -105,11 +107,16 @@ mod wiped {
     use serde::{Deserialize, Deserializer, Serializer};
     use zeroize::Zeroizing;
 
-    pub(super) fn serialize<S: Serializer>(text: &Zeroizing<String>, output: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        text: &Zeroizing<String>,
+        output: S,
+    ) -> Result<S::Ok, S::Error> {
         output.serialize_str(text)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Zeroizing<String>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<Zeroizing<String>, D::Error> {
         String::deserialize(input).map(Zeroizing::new)
     }
 }

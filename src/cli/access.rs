@@ -41,7 +41,11 @@ impl AccessAction {
     }
 }
 
-async fn switch(client: &Client, tenant: &TenantRef, state: TokenAccess) -> Result<Answer, CliError> {
+async fn switch(
+    client: &Client,
+    tenant: &TenantRef,
+    state: TokenAccess,
+) -> Result<Answer, CliError> {
     let path = ["v1", "tenants", tenant.as_str(), "access"];
     let set = client
         .send::<Done<AccessState>>(Method::PUT, &path, &AccessState { state })

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     admin::values::{AuditRows, AuditView},
-    catalog::types::Outcome,
+    catalog::{AuditFault, AuditVerdict, types::Outcome},
     names::{SessionId, TenantRef},
 };
 
@@ -60,9 +60,46 @@ impl AuditAction {
     }
 }
 
+async fn verify(client: &Client) -> Result<Answer, CliError> {
+    let found = client
+        .get::<AuditVerdict>(&["v1", "audit", "verify"])
+        .await?;
+    let verdict = if found.value.is_intact() {
+        Verdict::Good
+    } else {
+        Verdict::Bad
+    };
+    let answer = found.shown(conclusion);
+    Ok(Answer { verdict, ..answer })
+}
+
+fn conclusion(found: &AuditVerdict) -> String {
+    let rows = output::count(found.rows.unsigned_abs(), "row");
+    let Some(fault) = &found.fault else {
+        return format!(
+            "the trail is whole: {rows}\nlast hash {} (kept elsewhere, it proves later that nothing was put back)",
+            found.hash
+        );
+    };
+    let fault = match fault {
+        AuditFault::RowAltered { seq } => format!("row {seq} is not as it was written"),
+        AuditFault::RowMissing { seq } => format!("row {seq} is missing"),
+        AuditFault::TailMissing { from, to } => {
+            format!("rows {from} to {to}, the last ones, are missing")
+        }
+        AuditFault::TailForged { from } => {
+            format!("the rows from {from} on were not written by Sluice")
+        }
+        AuditFault::HeadForged => "the record of where the trail ends is gone or forged".to_owned(),
+    };
+    format!("the trail was tampered with: {fault}\n{rows} before that are as they were written")
+}
+
 fn table(found: &AuditRows) -> Table {
     let mut table = Table::new(
-        &["SEQ", "TIME", "WHO", "ROLE", "TENANT", "EVENT", "RESULT", "FROM", "BY"],
+        &[
+            "SEQ", "TIME", "WHO", "ROLE", "TENANT", "EVENT", "RESULT", "FROM", "BY",
+        ],
         "no matching rows",
     );
     for view in &found.rows {

@@ -21,7 +21,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where the admin API is and how its answers are shown. Without `Debug`: it may hold the key.
 #[derive(Args)]
-pub struct Connection {
+pub(super) struct Connection {
     /// Address of the admin API
     #[arg(
         long,
@@ -47,12 +47,7 @@ pub struct Connection {
     admin_key: Option<Zeroizing<String>>,
 
     /// File that holds the admin key; goes before --admin-key
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Admin API"
-    )]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Admin API")]
     admin_key_file: Option<PathBuf>,
 
     /// Print the answer as JSON, for scripts
@@ -111,7 +106,10 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Received<T>, CliError> {
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+    ) -> Result<Received<T>, CliError> {
         self.call(self.request(Method::GET, path)).await
     }
 
@@ -121,7 +119,8 @@ impl Client {
         path: &[&str],
         query: &impl Serialize,
     ) -> Result<Received<T>, CliError> {
-        self.call(self.request(Method::GET, path).query(query)).await
+        self.call(self.request(Method::GET, path).query(query))
+            .await
     }
 
     pub(super) async fn send<T: DeserializeOwned>(
@@ -133,7 +132,10 @@ impl Client {
         self.call(self.request(method, path).json(body)).await
     }
 
-    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Received<T>, CliError> {
+    pub(super) async fn delete<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+    ) -> Result<Received<T>, CliError> {
         self.call(self.request(Method::DELETE, path)).await
     }
 
@@ -153,7 +155,10 @@ impl Client {
         request
     }
 
-    async fn call<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<Received<T>, CliError> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<Received<T>, CliError> {
         let unreachable = |source: reqwest::Error| CliError::Unreachable {
             url: self.base.to_string(),
             source: source.without_url(),
@@ -161,18 +166,24 @@ impl Client {
         let answer = request.send().await.map_err(unreachable)?;
         let (status, url) = (answer.status(), answer.url().to_string());
         let body = answer.bytes().await.map_err(unreachable)?;
-        read(status, &body).map_err(|failure| failure.unwrap_or(CliError::Unreadable { url, status }))
+        read(status, &body)
+            .map_err(|failure| failure.unwrap_or(CliError::Unreadable { url, status }))
     }
 }
 
 /// Who runs this command, for the audit trail.
 fn operating_user() -> Option<HeaderValue> {
-    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok()?;
+    let user = std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .ok()?;
     HeaderValue::from_str(&user).ok()
 }
 
 /// The answer's value, or what the API said against it; `Err(None)` if it is neither.
-fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<Received<T>, Option<CliError>> {
+fn read<T: DeserializeOwned>(
+    status: StatusCode,
+    body: &[u8],
+) -> Result<Received<T>, Option<CliError>> {
     if !status.is_success() {
         let Failure { error } = serde_json::from_slice(body).map_err(|_| None)?;
         return Err(Some(CliError::Refused {
@@ -234,14 +245,21 @@ mod tests {
     #[test]
     fn only_a_plain_http_address_is_taken() {
         assert!(plain_http("http://127.0.0.1:6544").is_ok());
-        assert!(plain_http("https://pooler.example.com").unwrap_err().contains("ssh -L"));
+        assert!(
+            plain_http("https://pooler.example.com")
+                .unwrap_err()
+                .contains("ssh -L")
+        );
         assert!(plain_http("127.0.0.1:6544").is_err());
     }
 
     #[test]
     fn a_refusal_is_told_with_its_hint() {
         let body = br#"{"error": {"code": "not_found", "message": "no tenant demo", "hint": "see tenant list"}}"#;
-        let refused = read::<Value>(StatusCode::NOT_FOUND, body).err().flatten().unwrap();
+        let refused = read::<Value>(StatusCode::NOT_FOUND, body)
+            .err()
+            .flatten()
+            .unwrap();
         assert_eq!(refused.to_string(), "no tenant demo\nhint: see tenant list");
         assert!(matches!(
             read::<Value>(StatusCode::BAD_GATEWAY, b"<html>").err(),

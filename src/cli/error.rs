@@ -12,7 +12,9 @@ pub(super) enum CliError {
         "no admin key given\nhint: set SLUICE_ADMIN_KEY, or name the file that holds the key with --admin-key-file"
     )]
     NoKey,
-    #[error("the admin key may hold visible ASCII characters only\nhint: check that the right file was named")]
+    #[error(
+        "the admin key may hold visible ASCII characters only\nhint: check that the right file was named"
+    )]
     KeyCharacters,
     #[error("cannot read {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },

@@ -60,6 +60,11 @@ mod tests {
         assert!(missing.to_string().contains("gone"));
         let path = folder.path().join("empty");
         fs::write(&path, "\n").unwrap();
-        assert!(text_file(&path).unwrap_err().to_string().ends_with("is empty"));
+        assert!(
+            text_file(&path)
+                .unwrap_err()
+                .to_string()
+                .ends_with("is empty")
+        );
     }
 }

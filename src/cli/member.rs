@@ -17,7 +17,9 @@ use crate::{
 #[derive(Subcommand)]
 pub enum MemberAction {
     /// Make a person a member of a tenant, or change what kind of member they are
-    #[command(after_help = "Example:\n  sluice member add demo first@example.com --kind administrator")]
+    #[command(
+        after_help = "Example:\n  sluice member add demo first@example.com --kind administrator"
+    )]
     Add {
         tenant: TenantRef,
         /// Id or e-mail address
@@ -40,14 +42,24 @@ pub enum MemberAction {
 impl MemberAction {
     pub(super) async fn run(self, client: &Client) -> Result<Answer, CliError> {
         match self {
-            Self::Add { tenant, person, kind } => {
+            Self::Add {
+                tenant,
+                person,
+                kind,
+            } => {
                 let path = ["v1", "tenants", tenant.as_str(), "members", &person];
                 let body = MemberTerms { kind: kind.into() };
-                let set = client.send::<Done<OneMember>>(Method::PUT, &path, &body).await?;
+                let set = client
+                    .send::<Done<OneMember>>(Method::PUT, &path, &body)
+                    .await?;
                 Ok(set.shown(|done| {
                     let member = &done.value.member;
                     let email = output::tame(&member.email);
-                    format!("{email} belongs to {} as {}", member.tenant, output::word(&member.kind))
+                    format!(
+                        "{email} belongs to {} as {}",
+                        member.tenant,
+                        output::word(&member.kind)
+                    )
                 }))
             }
             Self::List { tenant } => {

@@ -67,3 +67,6 @@ pub struct ServeArgs {
     #[arg(long)]
     pub check: bool,
 }
+
+#[cfg(test)]
+mod tests;

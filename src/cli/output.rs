@@ -30,7 +30,8 @@ impl Table {
     }
 
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| tame(cell)).collect());
+        self.rows
+            .push(cells.iter().map(|cell| tame(cell)).collect());
     }
 
     fn widths(&self) -> Vec<usize> {
@@ -55,7 +56,11 @@ impl fmt::Display for Table {
             for (cell, width) in row.iter().zip(&widths) {
                 write!(line, "{cell:<width$}  ")?;
             }
-            let end = if number + 1 == self.rows.len() { "" } else { "\n" };
+            let end = if number + 1 == self.rows.len() {
+                ""
+            } else {
+                "\n"
+            };
             write!(f, "{}{end}", line.trim_end())?;
         }
         Ok(())
@@ -102,20 +107,28 @@ pub(super) fn instant(at: OffsetDateTime) -> String {
 
 /// A time with its distance from now: `2026-05-25T10:00:00Z (in 3 h)`.
 pub(super) fn instant_from_now(at: OffsetDateTime) -> String {
-    format!("{} ({})", instant(at), distance(at, OffsetDateTime::now_utc()))
+    format!(
+        "{} ({})",
+        instant(at),
+        distance(at, OffsetDateTime::now_utc())
+    )
 }
 
-/// How far `at` is from `now`, in the largest unit that says at least one: `in 3 h`, `5 min ago`.
+/// How far `at` is from `now`, rounded, in the largest unit that says at least one: `in 3 h`, `5 min ago`.
 pub(super) fn distance(at: OffsetDateTime, now: OffsetDateTime) -> String {
     let seconds = (at - now).whole_seconds();
     let size = match seconds.unsigned_abs() {
         0 => return "now".to_owned(),
         s @ 1..60 => format!("{s} s"),
-        s @ 60..3_600 => format!("{} min", s / 60),
-        s @ 3_600..172_800 => format!("{} h", s / 3_600),
-        s => format!("{} d", s / 86_400),
+        s @ 60..3_600 => format!("{} min", (s + 30) / 60),
+        s @ 3_600..172_800 => format!("{} h", (s + 1_800) / 3_600),
+        s => format!("{} d", (s + 43_200) / 86_400),
     };
-    if seconds > 0 { format!("in {size}") } else { format!("{size} ago") }
+    if seconds > 0 {
+        format!("in {size}")
+    } else {
+        format!("{size} ago")
+    }
 }
 
 /// One of the catalogue's words as the API spells it, e.g. `administrator`.
@@ -159,7 +172,10 @@ pub(super) fn milliseconds(elapsed: f64) -> String {
     } else if elapsed < 1_000.0 {
         format!("{elapsed:.0} ms")
     } else {
-        format!("{:.1} s", Duration::from_secs_f64(elapsed / 1_000.0).as_secs_f64())
+        format!(
+            "{:.1} s",
+            Duration::from_secs_f64(elapsed / 1_000.0).as_secs_f64()
+        )
     }
 }
 

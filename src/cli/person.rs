@@ -47,7 +47,11 @@ impl PersonAction {
                     .await?;
                 Ok(made.shown(|done| {
                     let person = &done.value.person;
-                    format!("person added: {} ({})", output::tame(&person.email), person.id)
+                    format!(
+                        "person added: {} ({})",
+                        output::tame(&person.email),
+                        person.id
+                    )
                 }))
             }
             Self::List => {
@@ -59,7 +63,9 @@ impl PersonAction {
                 Ok(found.shown(describe))
             }
             Self::Remove { person } => {
-                let gone = client.delete::<Done<Removed>>(&["v1", "people", &person]).await?;
+                let gone = client
+                    .delete::<Done<Removed>>(&["v1", "people", &person])
+                    .await?;
                 Ok(gone.shown(|done| output::done("person removed", done)))
             }
         }

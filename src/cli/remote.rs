@@ -50,24 +50,12 @@ impl Remote {
     /// Makes the call, prints what came of it, and says how the process is to exit.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        match self {
-            Self::Tenant(call) => call.run(TenantAction::run),
-            Self::Person(call) => call.run(PersonAction::run),
-            Self::Member(call) => call.run(MemberAction::run),
-            Self::Token(call) => call.run(TokenAction::run),
-            Self::Rule(call) => call.run(RuleAction::run),
-            Self::Access(call) => call.run(AccessAction::run),
-            Self::Session(call) => call.run(SessionAction::run),
-            Self::Audit(call) => call.run(AuditAction::run),
-        }
-    }
-}
-
-impl<A: Subcommand> Call<A> {
-    fn run(self, act: impl AsyncFnOnce(A, &Client) -> Result<Answer, CliError>) -> ExitCode {
-        let json = self.connection.json;
-        match self.answer(act) {
-            Ok(answer) => print(&answer, json),
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(CliError::Runtime);
+        match runtime.and_then(|runtime| runtime.block_on(self.outcome())) {
+            Ok(outcome) => outcome.print(),
             Err(error) => {
                 eprintln!("error: {error}");
                 ExitCode::FAILURE
@@ -75,29 +63,52 @@ impl<A: Subcommand> Call<A> {
         }
     }
 
-    fn answer(
-        self,
-        act: impl AsyncFnOnce(A, &Client) -> Result<Answer, CliError>,
-    ) -> Result<Answer, CliError> {
-        let client = self.connection.open()?;
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(CliError::Runtime)?
-            .block_on(act(self.action, &client))
+    pub(super) async fn outcome(self) -> Result<Outcome, CliError> {
+        match self {
+            Self::Tenant(call) => call.outcome(TenantAction::run).await,
+            Self::Person(call) => call.outcome(PersonAction::run).await,
+            Self::Member(call) => call.outcome(MemberAction::run).await,
+            Self::Token(call) => call.outcome(TokenAction::run).await,
+            Self::Rule(call) => call.outcome(RuleAction::run).await,
+            Self::Access(call) => call.outcome(AccessAction::run).await,
+            Self::Session(call) => call.outcome(SessionAction::run).await,
+            Self::Audit(call) => call.outcome(AuditAction::run).await,
+        }
     }
 }
 
-fn print(answer: &Answer, json: bool) -> ExitCode {
-    let text = if json {
-        format!("{:#}", answer.json)
-    } else {
-        answer.text.clone()
-    };
-    // A reader that has seen enough (`| head`) is no failure.
-    let _ = writeln!(std::io::stdout(), "{text}");
-    match answer.verdict {
-        Verdict::Good => ExitCode::SUCCESS,
-        Verdict::Bad => ExitCode::FAILURE,
+impl<A: Subcommand> Call<A> {
+    async fn outcome(
+        self,
+        act: impl AsyncFnOnce(A, &Client) -> Result<Answer, CliError>,
+    ) -> Result<Outcome, CliError> {
+        let client = self.connection.open()?;
+        let answer = act(self.action, &client).await?;
+        let text = if self.connection.json {
+            format!("{:#}", answer.json)
+        } else {
+            answer.text
+        };
+        Ok(Outcome {
+            text,
+            verdict: answer.verdict,
+        })
+    }
+}
+
+/// What is printed in the end.
+pub(super) struct Outcome {
+    pub(super) text: String,
+    pub(super) verdict: Verdict,
+}
+
+impl Outcome {
+    fn print(&self) -> ExitCode {
+        // A reader that has seen enough (`| head`) is no failure.
+        let _ = writeln!(std::io::stdout(), "{}", self.text);
+        match self.verdict {
+            Verdict::Good => ExitCode::SUCCESS,
+            Verdict::Bad => ExitCode::FAILURE,
+        }
     }
 }

@@ -110,11 +110,20 @@ impl RuleAction {
                 let found = client.find::<Rules>(&path, &[("person", person)]).await?;
                 Ok(found.shown(|found| table(found).to_string()))
             }
-            Self::Remove { tenant, person, role, all: _ } => {
+            Self::Remove {
+                tenant,
+                person,
+                role,
+                all: _,
+            } => {
                 let mut path = vec!["v1", "tenants", tenant.as_str(), "rules", &person];
                 path.extend(role.as_ref().map(RoleName::as_str));
                 let gone = client.delete::<Done<Removed>>(&path).await?;
-                let what = if role.is_some() { "rule removed" } else { "rules removed" };
+                let what = if role.is_some() {
+                    "rule removed"
+                } else {
+                    "rules removed"
+                };
                 Ok(gone.shown(|done| output::done(what, done)))
             }
         }
@@ -137,8 +146,10 @@ impl Addition {
             reason: self.reason,
         };
         let path = ["v1", "tenants", self.tenant.as_str(), "rules"];
-        let made = client.send::<Done<OneRule>>(Method::POST, &path, &body).await?;
-        Ok(made.shown(|done| output::done(&format!("rule added: {}", sentence(&done.value.rule)), done)))
+        let made = client
+            .send::<Done<OneRule>>(Method::POST, &path, &body)
+            .await?;
+        Ok(made.shown(|done| format!("rule added: {}", sentence(&done.value.rule))))
     }
 }
 
@@ -153,18 +164,23 @@ impl Terms {
             self.role.as_str(),
         ];
         let body = self.changes()?;
-        let set = client.send::<Done<OneRule>>(Method::PATCH, &path, &body).await?;
-        Ok(set.shown(|done| output::done(&format!("rule set: {}", sentence(&done.value.rule)), done)))
+        let set = client
+            .send::<Done<OneRule>>(Method::PATCH, &path, &body)
+            .await?;
+        Ok(set
+            .shown(|done| output::done(&format!("rule set: {}", sentence(&done.value.rule)), done)))
     }
 
     fn changes(&self) -> Result<RuleTerms, CliError> {
-        let networks = (self.any_network || !self.networks.is_empty()).then(|| self.networks.clone());
+        let networks =
+            (self.any_network || !self.networks.is_empty()).then(|| self.networks.clone());
         let reach = match (self.branches_only, self.everywhere) {
             (true, _) => Some(RuleReach::BranchesOnly),
             (false, true) => Some(RuleReach::Everywhere),
             (false, false) => None,
         };
-        if self.expires.is_none() && networks.is_none() && reach.is_none() && self.reason.is_none() {
+        if self.expires.is_none() && networks.is_none() && reach.is_none() && self.reason.is_none()
+        {
             return Err(CliError::NothingToChange);
         }
         Ok(RuleTerms {
@@ -180,12 +196,17 @@ fn sentence(view: &RuleView) -> String {
     let rule = &view.rule;
     let email = output::tame(&view.email);
     let until = output::instant_from_now(rule.expires_at);
-    format!("{email} may use {} of {} until {until}", rule.role, rule.tenant)
+    format!(
+        "{email} may use {} of {} until {until}",
+        rule.role, rule.tenant
+    )
 }
 
 fn table(found: &Rules) -> Table {
     let mut table = Table::new(
-        &["PERSON", "ROLE", "STATUS", "EXPIRES", "NETWORKS", "WHERE", "BY", "REASON"],
+        &[
+            "PERSON", "ROLE", "STATUS", "EXPIRES", "NETWORKS", "WHERE", "BY", "REASON",
+        ],
         "no rules; add one with `sluice rule add TENANT PERSON ROLE --expires 24h`",
     );
     for view in &found.rules {

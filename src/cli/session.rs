@@ -15,7 +15,9 @@ use crate::{
 #[derive(Subcommand)]
 pub enum SessionAction {
     /// List the open sessions
-    #[command(after_help = "Example:\n  sluice session list --tenant demo --person first@example.com")]
+    #[command(
+        after_help = "Example:\n  sluice session list --tenant demo --person first@example.com"
+    )]
     List {
         /// Of this tenant only
         #[arg(long)]
@@ -51,7 +53,18 @@ impl SessionAction {
 
 fn table(found: &Sessions) -> Table {
     let mut table = Table::new(
-        &["PERSON", "ROLE", "TENANT", "DATABASE", "STATE", "SINCE", "EXPIRES", "FROM", "APPLICATION", "ID"],
+        &[
+            "PERSON",
+            "ROLE",
+            "TENANT",
+            "DATABASE",
+            "STATE",
+            "SINCE",
+            "EXPIRES",
+            "FROM",
+            "APPLICATION",
+            "ID",
+        ],
         "no open sessions",
     );
     for session in &found.sessions {

@@ -123,9 +123,15 @@ impl TenantAction {
             Self::Set { tenant, options } => {
                 let path = ["v1", "tenants", tenant.as_str()];
                 let body = options.changes()?;
-                let set = client.send::<Done<OneTenant>>(Method::PATCH, &path, &body).await?;
+                let set = client
+                    .send::<Done<OneTenant>>(Method::PATCH, &path, &body)
+                    .await?;
                 Ok(set.shown(|done| {
-                    format!("{}\n{}", output::done("tenant set", done), describe(&done.value.tenant))
+                    format!(
+                        "{}\n{}",
+                        output::done("tenant set", done),
+                        describe(&done.value.tenant)
+                    )
                 }))
             }
             Self::Remove { tenant } => {
@@ -135,7 +141,14 @@ impl TenantAction {
             }
             Self::Secret(SecretAction::Set(files)) => files.run(client).await,
             Self::Secret(SecretAction::Remove { tenant, role }) => {
-                let path = ["v1", "tenants", tenant.as_str(), "roles", role.as_str(), "secret"];
+                let path = [
+                    "v1",
+                    "tenants",
+                    tenant.as_str(),
+                    "roles",
+                    role.as_str(),
+                    "secret",
+                ];
                 let gone = client.delete::<Done<Removed>>(&path).await?;
                 Ok(gone.shown(|done| output::done("secret removed", done)))
             }
@@ -152,14 +165,24 @@ impl SecretFiles {
         };
         let (tenant, role) = (self.tenant.as_str(), self.role.as_str());
         let path = ["v1", "tenants", tenant, "roles", role, "secret"];
-        let set = client.send::<Done<Removed>>(Method::PUT, &path, &body).await?;
+        let set = client
+            .send::<Done<Removed>>(Method::PUT, &path, &body)
+            .await?;
         Ok(set.shown(|done| output::done(&format!("secret of {} stored", self.role), done)))
     }
 }
 
 fn table(found: &Tenants) -> Table {
     let mut table = Table::new(
-        &["REF", "NAME", "SERVER", "TLS", "LOGIN", "TOKEN ACCESS", "BRANCH OF"],
+        &[
+            "REF",
+            "NAME",
+            "SERVER",
+            "TLS",
+            "LOGIN",
+            "TOKEN ACCESS",
+            "BRANCH OF",
+        ],
         "no tenants yet; add one with `sluice tenant add REF --host HOST`",
     );
     for tenant in &found.tenants {
@@ -177,19 +200,42 @@ fn table(found: &Tenants) -> Table {
 }
 
 fn describe(tenant: &Tenant) -> String {
-    let configured = |value: Option<u32>| value.map_or_else(|| "as configured".to_owned(), |n| n.to_string());
+    let configured =
+        |value: Option<u32>| value.map_or_else(|| "as configured".to_owned(), |n| n.to_string());
     output::facts(&[
         ("ref", tenant.tenant.to_string()),
         ("name", tenant.name.clone()),
         ("branch of", output::or_dash(tenant.parent.as_ref())),
         ("server", server(tenant)),
-        ("database", tenant.default_database.as_ref().map_or_else(|| "the one asked for".to_owned(), ToString::to_string)),
+        (
+            "database",
+            tenant
+                .default_database
+                .as_ref()
+                .map_or_else(|| "the one asked for".to_owned(), ToString::to_string),
+        ),
         ("tls to server", output::word(&tenant.backend_tls)),
-        ("trusted ca", if tenant.backend_ca.is_some() { "own".to_owned() } else { "public ones".to_owned() }),
+        (
+            "trusted ca",
+            if tenant.backend_ca.is_some() {
+                "own".to_owned()
+            } else {
+                "public ones".to_owned()
+            },
+        ),
         ("login", output::word(&tenant.login)),
         ("auth user", output::or_dash(tenant.auth_user.as_ref())),
-        ("auth query", tenant.auth_query.clone().unwrap_or_else(|| "built-in".to_owned())),
-        ("auth database", output::or_dash(tenant.auth_database.as_ref())),
+        (
+            "auth query",
+            tenant
+                .auth_query
+                .clone()
+                .unwrap_or_else(|| "built-in".to_owned()),
+        ),
+        (
+            "auth database",
+            output::or_dash(tenant.auth_database.as_ref()),
+        ),
         ("pool size", configured(tenant.pool_size)),
         ("backend budget", configured(tenant.backend_budget)),
         ("max clients", configured(tenant.max_clients)),

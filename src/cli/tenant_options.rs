@@ -111,7 +111,9 @@ impl TenantOptions {
             backend_ca: self.ca.map(|path| authorities(&path)).transpose()?,
             login: self.login.map(Into::into),
             auth_user: name(self.auth_user, RoleName::parse)?,
-            auth_query: self.auth_query.map(|query| Some(query).filter(|query| !query.is_empty())),
+            auth_query: self
+                .auth_query
+                .map(|query| Some(query).filter(|query| !query.is_empty())),
             auth_database: name(self.auth_database, DatabaseName::parse)?,
             pool_size: self.pool_size.map(or_configured),
             backend_budget: self.backend_budget.map(or_configured),

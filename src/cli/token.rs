@@ -18,7 +18,9 @@ use crate::{
 #[derive(Subcommand)]
 pub enum TokenAction {
     /// Make a token for a person and show it, this once only
-    #[command(after_help = "Example:\n  sluice token create first@example.com --name laptop --expires 30d")]
+    #[command(
+        after_help = "Example:\n  sluice token create first@example.com --name laptop --expires 30d"
+    )]
     Create {
         /// Id or e-mail address
         person: String,
@@ -46,14 +48,22 @@ pub enum TokenAction {
 impl TokenAction {
     pub(super) async fn run(self, client: &Client) -> Result<Answer, CliError> {
         match self {
-            Self::Create { person, name, expires } => {
+            Self::Create {
+                person,
+                name,
+                expires,
+            } => {
                 let body = TokenTerms { name, expires };
                 let path = ["v1", "people", &person, "tokens"];
-                let made = client.send::<Done<IssuedToken>>(Method::POST, &path, &body).await?;
+                let made = client
+                    .send::<Done<IssuedToken>>(Method::POST, &path, &body)
+                    .await?;
                 Ok(made.shown(|done| issued(&done.value)))
             }
             Self::List { person } => {
-                let found = client.get::<Tokens>(&["v1", "people", &person, "tokens"]).await?;
+                let found = client
+                    .get::<Tokens>(&["v1", "people", &person, "tokens"])
+                    .await?;
                 Ok(found.shown(|found| table(found).to_string()))
             }
             Self::Revoke { token } => {
