@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     catalog::{
-        Catalog, CatalogError, changes, members, people, rules, tenants, tokens,
+        Catalog, CatalogError, changes, members, people, rule_rows, tenant_rows, tokens,
         types::{Evidence, Tenant, TokenAccess},
     },
     names::{PersonId, RoleName, TenantRef, TokenId},
@@ -37,9 +37,9 @@ async fn gather(
     role: &RoleName,
 ) -> Result<Evidence, CatalogError> {
     let revision = changes::revision(connection).await?;
-    let tenant = tenants::find(connection, name).await?;
-    let (own, parent) = tenant.as_ref().map_or((name, name), tenants::lineage);
-    let above = tenants::find(connection, parent).await?;
+    let tenant = tenant_rows::find(connection, name).await?;
+    let (own, parent) = tenant.as_ref().map_or((name, name), tenant_rows::lineage);
+    let above = tenant_rows::find(connection, parent).await?;
     let token = tokens::find(connection, token).await?;
     // Nobody has the nil id, so without a token what follows finds nothing.
     let owner = token
@@ -47,7 +47,7 @@ async fn gather(
         .map_or(PersonId(Uuid::nil()), |token| token.person);
     let person = people::find(connection, owner).await?;
     let member = members::standing(connection, (own, parent), owner).await?;
-    let rules = rules::find_inherited(connection, (own, parent), owner, role).await?;
+    let rules = rule_rows::find_inherited(connection, (own, parent), owner, role).await?;
     Ok(Evidence {
         revision,
         parent_token_access: parent_token_access(tenant.as_ref(), above.as_ref()),

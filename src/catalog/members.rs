@@ -8,7 +8,7 @@ use crate::{
         Catalog, CatalogError, Changed, What,
         changes::{Effect, change_event},
         columns::{milliseconds, now, parsed, time, word, worded},
-        people, tenants,
+        people, tenant_rows,
         types::{AuditEvent, Member, MemberKind},
     },
     names::{PersonId, TenantRef},
@@ -53,7 +53,7 @@ impl Catalog {
         self.shared
             .writer
             .change(async move |connection| {
-                tenants::require(connection, &tenant).await?;
+                tenant_rows::require(connection, &tenant).await?;
                 people::require(connection, person).await?;
                 let old = find(connection, &tenant, person).await?;
                 if let Some(old) = &old

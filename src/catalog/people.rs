@@ -15,7 +15,7 @@ use crate::{
 
 /// Longest address that mail can carry (RFC 5321, 4.5.3.1.3, without the angle brackets).
 const EMAIL_MAX_BYTES: usize = 254;
-/// Longest name of a person or a token.
+/// Longest name of a person, a token or a tenant.
 pub(super) const NAME_MAX_BYTES: usize = 200;
 
 impl Catalog {

@@ -8,7 +8,7 @@ use crate::{
         Catalog, CatalogError, Changed, What,
         changes::{Effect, change_event},
         keys::secret_kind,
-        tenants,
+        tenant_rows,
         types::{AuditEvent, RoleSecret},
     },
     names::{RoleName, TenantRef},
@@ -52,7 +52,7 @@ impl Catalog {
         self.shared
             .writer
             .change(async move |connection| {
-                tenants::require(connection, &tenant).await?;
+                tenant_rows::require(connection, &tenant).await?;
                 sqlx::query(
                     "INSERT INTO role_secrets (tenant, role, kind, sealed) VALUES ($1, $2, $3, $4) \
                      ON CONFLICT (tenant, role) DO UPDATE SET kind = excluded.kind, sealed = excluded.sealed",

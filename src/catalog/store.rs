@@ -40,17 +40,19 @@ pub(super) struct WriterConnection {
 
 pub(super) async fn open(path: &Path, keys: &Keys) -> Result<Opened, CatalogError> {
     ensure_file(path)?;
-    let options = options(path);
-    let unusable = |error| unusable(path, error);
-    let mut connection = options.connect().await.map_err(unusable)?;
-    refuse_foreign(&mut connection, path).await?;
+    refuse_foreign(path).await?;
+    let options = writer_options(path);
+    let mut connection = options
+        .connect()
+        .await
+        .map_err(|error| unusable(path, error))?;
     MIGRATIONS
         .run(&mut connection)
         .await
         .map_err(|error| migration_failed(path, error))?;
     ensure_key(&mut connection, path, keys).await?;
     Ok(Opened {
-        readers: readers(options.clone()),
+        readers: readers(path),
         writer: WriterConnection {
             connection,
             options,
@@ -59,10 +61,12 @@ pub(super) async fn open(path: &Path, keys: &Keys) -> Result<Opened, CatalogErro
 }
 
 impl WriterConnection {
-    /// Connects again if the connection no longer answers.
-    pub(super) async fn ensure_alive(&mut self) -> Result<(), CatalogError> {
-        if self.connection.ping().await.is_err() {
-            tracing::warn!("the catalogue's writing connection was lost; opening it again");
+    /// Connects again if the connection no longer answers, or if a transaction is left on it: SQLite ends one
+    /// by itself when the disk fails, and sqlx then goes on counting it.
+    pub(super) async fn ensure_usable(&mut self) -> Result<(), CatalogError> {
+        let answers = self.connection.ping().await.is_ok();
+        if !answers || self.connection.is_in_transaction() {
+            tracing::warn!("the catalogue's writing connection is unusable; opening another");
             self.connection = self.options.connect().await?;
         }
         Ok(())
@@ -72,25 +76,34 @@ impl WriterConnection {
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
-        // A revocation or an audit row that was confirmed must survive a power cut.
-        .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
         .disable_statement_logging()
 }
 
+fn writer_options(path: &Path) -> SqliteConnectOptions {
+    options(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        // A revocation or an audit row that was confirmed must survive a power cut.
+        .synchronous(SqliteSynchronous::Full)
+}
+
 /// Nothing in this pool may depend on the runtime that opened it: no idle timeout, lifetime or minimum, for
 /// which sqlx would spawn a task there.
-fn readers(options: SqliteConnectOptions) -> SqlitePool {
+fn readers(path: &Path) -> SqlitePool {
     SqlitePoolOptions::new()
         .max_connections(READERS_MAX)
         .min_connections(0)
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(true)
+        // A transaction left open would go on showing the past, revoked rules included.
+        .before_acquire(|connection, _| {
+            let clean = !connection.is_in_transaction();
+            Box::pin(async move { Ok(clean) })
+        })
         .acquire_timeout(READER_WAIT_MAX)
-        .connect_lazy_with(options.pragma("query_only", "on"))
+        .connect_lazy_with(options(path).pragma("query_only", "on"))
 }
 
 /// Makes the file before SQLite does, so that nobody but its owner can read it (SQLite gives the files
@@ -121,24 +134,31 @@ fn ensure_file(path: &Path) -> Result<(), CatalogError> {
         .map_err(|source| inaccessible(path, source))
 }
 
-/// A database that has tables, but not ours, belongs to someone else.
-async fn refuse_foreign(
-    connection: &mut SqliteConnection,
-    path: &Path,
-) -> Result<(), CatalogError> {
-    let (tables, ours): (i64, i64) = sqlx::query_as(
-        "SELECT COUNT(*), COUNT(CASE name WHEN '_sqlx_migrations' THEN 1 END) \
-         FROM sqlite_master WHERE type = 'table'",
-    )
-    .fetch_one(connection)
-    .await
-    .map_err(|error| unusable(path, error))?;
+/// A database that has tables, but not ours, belongs to someone else. Looked at over a connection of its own,
+/// which leaves the file as it is.
+async fn refuse_foreign(path: &Path) -> Result<(), CatalogError> {
+    let (tables, ours) = count_tables(path)
+        .await
+        .map_err(|error| unusable(path, error))?;
     if tables > 0 && ours == 0 {
         return Err(CatalogError::NotACatalogue {
             path: path.to_owned(),
         });
     }
     Ok(())
+}
+
+/// How many tables there are, and whether one of them is the list of migrations.
+async fn count_tables(path: &Path) -> Result<(i64, i64), sqlx::Error> {
+    let mut connection = options(path).connect().await?;
+    let counts = sqlx::query_as(
+        "SELECT COUNT(*), COUNT(CASE name WHEN '_sqlx_migrations' THEN 1 END) \
+         FROM sqlite_master WHERE type = 'table'",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    connection.close().await?;
+    Ok(counts)
 }
 
 /// Compares the stored key check with ours; a catalogue that is new gets one, and the start of its trail.

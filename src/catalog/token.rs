@@ -127,3 +127,102 @@ fn checksum(body: &str) -> Zeroizing<String> {
 fn letter(number: u32) -> char {
     char::from(BASE62[(number % 62) as usize])
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Made by hand from the description above, so that the shape cannot change unnoticed.
+    const SAMPLE: &str = "slp_0123456789AB0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg";
+
+    fn sample() -> String {
+        format!("{SAMPLE}{}", &*checksum(&SAMPLE[4..]))
+    }
+
+    #[test]
+    fn a_token_is_65_characters_that_need_no_escaping() {
+        let text = Token::generate().unwrap().reveal();
+        assert_eq!(text.len(), 65);
+        assert!(text.starts_with("slp_"));
+        assert!(text[4..].bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    }
+
+    #[test]
+    fn the_checksum_is_crc_32_in_base62_with_leading_zeros() {
+        // CRC-32 of "123456789" is 3,421,780,262 (0xCBF43926), its customary check value.
+        assert_eq!(checksum("123456789").as_str(), "3jZRME");
+        assert_eq!(checksum("").as_str(), "000000");
+    }
+
+    #[test]
+    fn what_was_generated_parses_and_no_two_are_alike() {
+        let (first, second) = (Token::generate().unwrap(), Token::generate().unwrap());
+        let again = Token::parse(&first.reveal()).unwrap();
+        assert_eq!(again.id(), first.id());
+        assert_ne!(first.id(), second.id());
+        assert_ne!(first.reveal()[16..59], second.reveal()[16..59]);
+    }
+
+    #[test]
+    fn the_sample_parses_and_its_id_comes_first() {
+        let token = Token::parse(&sample()).unwrap();
+        assert_eq!(token.id().as_str(), "0123456789AB");
+    }
+
+    #[test]
+    fn any_single_wrong_character_is_refused() {
+        let sample = sample();
+        for at in 0..sample.len() {
+            let wrong = if &sample[at..=at] == "z" { "y" } else { "z" };
+            let mut text = sample.clone();
+            text.replace_range(at..=at, wrong);
+            assert!(Token::parse(&text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_lengths_prefixes_and_alphabets_are_refused() {
+        let sample = sample();
+        let refused = [
+            String::new(),
+            "slp_".to_owned(),
+            sample[..64].to_owned(),
+            format!("{sample}0"),
+            format!(" {sample}"),
+            format!("{sample}\n"),
+            sample.replacen("slp_", "sls_", 1),
+            sample.replacen("slp_", "SLP_", 1),
+            format!("slp_{}é{}", &sample[4..20], &sample[22..]),
+            format!("slp_{}_{}", &sample[4..20], &sample[21..]),
+        ];
+        for text in refused {
+            assert!(Token::parse(&text).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_letter_is_equally_likely() {
+        let mut counts = [0_u32; 128];
+        for _ in 0..400 {
+            let text = Token::generate().unwrap().reveal();
+            text[4..59]
+                .bytes()
+                .for_each(|byte| counts[byte as usize] += 1);
+        }
+        // 22,000 letters, 355 of each expected, standard deviation 19: eight of these either way.
+        for letter in BASE62 {
+            let count = counts[*letter as usize];
+            assert!((200..510).contains(&count), "{}: {count}", *letter as char);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_without_panic(text in ".{0,80}", tail in "[0-9A-Za-z]{58,64}") {
+            prop_assert!(Token::parse(&text).is_none());
+            let _ = Token::parse(&format!("slp_{tail}"));
+        }
+    }
+}

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! It has a thread and a runtime of its own, so it outlives any caller's, and so that the futures it runs
-//! need not be `Send`. Between two queues that both have work the choice is random: a flood of events delays
-//! a revocation by a batch or two, and a mass import never stops logins from being recorded.
+//! need not be `Send`. When both queues have work they take turns: a flood of events delays a revocation by
+//! one batch at most, and a mass import never stops logins from being recorded.
 
 use std::{
     future::Future,
@@ -30,11 +30,12 @@ use crate::{
         audit,
         cache::TenantCache,
         changes::{self, Changed, Effect},
-        columns::{self, milliseconds},
+        columns,
+        entry::{Entry, gap, store_use},
         error::CatalogError,
         keys::Keys,
         store::WriterConnection,
-        types::{AuditEvent, Outcome},
+        types::AuditEvent,
     },
     names::TokenId,
 };
@@ -44,7 +45,7 @@ const CHANGES_MAX: usize = 256;
 /// Audit entries that may wait; beyond, `record` waits and `record_later` drops.
 const TRAIL_MAX: usize = 4096;
 /// Entries per transaction: enough to share the cost of a commit, few enough not to delay a change.
-const BATCH_MAX: usize = 256;
+const BATCH_MAX: usize = 128;
 
 /// The handle to the writer thread.
 pub(super) struct Writer {
@@ -53,24 +54,6 @@ pub(super) struct Writer {
     dropped: Arc<AtomicU64>,
     /// Last, because its drop waits for the thread, which ends when the queues above are gone.
     _thread: JoinOnDrop,
-}
-
-/// Something to write that is not a change of the catalogue.
-pub(super) enum Entry {
-    Event {
-        at: OffsetDateTime,
-        event: AuditEvent,
-        /// Told when the event is stored, or is not.
-        recorded: Option<oneshot::Sender<Result<(), CatalogError>>>,
-    },
-    /// A token was used.
-    Use {
-        token: TokenId,
-        at: OffsetDateTime,
-        from: IpAddr,
-    },
-    /// Told when all entries before it are written.
-    Flush(oneshot::Sender<()>),
 }
 
 type Job = Box<dyn for<'l> FnOnce(&'l mut Ledger) -> Pin<Box<dyn Future<Output = ()> + 'l>> + Send>;
@@ -179,14 +162,14 @@ impl Ledger {
     async fn serve(mut self, mut changes: mpsc::Receiver<Job>, mut trail: mpsc::Receiver<Entry>) {
         loop {
             tokio::select! {
-                Some(job) = changes.recv() => job(&mut self).await,
-                Some(first) = trail.recv() => {
-                    let mut batch = vec![first];
-                    while batch.len() < BATCH_MAX && let Ok(entry) = trail.try_recv() {
-                        batch.push(entry);
+                biased;
+                Some(job) = changes.recv() => {
+                    job(&mut self).await;
+                    if let Ok(first) = trail.try_recv() {
+                        self.write_from(first, &mut trail).await;
                     }
-                    self.write(batch).await;
                 }
+                Some(first) = trail.recv() => self.write_from(first, &mut trail).await,
                 else => break,
             }
         }
@@ -198,7 +181,7 @@ impl Ledger {
     where
         F: AsyncFnOnce(&mut SqliteConnection) -> Result<Effect<T>, CatalogError>,
     {
-        self.writer.ensure_alive().await?;
+        self.writer.ensure_usable().await?;
         let connection = &mut self.writer.connection;
         // Takes the write lock at once: a transaction that begins by reading could not be upgraded safely.
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
@@ -212,13 +195,26 @@ impl Ledger {
                 let now = columns::now();
                 let entries: Vec<_> = events.iter().map(|event| (now, event)).collect();
                 audit::append(&mut transaction, &self.keys, &entries).await?;
-                transaction.commit().await?;
+                let committed = transaction.commit().await;
+                // Even if the commit failed: it may have failed after the fact.
                 for tenant in events.iter().filter_map(|event| event.tenant.as_ref()) {
                     self.tenants.forget(tenant);
                 }
+                committed?;
                 Ok(Changed { value, revision })
             }
         }
+    }
+
+    /// Writes `first` and what else is waiting, up to a batch.
+    async fn write_from(&mut self, first: Entry, trail: &mut mpsc::Receiver<Entry>) {
+        let mut batch = vec![first];
+        while batch.len() < BATCH_MAX
+            && let Ok(entry) = trail.try_recv()
+        {
+            batch.push(entry);
+        }
+        self.write(batch).await;
     }
 
     /// Writes a batch in one transaction and tells those who wait. What cannot be written counts as dropped.
@@ -244,7 +240,7 @@ impl Ledger {
         let now = columns::now();
         let gaps = gap.iter().map(|event| (now, event));
         let entries: Vec<_> = gaps.chain(batch.iter().filter_map(Entry::event)).collect();
-        self.writer.ensure_alive().await?;
+        self.writer.ensure_usable().await?;
         let connection = &mut self.writer.connection;
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         audit::append(&mut transaction, &self.keys, &entries).await?;
@@ -258,40 +254,6 @@ impl Ledger {
     }
 }
 
-impl Entry {
-    fn event(&self) -> Option<(OffsetDateTime, &AuditEvent)> {
-        match self {
-            Self::Event { at, event, .. } => Some((*at, event)),
-            Self::Use { .. } | Self::Flush(_) => None,
-        }
-    }
-
-    /// Whether this is an event whose loss nobody would be told of.
-    fn is_unheard(&self) -> bool {
-        matches!(self, Self::Event { recorded: None, .. })
-    }
-
-    fn tell(self, stored: bool) {
-        match self {
-            Self::Event {
-                recorded: Some(recorded),
-                ..
-            } => {
-                let outcome = if stored {
-                    Ok(())
-                } else {
-                    Err(CatalogError::NotRecorded)
-                };
-                let _ = recorded.send(outcome);
-            }
-            Self::Flush(flushed) => {
-                let _ = flushed.send(());
-            }
-            Self::Event { recorded: None, .. } | Self::Use { .. } => {}
-        }
-    }
-}
-
 impl Drop for JoinOnDrop {
     fn drop(&mut self) {
         if let Some(thread) = self.0.take()
@@ -299,32 +261,5 @@ impl Drop for JoinOnDrop {
         {
             tracing::error!("the catalogue's writer thread panicked");
         }
-    }
-}
-
-async fn store_use(
-    connection: &mut SqliteConnection,
-    token: &TokenId,
-    at: OffsetDateTime,
-    from: IpAddr,
-) -> Result<(), CatalogError> {
-    sqlx::query(
-        "UPDATE tokens SET last_used_at = $2, last_used_from = $3 \
-         WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)",
-    )
-    .bind(token.as_str())
-    .bind(milliseconds(at))
-    .bind(from.to_string())
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// The row that says that events before it are missing.
-fn gap(dropped: u64) -> AuditEvent {
-    AuditEvent {
-        reason: Some("queue_full".to_owned()),
-        detail: serde_json::json!({ "dropped": dropped }),
-        ..AuditEvent::new("audit.gap", Outcome::Failure, "system")
     }
 }

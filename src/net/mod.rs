@@ -5,7 +5,9 @@
 
 pub mod channel_binding;
 pub mod client_tls;
+pub mod listener;
 pub mod pem;
+pub mod proxy_protocol;
 mod server_check;
 pub mod server_tls;
 pub mod stream;
