@@ -33,7 +33,7 @@ pub use self::{demo_args::DemoArgs, remote::Remote};
 
 /// A PostgreSQL connection pooler with token-based access.
 #[derive(Parser)]
-#[command(name = "sluice", version, about, propagate_version = true)]
+#[command(name = "sluice", version, about)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

@@ -22,6 +22,7 @@ use crate::{
 pub enum TenantAction {
     /// Register a PostgreSQL server as a tenant
     #[command(
+        mut_arg("host", |host| host.required(true)),
         after_help = "Example:\n  sluice tenant add demo --host 127.0.0.1 --port 54321 --database app \\\n      --login certificate --tls verify-full --ca server-ca.crt --token-access"
     )]
     Add {

@@ -65,6 +65,12 @@ fn every_command_shows_an_example_that_parses() {
 }
 
 #[test]
+fn a_tenant_needs_a_host_only_when_it_is_added() {
+    assert!(Cli::try_parse_from(["sluice", "tenant", "add", "demo"]).is_err());
+    assert!(Cli::try_parse_from(["sluice", "tenant", "set", "demo", "--name", "Demo"]).is_ok());
+}
+
+#[test]
 fn serve_and_demo_have_their_defaults() {
     let Command::Serve(serve) = Cli::try_parse_from(["sluice", "serve"]).unwrap().command else {
         panic!("not serve");
