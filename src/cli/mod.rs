@@ -8,17 +8,32 @@
 //!
 //! Exit status: 0 it worked, 1 it did not (standard error says why and what to do), 2 it was typed wrongly.
 
+mod access;
+mod audit;
+mod client;
 mod demo_args;
+mod error;
+mod input;
+mod member;
+mod output;
+mod person;
+mod remote;
+mod rule;
+mod session;
+mod tenant;
+mod tenant_options;
+mod token;
+mod words;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::demo_args::DemoArgs;
+pub use self::{demo_args::DemoArgs, remote::Remote};
 
 /// A PostgreSQL connection pooler with token-based access.
 #[derive(Parser)]
-#[command(name = "sluice", version, about, propagate_version = true)]
+#[command(name = "sluice", version, about)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -30,6 +45,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Start PostgreSQL, Sluice, a tenant, people and tokens in one go, to try it
     Demo(DemoArgs),
+    #[command(flatten)]
+    Remote(Remote),
 }
 
 /// Options of `sluice serve`.
@@ -50,3 +67,6 @@ pub struct ServeArgs {
     #[arg(long)]
     pub check: bool,
 }
+
+#[cfg(test)]
+mod tests;
