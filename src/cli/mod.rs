@@ -19,6 +19,7 @@ mod output;
 mod person;
 mod remote;
 mod rule;
+pub mod serve;
 mod session;
 mod tenant;
 mod tenant_options;

@@ -60,14 +60,22 @@ trait During<T> {
 
 impl<T, E: Into<Box<dyn Error + Send + Sync>>> During<T> for Result<T, E> {
     fn during(self, step: &'static str) -> Result<T, StartError> {
-        self.map_err(|cause| StartError { step, cause: cause.into() })
+        self.map_err(|cause| StartError {
+            step,
+            cause: cause.into(),
+        })
     }
 }
 
 /// Runs the pooler until it is told to stop.
 pub fn run(args: &ServeArgs) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let outcome = runtime.during("cannot start").and_then(|runtime| runtime.block_on(serve(args)));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let outcome = runtime
+        .during("cannot start")
+        .and_then(|runtime| runtime.block_on(serve(args)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -88,7 +96,9 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     let telemetry = telemetry::init(&config.log).during("log")?;
     let recorder = metrics::install().during("metrics")?;
     let key = Zeroizing::new(*config.catalog.key.expose());
-    let catalog = Catalog::open(&config.catalog.path, &key).await.during("catalogue")?;
+    let catalog = Catalog::open(&config.catalog.path, &key)
+        .await
+        .during("catalogue")?;
 
     let listeners = Listeners::bind(&config).during("listener")?;
     let admin_socket = admin_socket(&config)?;
@@ -98,7 +108,12 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
 
     let (readiness, ready) = watch::channel(Readiness::Starting);
     let (reload, mut reloads) = mpsc::channel::<ReloadRequest>(RELOADS_MAX);
-    let setup = Setup { config: config.clone(), catalog: catalog.clone(), tls, authority };
+    let setup = Setup {
+        config: config.clone(),
+        catalog: catalog.clone(),
+        tls,
+        authority,
+    };
     let pooler = Pooler::start(setup, listeners).during("worker threads")?;
     let stop = CancellationToken::new();
     let state = AdminState {
@@ -119,7 +134,11 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     let upkeep = tokio::spawn(metrics::upkeep(recorder, stop.clone()));
     readiness.send_replace(Readiness::Ready);
 
-    let reloader = Reloader { path: &args.config, process: Arc::clone(pooler.process()), telemetry };
+    let reloader = Reloader {
+        path: &args.config,
+        process: Arc::clone(pooler.process()),
+        telemetry,
+    };
     loop {
         tokio::select! {
             () = signals.stop() => break,
@@ -140,35 +159,64 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
 }
 
 fn load_tls(config: &Config) -> Result<Option<ServerTls>, StartError> {
-    let tls = config.tls.as_ref().map(|tls| ServerTls::load(&tls.certificate, &tls.key));
+    let tls = config
+        .tls
+        .as_ref()
+        .map(|tls| ServerTls::load(&tls.certificate, &tls.key));
     tls.transpose().during("tls")
 }
 
 fn load_authority(config: &Config) -> Result<Option<Arc<CertificateAuthority>>, StartError> {
-    match (&config.token_access.ca_certificate, &config.token_access.ca_key) {
-        (Some(certificate), Some(key)) => {
-            Ok(Some(Arc::new(CertificateAuthority::load(certificate, key).during("token_access")?)))
-        }
+    match (
+        &config.token_access.ca_certificate,
+        &config.token_access.ca_key,
+    ) {
+        (Some(certificate), Some(key)) => Ok(Some(Arc::new(
+            CertificateAuthority::load(certificate, key).during("token_access")?,
+        ))),
         _ => Ok(None),
     }
 }
 
 fn admin_socket(config: &Config) -> Result<std::net::TcpListener, StartError> {
     let count = std::num::NonZeroUsize::MIN;
-    let mut sockets = crate::net::listener::bind(config.admin.listen, count, "admin.listen").during("admin listener")?;
-    sockets.pop().ok_or(io::Error::from(io::ErrorKind::NotConnected)).during("admin listener")
+    let mut sockets = crate::net::listener::bind(config.admin.listen, count, "admin.listen")
+        .during("admin listener")?;
+    sockets
+        .pop()
+        .ok_or(io::Error::from(io::ErrorKind::NotConnected))
+        .during("admin listener")
 }
 
 /// On another than a loopback address, metrics name tenants to whoever asks: then the key is asked for.
 fn metrics_guard(config: &Config) -> MetricsGuard {
-    if config.admin.listen.ip().is_loopback() { MetricsGuard::Open } else { MetricsGuard::AdminKey }
+    if config.admin.listen.ip().is_loopback() {
+        MetricsGuard::Open
+    } else {
+        MetricsGuard::AdminKey
+    }
 }
 
 fn announce(config: &Config, listeners: &Listeners, admin: &std::net::TcpListener) {
-    let pooler = listeners.pooler_address().map(|address| address.to_string()).unwrap_or_default();
-    let direct = listeners.direct_address().map(|address| address.to_string());
-    let admin = admin.local_addr().map(|address| address.to_string()).unwrap_or_default();
-    tracing::info!(pooler, direct, admin, workers = config.listen.workers, tls = config.tls.is_some(), "sluice is up");
+    let pooler = listeners
+        .pooler_address()
+        .map(|address| address.to_string())
+        .unwrap_or_default();
+    let direct = listeners
+        .direct_address()
+        .map(|address| address.to_string());
+    let admin = admin
+        .local_addr()
+        .map(|address| address.to_string())
+        .unwrap_or_default();
+    tracing::info!(
+        pooler,
+        direct,
+        admin,
+        workers = config.listen.workers,
+        tls = config.tls.is_some(),
+        "sluice is up"
+    );
 }
 
 /// The signals that a service manager sends.
@@ -221,9 +269,14 @@ impl Reloader<'_> {
         self.telemetry.change_level(&new.log)?;
         let old = self.process.config.load();
         if old.needs_restart(&new) {
-            tracing::warn!("changes of addresses, workers, the catalogue or the overall budget take effect at the next start only");
+            tracing::warn!(
+                "changes of addresses, workers, the catalogue or the overall budget take effect at the next start only"
+            );
         }
-        self.process.config.store(Arc::new(Config { listen: old.listen.clone(), ..new }));
+        self.process.config.store(Arc::new(Config {
+            listen: old.listen.clone(),
+            ..new
+        }));
         Ok(())
     }
 }

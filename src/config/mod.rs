@@ -53,9 +53,19 @@ impl Config {
     /// Whether `new` differs in what is read at the start only: addresses, threads, pools and the catalogue.
     #[must_use]
     pub fn needs_restart(&self, new: &Self) -> bool {
-        (self.listen.pooler, self.listen.direct, self.listen.workers, self.admin.listen, &self.catalog.path)
-            != (new.listen.pooler, new.listen.direct, new.listen.workers, new.admin.listen, &new.catalog.path)
-            || self.pool.overall_budget != new.pool.overall_budget
+        (
+            self.listen.pooler,
+            self.listen.direct,
+            self.listen.workers,
+            self.admin.listen,
+            &self.catalog.path,
+        ) != (
+            new.listen.pooler,
+            new.listen.direct,
+            new.listen.workers,
+            new.admin.listen,
+            &new.catalog.path,
+        ) || self.pool.overall_budget != new.pool.overall_budget
             || self.tls.is_some() != new.tls.is_some()
     }
 

@@ -76,7 +76,10 @@ impl Listeners {
 
     /// Where transactions are pooled, with the port that was really taken.
     pub fn pooler_address(&self) -> io::Result<SocketAddr> {
-        self.pooler.first().ok_or(io::ErrorKind::NotConnected)?.local_addr()
+        self.pooler
+            .first()
+            .ok_or(io::ErrorKind::NotConnected)?
+            .local_addr()
     }
 
     /// Where a client has a backend to itself; `None`: nowhere.
@@ -90,8 +93,12 @@ impl Pooler {
     /// Starts the worker threads.
     pub fn start(setup: Setup, listeners: Listeners) -> io::Result<Self> {
         let count = setup.config.listen.workers.max(1);
-        let (workers, commands): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel::<Command>()).unzip();
-        let (purgers, purges): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel::<Purge>()).unzip();
+        let (workers, commands): (Vec<_>, Vec<_>) = (0..count)
+            .map(|_| mpsc::unbounded_channel::<Command>())
+            .unzip();
+        let (purgers, purges): (Vec<_>, Vec<_>) = (0..count)
+            .map(|_| mpsc::unbounded_channel::<Purge>())
+            .unzip();
         let overall = OverallBudget::new(setup.config.pool.overall_budget);
         let access = Access::new(setup.catalog.clone(), purgers);
         let process = Arc::new(Process::new(Parts {
@@ -123,7 +130,12 @@ impl Pooler {
             let thread = std::thread::Builder::new().name(format!("sluice-{index}"));
             threads.push(thread.spawn(move || worker::run(input))?);
         }
-        Ok(Self { process, threads, stop_accepting, stop })
+        Ok(Self {
+            process,
+            threads,
+            stop_accepting,
+            stop,
+        })
     }
 
     #[must_use]
@@ -140,7 +152,9 @@ impl Pooler {
         self.end_all(EndCause::Shutdown, LAST_WORDS_MAX).await;
         self.stop.cancel();
         let threads = self.threads;
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().all(|thread| thread.join().is_ok())
+        });
         if !joined.await.unwrap_or(false) {
             tracing::error!("a worker thread panicked: this is a bug");
         }

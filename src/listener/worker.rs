@@ -1,11 +1,6 @@
 //! One worker thread: a runtime of its own, its listeners, and the sessions and pools that are at home here.
 
-use std::{
-    net::TcpListener,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::TcpListener, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -43,7 +38,10 @@ pub(super) struct Input {
 
 /// Runs a worker until it is told to stop.
 pub(super) fn run(input: Input) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "a worker thread cannot start");
@@ -55,7 +53,11 @@ pub(super) fn run(input: Input) {
 
 async fn work(input: Input) {
     let config = input.process.config.load_full();
-    let pools = Pools::new(config.pool.clone(), input.overall, config.token_access.min_server_version);
+    let pools = Pools::new(
+        config.pool.clone(),
+        input.overall,
+        config.token_access.min_server_version,
+    );
     let worker = Worker::new(input.index, input.process, pools);
     for (socket, sharing) in input.sockets {
         let listening = listen(Rc::clone(&worker), socket, sharing);
@@ -84,7 +86,9 @@ async fn listen(worker: Rc<Worker>, socket: TcpListener, sharing: Sharing) {
     loop {
         match listener.accept().await {
             Ok((tcp, peer)) => {
-                worker.sessions.spawn_local(accept(Rc::clone(&worker), tcp, peer, sharing));
+                worker
+                    .sessions
+                    .spawn_local(accept(Rc::clone(&worker), tcp, peer, sharing));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -107,7 +111,9 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
     while let Some(command) = commands.recv().await {
         match command {
             Command::Arrive(arrival) => {
-                worker.sessions.spawn_local(serve(Rc::clone(worker), *arrival));
+                worker
+                    .sessions
+                    .spawn_local(serve(Rc::clone(worker), *arrival));
             }
             Command::Cancel { session, done } => {
                 let worker = Rc::clone(worker);
