@@ -22,7 +22,8 @@ setup:
 
 test: setup lint
 	scripts/postgres 15 >/dev/null
-	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked --lib --tests; fi
+	# Not nextest: its process per test would start a PostgreSQL per test.
+	cargo test --locked --lib --tests
 
 lint:
 	cargo fmt --check

@@ -1,1 +1,7 @@
 //! PostgreSQL wire protocol as values: no socket, no clock, no tokio.
+
+pub mod error;
+pub mod message;
+pub mod options;
+pub mod scram;
+pub mod startup;

@@ -1,2 +1,10 @@
-#[test]
-fn placeholder() {}
+//! Sluice from outside: the real binary, real PostgreSQL servers, real clients.
+//!
+//! One process holds one PostgreSQL cluster (and, when a test asks, one that is too old); each test starts its own
+//! Sluice with its own catalogue, database and tenant, so that tests run side by side. `support` holds the means,
+//! every other module one topic of the promise.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+mod lifecycle;

@@ -1,0 +1,311 @@
+//! One running Sluice: the real binary with a configuration, catalogue and ports of its own.
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
+};
+
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+use super::{admin::Admin, eventually, pki, ports::free_port};
+
+pub(crate) const ADMIN_KEY: &str = "the key of the tests' administrator";
+const CATALOG_KEY: &str = "5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de";
+
+/// `pooler.toml` as the tests write it: free ports, TLS and token access set up, everything else default.
+#[derive(Clone)]
+pub(crate) struct Settings(Table);
+
+impl Settings {
+    /// Sets `section.key`.
+    pub(crate) fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
+        let (section, key) = name.split_once('.').expect("section.key");
+        let section = self
+            .0
+            .entry(section)
+            .or_insert_with(|| Value::Table(Table::new()));
+        section
+            .as_table_mut()
+            .unwrap()
+            .insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Leaves a whole section to its defaults.
+    pub(crate) fn without(mut self, section: &str) -> Self {
+        self.0.remove(section);
+        self
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn port(&self, section: &str, key: &str) -> u16 {
+        let address = self.0[section][key].as_str().unwrap();
+        address.rsplit_once(':').unwrap().1.parse().unwrap()
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let address = || format!("127.0.0.1:{}", free_port());
+        Self(Table::new())
+            .set("listen.pooler", address())
+            .set("listen.direct", address())
+            .set("admin.listen", address())
+            .set("admin.key_file", "admin.key")
+            .set("catalog.path", "sluice.db")
+            .set("catalog.key_file", "catalog.key")
+            .set("tls.certificate", "server.crt")
+            .set("tls.key", "server.key")
+            .set("token_access.ca_certificate", "ca.crt")
+            .set("token_access.ca_key", "ca.key")
+            .set("pool.size", 10)
+    }
+}
+
+/// A folder with everything that a configuration names.
+pub(crate) struct Home(TempDir);
+
+impl Home {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let home = Self(
+            tempfile::Builder::new()
+                .prefix("sluice-test-")
+                .tempdir()
+                .unwrap(),
+        );
+        let server = pki::authority().server(&["localhost", "127.0.0.1"]);
+        home.write("server.crt", &server.certificate);
+        home.write("server.key", &server.key);
+        home.write("ca.crt", &pki::authority().identity.certificate);
+        home.write("ca.key", &pki::authority().identity.key);
+        home.write("admin.key", ADMIN_KEY);
+        home.write("catalog.key", CATALOG_KEY);
+        home.write("pooler.toml", &settings.text());
+        home
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// `sluice serve` on this folder's configuration.
+    pub(crate) fn serve(&self) -> Command {
+        let mut command = program();
+        command
+            .args(["serve", "--config"])
+            .arg(self.path("pooler.toml"));
+        command
+    }
+}
+
+/// The binary under test, with nothing of ours in its environment.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+    for variable in [
+        "SLUICE_ADMIN_KEY",
+        "SLUICE_ADMIN_URL",
+        "SLUICE_CATALOG_KEY",
+        "RUST_LOG",
+    ] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// A running process. When it goes, its log is searched for panics and for everything that must not be in it.
+pub(crate) struct Sluice {
+    home: Home,
+    settings: Settings,
+    process: Mutex<Child>,
+    pub(crate) port: u16,
+    pub(crate) direct_port: u16,
+    pub(crate) admin: Admin,
+    secrets: Mutex<Vec<String>>,
+}
+
+impl Sluice {
+    /// Starts and waits until it is ready.
+    pub(crate) fn start(settings: Settings) -> Self {
+        let home = Home::new(&settings);
+        Self::start_in(home, settings)
+    }
+
+    fn start_in(home: Home, settings: Settings) -> Self {
+        let process = Mutex::new(spawn(&home));
+        let sluice = Self {
+            port: settings.port("listen", "pooler"),
+            direct_port: settings.port("listen", "direct"),
+            admin: Admin::new(settings.port("admin", "listen"), ADMIN_KEY),
+            home,
+            settings,
+            process,
+            secrets: Mutex::new(vec![ADMIN_KEY.to_owned(), CATALOG_KEY.to_owned()]),
+        };
+        sluice.wait_until_ready();
+        sluice
+    }
+
+    fn wait_until_ready(&self) {
+        eventually("Sluice is ready", || {
+            assert_eq!(self.exit_status(), None, "Sluice has ended: {}", self.log());
+            self.admin.is_ready().then_some(())
+        });
+    }
+
+    /// Starts again on the same folder after it has ended.
+    pub(crate) fn start_again(&self) {
+        *self.lock() = spawn(&self.home);
+        self.wait_until_ready();
+    }
+
+    /// Changes the configuration file; takes effect when it is read next.
+    pub(crate) fn rewrite(&self, change: impl FnOnce(Settings) -> Settings) {
+        let settings = change(self.settings.clone());
+        self.home.write("pooler.toml", &settings.text());
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.lock().id()
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Sends a signal by name: `TERM`, `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn exit_status(&self) -> Option<ExitStatus> {
+        self.lock().try_wait().unwrap()
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub(crate) fn stop(&self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait_for_end()
+    }
+
+    pub(crate) fn wait_for_end(&self) -> ExitStatus {
+        eventually("Sluice ends", || self.exit_status())
+    }
+
+    /// Adds text that no log line may ever hold.
+    pub(crate) fn keep_secret(&self, text: &str) {
+        self.secrets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(text.to_owned());
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.home.path("log")).unwrap_or_default()
+    }
+
+    /// `sluice ARGUMENTS…` against this instance.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = program();
+        command
+            .args(arguments)
+            .env("SLUICE_ADMIN_URL", &self.admin.url)
+            .env("SLUICE_ADMIN_KEY", ADMIN_KEY);
+        command
+    }
+
+    /// Runs a command that must succeed and answers its standard output.
+    #[track_caller]
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "sluice {arguments:?}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Memory that is resident, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Child> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_log(&self) {
+        let log = self.log();
+        assert!(!log.contains("panicked"), "Sluice has panicked: {log}");
+        for secret in self
+            .secrets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            assert!(!log.contains(secret.as_str()), "a secret is in the log");
+        }
+    }
+}
+
+impl Drop for Sluice {
+    fn drop(&mut self) {
+        let _ = self.lock().kill();
+        let _ = self.lock().wait();
+        if std::thread::panicking() {
+            eprintln!("the log of Sluice ends with:\n{}", tail(&self.log()));
+        } else {
+            self.check_log();
+        }
+    }
+}
+
+fn spawn(home: &Home) -> Child {
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(home.path("log"))
+        .unwrap();
+    let errors = log.try_clone().unwrap();
+    let mut command = home.serve();
+    command.stdin(Stdio::null()).stdout(log).stderr(errors);
+    command.spawn().unwrap()
+}
+
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill")
+        .args(["-s", name])
+        .arg(pid.to_string())
+        .status()
+        .unwrap();
+    assert!(status.success(), "kill -s {name} {pid}");
+}
+
+/// Whether the process ended by itself and not by a signal.
+pub(crate) fn ended_in_order(status: ExitStatus) -> bool {
+    status.signal().is_none() && status.success()
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// Where a file of the product's source tree lies.
+pub(crate) fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
