@@ -1,1 +1,99 @@
-//! (head)
+//! Logs: where they go and which of them.
+//!
+//! Everything is said through `tracing` and written to standard error, as text for people or as one JSON object
+//! a line. The filter can be changed while running; the form cannot.
+
+use std::{
+    env,
+    io::{self, IsTerminal},
+};
+
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::ParseError,
+    fmt,
+    layer::SubscriberExt,
+    reload,
+    util::{SubscriberInitExt, TryInitError},
+};
+
+use crate::config::{Log, LogFormat};
+
+/// Why logging could not be set up, or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("log.level is no log filter: {0}")]
+    Filter(#[from] ParseError),
+    #[error("logging is set up already: {0}")]
+    Installed(#[from] TryInitError),
+    #[error("logging is gone: {0}")]
+    Gone(#[from] reload::Error),
+}
+
+/// Changes the log filter of the running process.
+#[derive(Clone)]
+pub struct Telemetry {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+/// Starts logging for the whole process; can be done once.
+pub fn init(log: &Log) -> Result<Telemetry, TelemetryError> {
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&log.level)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    registry.with(output(log.format)).try_init()?;
+    Ok(Telemetry { filter: handle })
+}
+
+impl Telemetry {
+    /// Lets through what `log` now says, from the next event on.
+    pub fn change_level(&self, log: &Log) -> Result<(), TelemetryError> {
+        Ok(self.filter.reload(EnvFilter::try_new(&log.level)?)?)
+    }
+}
+
+/// Writes events of `S` to standard error.
+fn output<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
+{
+    let layer = fmt::layer().with_writer(io::stderr);
+    match format {
+        LogFormat::Text => layer.with_ansi(colours()).boxed(),
+        LogFormat::Json => layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .boxed(),
+    }
+}
+
+/// Colours are for a terminal, and for those who have not asked for none (<https://no-color.org>).
+fn colours() -> bool {
+    let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !refused
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_changes_while_running() {
+        let log = |level: &str| Log {
+            level: level.to_owned(),
+            format: LogFormat::Json,
+        };
+        let (filter, handle) = reload::Layer::new(EnvFilter::new("warn"));
+        let telemetry = Telemetry { filter: handle };
+        let subscriber = tracing_subscriber::registry().with(filter);
+        tracing::subscriber::with_default(subscriber, || {
+            assert!(!tracing::enabled!(tracing::Level::INFO));
+            telemetry.change_level(&log("info")).unwrap();
+            assert!(tracing::enabled!(tracing::Level::INFO));
+            let refused = telemetry.change_level(&log("sluice=loud"));
+            assert!(matches!(refused, Err(TelemetryError::Filter(_))));
+            assert!(tracing::enabled!(tracing::Level::INFO));
+        });
+    }
+}

@@ -1,1 +1,4 @@
 //! (head)
+
+pub mod certificate_files;
+pub mod certificates;

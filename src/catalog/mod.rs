@@ -1,3 +1,109 @@
 //! The catalogue: tenants, people, members, tokens, rules and the audit trail.
+//!
+//! ```text
+//! reads    ── a few connections ──────────────▶ ┐
+//! changes  ── queue ─▶ ┐                        ├ one SQLite file (WAL)
+//! events   ── queue ─▶ ┴ one writer thread ───▶ ┘
+//! ```
+//!
+//! What must hold:
+//! - Every change is one transaction: the change itself, the revision raised by one, and its audit rows.
+//! - All writes go through one thread, which belongs to no caller's runtime. A caller that goes away while it
+//!   waits loses the answer, never the write, and leaves nothing locked.
+//! - What decides about access is read in one transaction ([`Catalog::evidence`]) and never from a cache.
+//! - The file holds no secret that can be read without the master key.
 
+mod audit;
+mod cache;
+mod changes;
+mod columns;
+mod entry;
+mod error;
+mod evidence;
+mod keys;
+mod members;
+mod people;
+mod rule_rows;
+mod rules;
+mod secrets;
+mod store;
+mod tenant_rows;
+mod tenants;
+mod token;
+mod tokens;
+mod trail;
 pub mod types;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, path::Path, sync::Arc};
+
+use sqlx::SqlitePool;
+use zeroize::Zeroizing;
+
+use self::{
+    cache::{RecentUses, TenantCache},
+    keys::Keys,
+    types::Revision,
+    writer::Writer,
+};
+pub use self::{
+    changes::Changed,
+    error::{CatalogError, What},
+    keys::Pepper,
+    rules::is_privileged,
+    token::{NoRandomness, Token, verify},
+    trail::{AuditFault, AuditVerdict},
+};
+
+/// The one store of who may do what. Cheap to clone; usable from any number of tokio runtimes at once.
+///
+/// Dropping the last clone waits until everything queued is written.
+#[derive(Clone)]
+pub struct Catalog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    readers: SqlitePool,
+    writer: Writer,
+    keys: Arc<Keys>,
+    tenants: Arc<TenantCache>,
+    recent_uses: RecentUses,
+}
+
+impl Catalog {
+    /// Opens the catalogue at `path`, or makes it there, and brings its schema up to date.
+    ///
+    /// `key` is the master key: the same one that the catalogue was made with.
+    pub async fn open(path: &Path, key: &Zeroizing<[u8; 32]>) -> Result<Self, CatalogError> {
+        let keys = Arc::new(Keys::derive(key));
+        let tenants = Arc::new(TenantCache::default());
+        let opened = store::open(path, &keys).await?;
+        let writer = Writer::start(opened.writer, Arc::clone(&keys), Arc::clone(&tenants))?;
+        let shared = Shared {
+            readers: opened.readers,
+            writer,
+            keys,
+            tenants,
+            recent_uses: RecentUses::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The number of changes so far.
+    pub async fn revision(&self) -> Result<Revision, CatalogError> {
+        let mut reader = self.shared.readers.acquire().await?;
+        changes::revision(&mut reader).await
+    }
+}
+
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Catalog")
+    }
+}

@@ -225,6 +225,26 @@ pub struct AuditEvent {
     pub detail: serde_json::Value,
 }
 
+impl AuditEvent {
+    /// An event that says only what happened, how it ended and who did it; the rest is filled in by name.
+    #[must_use]
+    pub fn new(kind: impl Into<String>, outcome: Outcome, actor: impl Into<String>) -> Self {
+        Self {
+            kind: kind.into(),
+            outcome,
+            reason: None,
+            actor: actor.into(),
+            tenant: None,
+            person: None,
+            role: None,
+            session: None,
+            token: None,
+            peer: None,
+            detail: serde_json::Value::Null,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {

@@ -3,16 +3,19 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
 use super::{
     Admin, AuthQuery, CatalogSettings, Config, Limits, Listen, Log, LogFormat, Pool, Secret,
-    Timeouts, TokenAccessSettings,
+    Timeouts, Tls, TokenAccessSettings, file,
+    value::{Span, SpanOrOff},
 };
 
 const POOLER_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 6543);
+const DIRECT_ADDRESS: Option<SocketAddr> = None;
 /// 0: one worker per core.
 const WORKERS: usize = 0;
 
@@ -48,71 +51,111 @@ const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST
 const LOG_LEVEL: &str = "info";
 const LOG_FORMAT: LogFormat = LogFormat::Text;
 
-impl Config {
-    /// Every default, with the two keys that have none.
-    #[must_use]
-    pub fn new(catalog_key: Secret<[u8; 32]>, admin_key: Secret<String>) -> Self {
-        Self {
-            listen: Listen {
-                pooler: POOLER_ADDRESS,
-                direct: None,
-                workers: resolve_workers(WORKERS),
-                proxy_protocol_from: Vec::new(),
-            },
-            tls: None,
-            limits: Limits {
-                clients: CLIENTS,
-                tenant_clients: TENANT_CLIENTS,
-                unauthenticated_per_address: UNAUTHENTICATED_PER_ADDRESS,
-            },
-            timeouts: Timeouts {
-                login: LOGIN_TIMEOUT,
-                queue: QUEUE_TIMEOUT,
-                idle: IDLE_TIMEOUT,
-                idle_in_transaction: IDLE_IN_TRANSACTION_TIMEOUT,
-                query: QUERY_TIMEOUT,
-                transaction: TRANSACTION_TIMEOUT,
-                backend_connect: BACKEND_CONNECT_TIMEOUT,
-                drain: DRAIN_TIMEOUT,
-            },
-            pool: Pool {
-                size: POOL_SIZE,
-                tenant_budget: TENANT_BUDGET,
-                overall_budget: OVERALL_BUDGET,
-                idle_timeout: POOL_IDLE_TIMEOUT,
-                lifetime: POOL_LIFETIME,
-                connect_backoff: POOL_CONNECT_BACKOFF,
-            },
-            token_access: TokenAccessSettings {
-                min_server_version: MIN_SERVER_VERSION,
-                ca_certificate: None,
-                ca_key: None,
-                certificate_lifetime: CERTIFICATE_LIFETIME,
-            },
-            auth_query: AuthQuery {
-                cache: AUTH_QUERY_CACHE,
-                connections: AUTH_QUERY_CONNECTIONS,
-            },
-            catalog: CatalogSettings {
-                path: CATALOG_PATH.into(),
-                key: catalog_key,
-            },
-            admin: Admin {
-                listen: ADMIN_ADDRESS,
-                key: admin_key,
-            },
-            log: Log {
-                level: LOG_LEVEL.to_owned(),
-                format: LOG_FORMAT,
-            },
-        }
+/// The configuration that `file` asks for, with the defaults where it is silent.
+pub(super) fn fill(
+    file: file::Config,
+    folder: &Path,
+    catalog_key: Secret<[u8; 32]>,
+    admin_key: Secret<String>,
+) -> Config {
+    let path = |path: PathBuf| folder.join(path);
+    let tls = file.tls;
+    Config {
+        listen: listen(file.listen),
+        tls: (tls.certificate.zip(tls.key)).map(|(certificate, key)| Tls {
+            certificate: path(certificate),
+            key: path(key),
+        }),
+        limits: limits(&file.limits),
+        timeouts: timeouts(&file.timeouts),
+        pool: pool(&file.pool),
+        token_access: TokenAccessSettings {
+            min_server_version: (file.token_access.min_server_version)
+                .unwrap_or(MIN_SERVER_VERSION),
+            ca_certificate: file.token_access.ca_certificate.map(path),
+            ca_key: file.token_access.ca_key.map(path),
+            certificate_lifetime: span(
+                file.token_access.certificate_lifetime,
+                CERTIFICATE_LIFETIME,
+            ),
+        },
+        auth_query: AuthQuery {
+            cache: span(file.auth_query.cache, AUTH_QUERY_CACHE),
+            connections: file
+                .auth_query
+                .connections
+                .unwrap_or(AUTH_QUERY_CONNECTIONS),
+        },
+        catalog: CatalogSettings {
+            path: path(file.catalog.path.unwrap_or_else(|| CATALOG_PATH.into())),
+            key: catalog_key,
+        },
+        admin: Admin {
+            listen: file.admin.listen.map_or(ADMIN_ADDRESS, |address| address.0),
+            key: admin_key,
+        },
+        log: Log {
+            level: file.log.level.unwrap_or_else(|| LOG_LEVEL.to_owned()),
+            format: file.log.format.unwrap_or(LOG_FORMAT),
+        },
     }
 }
 
+fn listen(file: file::Listen) -> Listen {
+    let networks = file.proxy_protocol_from.unwrap_or_default();
+    Listen {
+        pooler: file.pooler.map_or(POOLER_ADDRESS, |address| address.0),
+        direct: file.direct.map_or(DIRECT_ADDRESS, |address| address.0),
+        workers: workers(file.workers.unwrap_or(WORKERS)),
+        proxy_protocol_from: networks.into_iter().map(|network| network.0).collect(),
+    }
+}
+
+fn limits(file: &file::Limits) -> Limits {
+    Limits {
+        clients: file.clients.unwrap_or(CLIENTS),
+        tenant_clients: file.tenant_clients.unwrap_or(TENANT_CLIENTS),
+        unauthenticated_per_address: (file.unauthenticated_per_address)
+            .unwrap_or(UNAUTHENTICATED_PER_ADDRESS),
+    }
+}
+
+fn timeouts(file: &file::Timeouts) -> Timeouts {
+    Timeouts {
+        login: span(file.login, LOGIN_TIMEOUT),
+        queue: span(file.queue, QUEUE_TIMEOUT),
+        idle: span_or_off(file.idle, IDLE_TIMEOUT),
+        idle_in_transaction: span_or_off(file.idle_in_transaction, IDLE_IN_TRANSACTION_TIMEOUT),
+        query: span_or_off(file.query, QUERY_TIMEOUT),
+        transaction: span_or_off(file.transaction, TRANSACTION_TIMEOUT),
+        backend_connect: span(file.backend_connect, BACKEND_CONNECT_TIMEOUT),
+        drain: span(file.drain, DRAIN_TIMEOUT),
+    }
+}
+
+fn pool(file: &file::Pool) -> Pool {
+    Pool {
+        size: file.size.unwrap_or(POOL_SIZE),
+        tenant_budget: file.tenant_budget.unwrap_or(TENANT_BUDGET),
+        overall_budget: file.overall_budget.unwrap_or(OVERALL_BUDGET),
+        idle_timeout: span(file.idle_timeout, POOL_IDLE_TIMEOUT),
+        lifetime: span(file.lifetime, POOL_LIFETIME),
+        connect_backoff: span(file.connect_backoff, POOL_CONNECT_BACKOFF),
+    }
+}
+
+fn span(written: Option<Span>, default: Duration) -> Duration {
+    written.map_or(default, |span| span.0)
+}
+
+fn span_or_off(written: Option<SpanOrOff>, default: Option<Duration>) -> Option<Duration> {
+    written.map_or(default, |span| span.0)
+}
+
 /// As many workers as asked for; 0 means one per core.
-pub(super) fn resolve_workers(asked: usize) -> usize {
+fn workers(asked: usize) -> usize {
     match asked {
         0 => thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
+        asked => asked,
     }
 }

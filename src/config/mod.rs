@@ -9,13 +9,28 @@
 //!
 //! Whoever holds a [`Config`] need not check again. Relative paths are taken from the folder of the file.
 
+mod check;
 mod defaults;
+mod document;
+mod error;
+mod file;
+mod key;
 mod secret;
+mod value;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+#[cfg(test)]
+mod tests;
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
+pub use error::{ConfigError, Place, Problem, Suggestion};
 pub use secret::Secret;
 
 /// The whole configuration, checked.
@@ -32,6 +47,47 @@ pub struct Config {
     pub catalog: CatalogSettings,
     pub admin: Admin,
     pub log: Log,
+}
+
+impl Config {
+    /// Reads the file at `path`, and the two keys from where it says or from the environment.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
+        Self::parse(&text, path, &|variable| env::var(variable).ok())
+    }
+
+    /// Reads `text` as the content of the file at `path`, which relative paths and errors go by.
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let (file, places) = document::read(text, path)?;
+        check::pairs(&file, &places)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let key_file = |file: &Option<PathBuf>| file.as_ref().map(|file| folder.join(file));
+        let catalog_file = key_file(&file.catalog.key_file);
+        let admin_file = key_file(&file.admin.key_file);
+        let catalog_key = key::catalog_key(catalog_file.as_deref(), environment, &places)?;
+        let admin_key = key::admin_key(admin_file.as_deref(), environment, &places)?;
+        let config = defaults::fill(file, folder, catalog_key, admin_key);
+        check::values(&config, &places)?;
+        Ok(config)
+    }
+
+    /// Every default, with the two keys that have none.
+    #[must_use]
+    pub fn new(catalog_key: Secret<[u8; 32]>, admin_key: Secret<String>) -> Self {
+        defaults::fill(
+            file::Config::default(),
+            Path::new(""),
+            catalog_key,
+            admin_key,
+        )
+    }
 }
 
 /// Where clients come in, and how many threads serve them.

@@ -3,5 +3,12 @@
 //! Nothing here knows a tenant or a session. What arrives is handed up as bytes; what is written goes out as
 //! it is, encrypted or not as the stream decides.
 
+pub mod channel_binding;
+pub mod client_tls;
+pub mod listener;
+pub mod pem;
+pub mod proxy_protocol;
+mod server_check;
+pub mod server_tls;
 pub mod stream;
 mod tls;

@@ -226,3 +226,6 @@ impl fmt::Debug for SqlState {
         write!(f, "SqlState({self})")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,18 +25,20 @@ const TEXT_MAX_BYTES: usize = 0x3fff_0000;
 /// A message that cannot be read or must not be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
+    #[error("invalid message length")]
+    Length,
+    #[error("invalid message format")]
+    Format,
     #[error("invalid password packet size")]
     PasswordSize,
     #[error("empty password returned by client")]
     EmptyPassword,
-    #[error("invalid SASL message size")]
-    SaslSize,
-    #[error("invalid SASL initial response")]
-    SaslInitial,
     #[error("a text for the server contains a zero byte")]
     ZeroByte,
     #[error("a text for the server is too long")]
-    TextSize,
+    TextLength,
+    #[error("a startup parameter for the server has no name")]
+    NoName,
 }
 
 impl MessageError {
@@ -44,9 +46,9 @@ impl MessageError {
     #[must_use]
     pub fn code(self) -> SqlState {
         match self {
-            Self::PasswordSize | Self::SaslSize | Self::SaslInitial => SqlState::PROTOCOL_VIOLATION,
+            Self::Length | Self::Format | Self::PasswordSize => SqlState::PROTOCOL_VIOLATION,
             Self::EmptyPassword => SqlState::INVALID_PASSWORD,
-            Self::ZeroByte | Self::TextSize => SqlState::INTERNAL_ERROR,
+            Self::ZeroByte | Self::TextLength | Self::NoName => SqlState::INTERNAL_ERROR,
         }
     }
 }
@@ -137,7 +139,7 @@ pub struct SaslInitial<'a> {
 /// Reads a PasswordMessage: the password, without the zero byte that ends it.
 pub fn read_password(body: &[u8]) -> Result<&[u8], MessageError> {
     if body.len() > PASSWORD_MAX_BYTES {
-        return Err(MessageError::PasswordSize);
+        return Err(MessageError::Length);
     }
     match body.split_last() {
         Some((0, [])) => Err(MessageError::EmptyPassword),
@@ -149,13 +151,13 @@ pub fn read_password(body: &[u8]) -> Result<&[u8], MessageError> {
 /// Reads a SASLInitialResponse.
 pub fn read_sasl_initial(body: &[u8]) -> Result<SaslInitial<'_>, MessageError> {
     let body = read_sasl_response(body)?;
-    split_sasl_initial(body).ok_or(MessageError::SaslInitial)
+    split_sasl_initial(body).ok_or(MessageError::Format)
 }
 
 /// Reads a SASLResponse.
 pub fn read_sasl_response(body: &[u8]) -> Result<&[u8], MessageError> {
     if body.len() > SASL_MAX_BYTES {
-        return Err(MessageError::SaslSize);
+        return Err(MessageError::Length);
     }
     Ok(body)
 }
@@ -190,19 +192,27 @@ where
     let mut result = Ok(());
     counted(out, |out| {
         out.put_u32(version.code());
-        result = parameters.into_iter().try_for_each(|(name, value)| {
-            sendable(name.as_bytes())?;
-            sendable(value.as_bytes())?;
-            terminated(name.as_bytes(), out);
-            terminated(value.as_bytes(), out);
-            Ok(())
-        });
+        result = parameters
+            .into_iter()
+            .try_for_each(|(name, value)| startup_parameter(name, value, out));
         out.put_u8(0);
     });
     if result.is_err() {
         out.truncate(start);
     }
     result
+}
+
+fn startup_parameter(name: &str, value: &str, out: &mut BytesMut) -> Result<(), MessageError> {
+    // An empty name ends the list.
+    if name.is_empty() {
+        return Err(MessageError::NoName);
+    }
+    sendable(name.as_bytes())?;
+    sendable(value.as_bytes())?;
+    terminated(name.as_bytes(), out);
+    terminated(value.as_bytes(), out);
+    Ok(())
 }
 
 /// PasswordMessage.
@@ -219,7 +229,7 @@ pub fn sasl_initial(
     out: &mut BytesMut,
 ) -> Result<(), MessageError> {
     sendable(mechanism.as_bytes())?;
-    let length = u32::try_from(response.len()).map_err(|_| MessageError::TextSize)?;
+    let length = u32::try_from(response.len()).map_err(|_| MessageError::TextLength)?;
     tagged(b'p', out, |out| {
         terminated(mechanism.as_bytes(), out);
         out.put_u32(length);
@@ -251,7 +261,7 @@ pub fn cancel_request(pid: u32, secret: &[u8], out: &mut BytesMut) {
 
 fn sendable(text: &[u8]) -> Result<(), MessageError> {
     if text.len() > TEXT_MAX_BYTES {
-        return Err(MessageError::TextSize);
+        return Err(MessageError::TextLength);
     }
     if memchr::memchr(0, text).is_some() {
         return Err(MessageError::ZeroByte);
@@ -284,3 +294,6 @@ pub(super) fn terminated(text: &[u8], out: &mut BytesMut) {
     out.put_slice(text.split(|byte| *byte == 0).next().unwrap_or_default());
     out.put_u8(0);
 }
+
+#[cfg(test)]
+mod tests;

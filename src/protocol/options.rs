@@ -13,6 +13,9 @@ use crate::protocol::error::SqlState;
 /// The one setting that may stand without a switch in front of it.
 const REFERENCE: &str = "reference";
 
+/// Startup parameters that are about the protocol begin with this.
+pub(super) const PROTOCOL_OPTION_PREFIX: &str = "_pq_.";
+
 /// A word of `options` that is not a setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
@@ -22,6 +25,8 @@ pub enum OptionsError {
     ShortWithoutValue { name: String },
     #[error("--{name} requires a value")]
     LongWithoutValue { name: String },
+    #[error("unrecognized configuration parameter \"{name}\"")]
+    Unrecognized { name: String },
 }
 
 impl OptionsError {
@@ -32,6 +37,7 @@ impl OptionsError {
             Self::Argument { .. }
             | Self::ShortWithoutValue { .. }
             | Self::LongWithoutValue { .. } => SqlState::SYNTAX_ERROR,
+            Self::Unrecognized { .. } => SqlState::UNDEFINED_OBJECT,
         }
     }
 }
@@ -52,54 +58,64 @@ pub fn parse(options: &str) -> Result<Vec<(String, String)>, OptionsError> {
     Ok(settings)
 }
 
-/// Reads a boolean as PostgreSQL reads one in a setting: any case, and any prefix that is not ambiguous.
+/// Reads a boolean as PostgreSQL reads one in a setting: any case, and any beginning that is not ambiguous.
 #[must_use]
 pub fn boolean(value: &str) -> Option<bool> {
-    let value = value.to_ascii_lowercase();
-    let abbreviates = |word: &str| !value.is_empty() && word.starts_with(&value);
-    // A lone "o" might become either "on" or "off".
-    let either_on_or_off = value == "o";
-    if abbreviates("true") || abbreviates("yes") || value == "on" || value == "1" {
-        return Some(true);
+    match value.to_ascii_lowercase().as_str() {
+        "" => None,
+        "1" | "on" => Some(true),
+        "0" | "of" | "off" => Some(false),
+        value if "true".starts_with(value) || "yes".starts_with(value) => Some(true),
+        value if "false".starts_with(value) || "no".starts_with(value) => Some(false),
+        _ => None,
     }
-    if abbreviates("false") || abbreviates("no") || value == "0" {
-        return Some(false);
-    }
-    (abbreviates("off") && !either_on_or_off).then_some(false)
+}
+
+/// Whether a startup parameter of that name is a setting. The others steer the connection itself, so whoever passes
+/// settings on as startup parameters must never be given one of them as a setting.
+pub(super) fn is_setting(name: &str) -> bool {
+    !matches!(name, "" | "user" | "database" | "options" | "replication")
+        && !name.starts_with(PROTOCOL_OPTION_PREFIX)
 }
 
 /// Reads one word, and the next one as well where `-c` stands alone.
 fn setting(word: String, words: &mut Words<'_>) -> Result<(String, String), OptionsError> {
     if let Some(assignment) = word.strip_prefix("--") {
-        return assigned(assignment).ok_or_else(|| OptionsError::LongWithoutValue {
-            name: setting_name(assignment),
-        });
+        let without_value = |name| OptionsError::LongWithoutValue { name };
+        return assigned(assignment, without_value);
     }
     if let Some(attached) = word.strip_prefix("-c") {
-        let assignment = if attached.is_empty() {
-            words
-                .next()
-                .ok_or(OptionsError::Argument { argument: word })?
-        } else {
-            attached.to_owned()
-        };
-        return assigned(&assignment).ok_or_else(|| OptionsError::ShortWithoutValue {
-            name: setting_name(&assignment),
-        });
+        let without_value = |name| OptionsError::ShortWithoutValue { name };
+        if attached.is_empty() {
+            let next = words.next();
+            let assignment = next.ok_or(OptionsError::Argument { argument: word })?;
+            return assigned(&assignment, without_value);
+        }
+        return assigned(attached, without_value);
     }
     bare(word)
 }
 
 fn bare(word: String) -> Result<(String, String), OptionsError> {
-    assigned(&word)
-        .filter(|(name, _)| name == REFERENCE)
-        .ok_or(OptionsError::Argument { argument: word })
+    match word.split_once('=') {
+        Some((REFERENCE, value)) => Ok((REFERENCE.to_owned(), value.to_owned())),
+        _ => Err(OptionsError::Argument { argument: word }),
+    }
 }
 
 /// Splits `name=value` at the first equals sign.
-fn assigned(assignment: &str) -> Option<(String, String)> {
-    let (name, value) = assignment.split_once('=')?;
-    Some((setting_name(name), value.to_owned()))
+fn assigned(
+    assignment: &str,
+    without_value: impl FnOnce(String) -> OptionsError,
+) -> Result<(String, String), OptionsError> {
+    let Some((name, value)) = assignment.split_once('=') else {
+        return Err(without_value(assignment.to_owned()));
+    };
+    let name = setting_name(name);
+    if !is_setting(&name) {
+        return Err(OptionsError::Unrecognized { name });
+    }
+    Ok((name, value.to_owned()))
 }
 
 /// PostgreSQL lets a dash stand for an underscore in a setting's name, after `-c` as well as after `--`.
@@ -138,3 +154,6 @@ impl Iterator for Words<'_> {
 fn is_space(character: char) -> bool {
     matches!(character, ' ' | '\t' | '\n' | '\x0b' | '\x0c' | '\r')
 }
+
+#[cfg(test)]
+mod tests;

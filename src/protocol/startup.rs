@@ -14,14 +14,16 @@
 //! whole body. Wire facts: PostgreSQL's "Message Formats" and "Message Flow" pages; texts of errors as PostgreSQL
 //! words them.
 
-use std::fmt;
+mod cancel_key;
 
-use subtle::ConstantTimeEq;
+use std::fmt;
 
 use crate::protocol::{
     error::SqlState,
-    options::{self, OptionsError},
+    options::{self, OptionsError, PROTOCOL_OPTION_PREFIX},
 };
+
+pub use cancel_key::{CancelKey, SecretKey};
 
 /// The largest first packet, its length word included.
 pub const STARTUP_MAX_BYTES: usize = 10_000;
@@ -33,9 +35,6 @@ const LENGTH_WORD_BYTES: usize = 4;
 pub(super) const CANCEL_REQUEST_CODE: u32 = 80_877_102;
 const SSL_REQUEST_CODE: u32 = 80_877_103;
 const GSS_REQUEST_CODE: u32 = 80_877_104;
-
-/// Startup parameters that are about the protocol rather than about settings begin with this.
-const PROTOCOL_OPTION_PREFIX: &str = "_pq_.";
 
 /// A version of the frontend/backend protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,53 +123,6 @@ pub struct Negotiation<'a> {
     pub unknown_options: &'a [String],
 }
 
-/// What a client shows to have its query cancelled.
-#[derive(Clone, PartialEq, Eq)]
-pub struct CancelKey {
-    pub pid: u32,
-    pub secret: SecretKey,
-}
-
-impl fmt::Debug for CancelKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancelKey")
-            .field("pid", &self.pid)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The secret half of a [`CancelKey`]: 4 to 256 bytes, compared in constant time.
-#[derive(Clone)]
-pub struct SecretKey(Box<[u8]>);
-
-impl SecretKey {
-    /// Shortest secret: the only length before protocol 3.2.
-    pub const MIN_BYTES: usize = 4;
-    /// Longest secret that protocol 3.2 allows.
-    pub const MAX_BYTES: usize = 256;
-
-    /// Takes `secret` if its length is one the protocol allows.
-    #[must_use]
-    pub fn new(secret: &[u8]) -> Option<Self> {
-        (Self::MIN_BYTES..=Self::MAX_BYTES)
-            .contains(&secret.len())
-            .then(|| Self(secret.into()))
-    }
-
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl PartialEq for SecretKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
-    }
-}
-
-impl Eq for SecretKey {}
-
 /// A first packet that cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StartupError {
@@ -255,16 +207,6 @@ pub fn parse_first(body: &[u8]) -> Result<First, StartupError> {
     }
 }
 
-impl CancelKey {
-    fn parse(body: &[u8]) -> Result<Self, StartupError> {
-        let (pid, secret) = body.split_first_chunk().ok_or(StartupError::CancelLength)?;
-        Ok(Self {
-            pid: u32::from_be_bytes(*pid),
-            secret: SecretKey::new(secret).ok_or(StartupError::CancelKeyLength)?,
-        })
-    }
-}
-
 impl Startup {
     fn parse(version: ProtocolVersion, body: &[u8]) -> Result<Self, StartupError> {
         if version.major != ProtocolVersion::V3_2.major {
@@ -273,12 +215,12 @@ impl Startup {
         let pairs = pairs(body)?;
         Ok(Self {
             version,
-            user: last(&pairs, "user").ok_or(StartupError::NoUser)?.to_owned(),
-            database: last(&pairs, "database").map(str::to_owned),
+            user: last_name(&pairs, "user").ok_or(StartupError::NoUser)?,
+            database: last_name(&pairs, "database"),
             options: options::parse(last(&pairs, "options").unwrap_or_default())?,
             parameters: pairs
                 .iter()
-                .filter(|(name, _)| is_setting(name))
+                .filter(|(name, _)| options::is_setting(name))
                 .map(|&(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
             replication: last(&pairs, "replication")
@@ -291,10 +233,15 @@ impl Startup {
         })
     }
 
-    /// The version that the rest of the connection is in: the client's, or our newest if that is older.
+    /// The version that the rest of the connection is in: the newest we speak that is not newer than the client's.
+    /// Nobody has ever spoken 3.1; a client that asks for it gets 3.0.
     #[must_use]
     pub fn spoken(&self) -> ProtocolVersion {
-        self.version.min(ProtocolVersion::V3_2)
+        if self.version >= ProtocolVersion::V3_2 {
+            ProtocolVersion::V3_2
+        } else {
+            ProtocolVersion::V3_0
+        }
     }
 
     /// What NegotiateProtocolVersion must say, if the client asked for more than we speak.
@@ -349,13 +296,18 @@ fn terminated(bytes: &[u8]) -> Result<(&str, &[u8]), StartupError> {
     Ok((text, rest.get(1..).unwrap_or_default()))
 }
 
-/// The value that holds where a name comes twice; an empty one is as good as none.
+/// The value that holds where a name comes twice.
 fn last<'a>(pairs: &[(&'a str, &'a str)], name: &str) -> Option<&'a str> {
     let (_, value) = pairs.iter().rfind(|(found, _)| *found == name)?;
-    Some(*value).filter(|value| !value.is_empty())
+    Some(*value)
 }
 
-fn is_setting(name: &str) -> bool {
-    !matches!(name, "user" | "database" | "options" | "replication")
-        && !name.starts_with(PROTOCOL_OPTION_PREFIX)
+/// A name that is given; an empty one is as good as none.
+fn last_name(pairs: &[(&str, &str)], name: &str) -> Option<String> {
+    last(pairs, name)
+        .filter(|value| !value.is_empty())
+        .map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests;

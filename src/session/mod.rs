@@ -1,1 +1,3 @@
 //! (head)
+
+pub mod handshake;

@@ -1,10 +1,176 @@
 //! Start, reload and end of the process.
 
-use crate::support::Fixture;
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    Client, Fixture, pki,
+    sluice::{Home, Settings, ended_in_order},
+    until,
+};
 
 #[test]
-fn a_password_client_is_served() {
+fn a_stop_sends_idle_clients_away_and_lets_busy_ones_finish() {
+    let fixture = Fixture::start();
+    let mut idle = fixture.password_client().unwrap();
+    idle.query("select 1").unwrap();
+    let mut busy = fixture.password_client().unwrap();
+    busy.start("select pg_sleep(1), 'finished'");
+    fixture.running("pg_sleep");
+    let mut in_transaction = fixture.password_client().unwrap();
+    in_transaction.query("create table work (n int)").unwrap();
+    in_transaction.query("begin").unwrap();
+
+    fixture.sluice.signal("TERM");
+    let fault = idle.farewell();
+    assert_eq!(fault.code, "57P01", "{fault:?}");
+    assert_eq!(
+        fault.message,
+        "terminating connection due to administrator command"
+    );
+    in_transaction.query("insert into work values (1)").unwrap();
+    in_transaction.query("commit").unwrap();
+    assert_eq!(in_transaction.farewell().code, "57P01");
+    assert_eq!(
+        busy.answer().unwrap().rows[0][1].as_deref(),
+        Some("finished")
+    );
+    assert_eq!(busy.farewell().code, "57P01");
+    assert!(ended_in_order(fixture.sluice.wait_for_end()));
+    assert!(fixture.backends().is_empty());
+    let mut superuser = fixture.cluster.superuser(&fixture.database);
+    assert_eq!(superuser.value("select count(*) from work"), "1");
+}
+
+#[test]
+fn a_stop_does_not_wait_longer_than_its_deadline() {
+    let fixture = Fixture::with(Settings::default().set("timeouts.drain", "1s"));
+    let mut busy = fixture.password_client().unwrap();
+    busy.start("select pg_sleep(600)");
+    fixture.running("pg_sleep");
+    let began = Instant::now();
+    fixture.sluice.signal("TERM");
+    assert_eq!(busy.farewell().code, "57P01");
+    fixture.sluice.wait_for_end();
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    until("nothing runs on", || fixture.backends().is_empty());
+}
+
+#[test]
+fn a_process_that_drains_is_not_ready_and_lets_nobody_in() {
+    let fixture = Fixture::start();
+    let mut busy = fixture.password_client().unwrap();
+    busy.query("begin").unwrap();
+    fixture.sluice.signal("TERM");
+    until("it is not ready", || !fixture.sluice.admin.is_ready());
+    until("nobody is let in", || {
+        match Client::connect(fixture.sluice.port) {
+            Err(_) => true,
+            Ok(_) => fixture.password_login().open().is_err(),
+        }
+    });
+    assert_eq!(busy.value("select 1"), "1");
+    busy.query("commit").unwrap();
+    assert!(ended_in_order(fixture.sluice.wait_for_end()));
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_to_new_clients_and_old_ones_stay() {
+    let fixture = Fixture::start();
+    let login = fixture.password_login().encrypted();
+    let mut client = login.open().unwrap();
+    let before = client.server_certificate().unwrap();
+
+    let renewed = pki::authority().server(&["localhost"]);
+    fixture
+        .sluice
+        .home()
+        .write("server.crt", &renewed.certificate);
+    fixture.sluice.home().write("server.key", &renewed.key);
+    assert_eq!(
+        login.open().unwrap().server_certificate().unwrap(),
+        before,
+        "read without being asked to"
+    );
+    fixture.sluice.signal("HUP");
+    until("the new certificate is shown", || {
+        login.connect().server_certificate().unwrap() != before
+    });
+    assert_eq!(login.open().unwrap().value("select 1"), "1");
+    assert_eq!(client.value("select 1"), "1");
+}
+
+#[test]
+fn a_broken_certificate_does_not_replace_the_good_one() {
+    let fixture = Fixture::start();
+    let login = fixture.password_login().encrypted();
+    let mut client = login.open().unwrap();
+    fixture.sluice.home().write("server.crt", "no certificate");
+    fixture.sluice.signal("HUP");
+    until("the refusal is in the log", || {
+        fixture.sluice.log().contains("server.crt")
+    });
+    assert_eq!(login.open().unwrap().value("select 1"), "1");
+    assert_eq!(client.value("select 1"), "1");
+}
+
+#[test]
+fn a_reload_takes_new_limits_without_dropping_clients() {
     let fixture = Fixture::start();
     let mut client = fixture.password_client().unwrap();
-    assert_eq!(client.value("select 40 + 2"), "42");
+    client.query("begin").unwrap();
+    fixture
+        .sluice
+        .rewrite(|settings| settings.set("limits.tenant_clients", 1));
+    fixture.sluice.signal("HUP");
+    until("the new limit holds", || {
+        fixture
+            .password_client()
+            .is_err_and(|fault| fault.code == "53300")
+    });
+    client.query("commit").unwrap();
+}
+
+#[test]
+fn a_broken_configuration_is_refused_at_reload_and_the_old_one_goes_on() {
+    let fixture = Fixture::start();
+    let mut client = fixture.password_client().unwrap();
+    fixture.sluice.home().write("pooler.toml", "[listen\n");
+    let answer = fixture
+        .sluice
+        .admin
+        .call(reqwest::Method::POST, "/v1/reload", None);
+    assert!(answer.status >= 400, "{answer:?}");
+    assert!(answer.text.contains("pooler.toml"), "{answer:?}");
+    assert_eq!(client.value("select 1"), "1");
+    assert!(fixture.password_client().is_ok());
+}
+
+#[test]
+fn a_taken_port_is_told_and_nothing_is_started() {
+    for key in ["listen.pooler", "listen.direct", "admin.listen"] {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let home = Home::new(&Settings::default().set(key, address.clone()));
+        let output = home.serve().output().unwrap();
+        assert!(!output.status.success(), "{key}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            told.contains(&address) && told.contains(key.split('.').next().unwrap()),
+            "{key}: {told}"
+        );
+    }
+}
+
+#[test]
+fn a_second_sluice_on_the_same_port_is_refused_although_threads_share_it() {
+    let fixture = Fixture::start();
+    let address = format!("127.0.0.1:{}", fixture.sluice.port);
+    let home = Home::new(&Settings::default().set("listen.pooler", address.clone()));
+    let output = home.serve().output().unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&address));
+    assert!(fixture.password_client().is_ok());
 }

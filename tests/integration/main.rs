@@ -7,4 +7,21 @@
 
 mod support;
 
+mod administration;
+mod audit;
+mod backend_login;
+mod cancel;
+mod catalogue;
+mod configuration;
+mod copy;
+mod isolation;
 mod lifecycle;
+mod limits;
+mod password;
+mod pools;
+mod preamble;
+mod revocation;
+mod routing;
+mod storms;
+mod token;
+mod transactions;

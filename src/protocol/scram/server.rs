@@ -5,13 +5,15 @@ use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
 use super::{
-    Key, Malformed, Origin, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramError, ScramKeys, Verifier,
+    Key, Malformed, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramError, ScramKeys, Verifier,
     attributes::{Attributes, is_nonce},
-    hmac, nonce, sha256, text, xor,
+    hmac, nonce, parse_key, sha256, text,
+    verifier::Origin,
+    xor,
 };
 
 /// The only channel-binding type that PostgreSQL knows (RFC 5929).
-const END_POINT_HEADER: &str = "p=tls-server-end-point,,";
+const END_POINT: &str = "tls-server-end-point";
 
 /// What the client's channel can be bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,28 +197,31 @@ fn header(message: &str) -> Result<&str, ScramError> {
 
 /// Whether the client's channel-binding flag goes with the mechanism it chose.
 fn check_flag(header: &str, offer: &Offer) -> Result<(), ScramError> {
-    match (header, offer) {
-        ("n,,", Offer::Plain { .. }) => Ok(()),
+    let flag = header.trim_end_matches(',');
+    match (flag, offer) {
+        ("n", Offer::Plain { .. }) => Ok(()),
         (
-            "y,,",
+            "y",
             Offer::Plain {
                 plus_was_offered: false,
             },
         ) => Ok(()),
         // Somebody between us has taken PLUS off the list.
         (
-            "y,,",
+            "y",
             Offer::Plain {
                 plus_was_offered: true,
             },
         ) => Err(ScramError::Downgrade),
-        ("n,," | "y,,", Offer::Plus(_)) => Err(Malformed::BindingMissing.into()),
-        (END_POINT_HEADER, Offer::Plus(_)) => Ok(()),
-        (header, Offer::Plain { .. }) if header.starts_with("p=") => {
-            Err(Malformed::BindingUnasked.into())
-        }
-        (header, Offer::Plus(_)) if header.starts_with("p=") => Err(ScramError::BindingType),
-        _ => Err(Malformed::BindingFlag.into()),
+        ("n" | "y", Offer::Plus(_)) => Err(Malformed::BindingMissing.into()),
+        (flag, offer) => match (flag.strip_prefix("p="), offer) {
+            (None, _) => Err(Malformed::BindingFlag.into()),
+            (Some(_), Offer::Plain { .. }) => Err(Malformed::BindingUnasked.into()),
+            (Some(END_POINT), Offer::Plus(_)) => Ok(()),
+            (Some(kind), Offer::Plus(_)) => Err(ScramError::BindingType {
+                kind: kind.to_owned(),
+            }),
+        },
     }
 }
 
@@ -247,6 +252,6 @@ impl<'a> ClientFinal<'a> {
 
 fn parse_proof(attribute: &str) -> Result<Zeroizing<Key>, ScramError> {
     let encoded = attribute.strip_prefix("p=").ok_or(Malformed::Proof)?;
-    let proof = super::parse_key(encoded).ok_or(Malformed::Proof)?;
+    let proof = parse_key(encoded).ok_or(Malformed::Proof)?;
     Ok(Zeroizing::new(proof))
 }

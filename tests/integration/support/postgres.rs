@@ -43,7 +43,6 @@ pub(crate) struct Cluster {
 /// One row of `pg_stat_activity`.
 #[derive(Debug, Clone)]
 pub(crate) struct Activity {
-    pub(crate) pid: String,
     pub(crate) user: String,
     pub(crate) state: String,
     pub(crate) query: String,
@@ -185,7 +184,7 @@ impl Cluster {
     /// The backends that serve clients in `database`; the superuser's own are left out.
     pub(crate) fn backends(&self, database: &str) -> Vec<Activity> {
         let rows = self.run(&format!(
-            "select pid, usename, coalesce(state, ''), query, application_name from pg_stat_activity
+            "select usename, coalesce(state, ''), query, application_name from pg_stat_activity
              where datname = '{database}' and backend_type = 'client backend'
                and usename not in ('postgres', '{AUTH_ROLE}') order by backend_start"
         ));
@@ -194,7 +193,6 @@ impl Cluster {
                 let mut values = row.into_iter().map(Option::unwrap_or_default);
                 let mut next = || values.next().unwrap();
                 Activity {
-                    pid: next(),
                     user: next(),
                     state: next(),
                     query: next(),
@@ -327,15 +325,15 @@ fn must_succeed(command: &mut Command) {
 
 /// Roles in the gate group get in by certificate only; all others by password.
 const HOST_RULES: &str = "\
-hostssl all +jit_assumable 127.0.0.1/32 cert clientname=DN map=jit
-host    all all            127.0.0.1/32 scram-sha-256
+hostssl all +jit_assumable 127.0.0.0/8 cert clientname=DN map=jit
+host    all all            127.0.0.0/8 scram-sha-256
 ";
 
 const IDENT_MAP: &str = r#"jit "/^O=[a-z0-9_-]+,OU=g-[0-9a-f]{32},OU=r-([a-z_][a-z0-9_$]*),UID=[A-Za-z0-9._@-]{1,200}$" \1
 "#;
 
 const SETTINGS: &str = "
-listen_addresses = '127.0.0.1'
+listen_addresses = '127.0.0.1, 127.0.0.2'
 unix_socket_directories = ''
 max_connections = 600
 shared_buffers = 64MB

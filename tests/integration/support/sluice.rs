@@ -13,7 +13,7 @@ use toml::{Table, Value};
 
 use super::{admin::Admin, eventually, pki, ports::free_port};
 
-pub(crate) const ADMIN_KEY: &str = "the key of the tests' administrator";
+pub(crate) const ADMIN_KEY: &str = "the-key-of-the-tests-administrator";
 const CATALOG_KEY: &str = "5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de";
 
 /// `pooler.toml` as the tests write it: free ports, TLS and token access set up, everything else default.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{ErrorKind, Read, Result, Write},
-    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -295,11 +295,6 @@ impl Client {
         let read = self.socket().peek(&mut byte);
         self.socket().set_read_timeout(Some(PATIENCE)).unwrap();
         self.inbox.is_empty() && read.is_err_and(|error| is_timeout(&error))
-    }
-
-    /// Ends the sending half only.
-    pub(crate) fn shut_sending(&self) {
-        let _ = self.socket().shutdown(Shutdown::Write);
     }
 
     fn socket(&self) -> &TcpStream {

@@ -1,0 +1,287 @@
+//! Writing the audit trail: each row is chained to the one before it, and the chain's end is sealed.
+//!
+//! ```text
+//! row n:  hash = SHA-256(prev_hash ‖ canonical bytes)        prev_hash = hash of row n − 1
+//! head:   seq and hash of the last row, with an HMAC that needs the master key
+//! ```
+//!
+//! The chain shows edits, deletions and swaps; the head shows a tail cut off or forged. What neither can show
+//! is the whole file put back to an earlier state: for that, `hash` of the last row has to be kept elsewhere.
+//!
+//! A head that is not to be believed is never continued from, since that would seal the damage: the trail
+//! goes on with one number left out, and that hole is found by every later check.
+
+use sha2::{Digest, Sha256};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::catalog::{
+    Catalog,
+    columns::{digest, hex, milliseconds, word},
+    error::CatalogError,
+    keys::Keys,
+    types::AuditEvent,
+};
+
+/// What the first row follows.
+pub(super) const GENESIS: [u8; 32] = [0; 32];
+/// Longest `detail` that is stored, as JSON; a longer one is replaced by its length.
+const DETAIL_MAX_BYTES: usize = 16 * 1024;
+
+impl Catalog {
+    /// Stores `event`; returns when it would survive a power cut.
+    pub async fn record(&self, event: AuditEvent) -> Result<(), CatalogError> {
+        self.shared.writer.record(event).await
+    }
+
+    /// Queues `event`. When the queue is full the event is dropped, and the trail says how many were.
+    pub fn record_later(&self, event: AuditEvent) {
+        self.shared.writer.record_later(event);
+    }
+
+    /// Returns when everything queued so far is written.
+    pub async fn flush(&self) -> Result<(), CatalogError> {
+        self.shared.writer.flush().await
+    }
+}
+
+/// A row of the trail as it is stored, before anything is made of it.
+pub(super) struct Line {
+    pub(super) seq: i64,
+    pub(super) id: String,
+    pub(super) time: i64,
+    pub(super) kind: String,
+    pub(super) outcome: String,
+    pub(super) reason: Option<String>,
+    pub(super) actor: String,
+    pub(super) tenant: Option<String>,
+    pub(super) person: Option<String>,
+    pub(super) role: Option<String>,
+    pub(super) session: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) peer: Option<String>,
+    pub(super) detail: String,
+}
+
+/// The place in the trail that the next row follows.
+pub(super) struct Head {
+    pub(super) seq: i64,
+    pub(super) hash: [u8; 32],
+    pub(super) mac: [u8; 32],
+}
+
+impl Line {
+    fn new(seq: i64, at: OffsetDateTime, event: &AuditEvent) -> Self {
+        Self {
+            seq,
+            id: Uuid::now_v7().to_string(),
+            time: milliseconds(at),
+            kind: event.kind.clone(),
+            outcome: word(event.outcome),
+            reason: event.reason.clone(),
+            actor: event.actor.clone(),
+            tenant: event.tenant.as_ref().map(ToString::to_string),
+            person: event.person.as_ref().map(ToString::to_string),
+            role: event.role.as_ref().map(ToString::to_string),
+            session: event.session.as_ref().map(ToString::to_string),
+            token: event.token.as_ref().map(ToString::to_string),
+            peer: event.peer.clone(),
+            detail: detail(event),
+        }
+    }
+
+    pub(super) fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            seq: row.try_get("seq")?,
+            id: row.try_get("id")?,
+            time: row.try_get("time")?,
+            kind: row.try_get("kind")?,
+            outcome: row.try_get("outcome")?,
+            reason: row.try_get("reason")?,
+            actor: row.try_get("actor")?,
+            tenant: row.try_get("tenant")?,
+            person: row.try_get("person")?,
+            role: row.try_get("role")?,
+            session: row.try_get("session")?,
+            token: row.try_get("token")?,
+            peer: row.try_get("peer")?,
+            detail: row.try_get("detail")?,
+        })
+    }
+
+    /// The hash of this row when it follows `prev_hash`. Every field goes in with its length, so that no two
+    /// rows give the same bytes.
+    pub(super) fn hash(&self, prev_hash: &[u8; 32]) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        hasher.update(prev_hash);
+        hasher.update(self.seq.to_be_bytes());
+        hasher.update(self.time.to_be_bytes());
+        let texts = [
+            Some(&self.id),
+            Some(&self.kind),
+            Some(&self.outcome),
+            self.reason.as_ref(),
+            Some(&self.actor),
+            self.tenant.as_ref(),
+            self.person.as_ref(),
+            self.role.as_ref(),
+            self.session.as_ref(),
+            self.token.as_ref(),
+            self.peer.as_ref(),
+            Some(&self.detail),
+        ];
+        for text in texts {
+            match text {
+                None => hasher.update([0]),
+                Some(text) => {
+                    hasher.update([1]);
+                    hasher.update((text.len() as u64).to_be_bytes());
+                    hasher.update(text.as_bytes());
+                }
+            }
+        }
+        hasher.finalize().into()
+    }
+}
+
+/// Chains `entries` to the trail, in this transaction.
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    keys: &Keys,
+    entries: &[(OffsetDateTime, &AuditEvent)],
+) -> Result<(), CatalogError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let (mut seq, mut prev_hash) = next(connection, keys).await?;
+    let mut last = (seq, prev_hash);
+    for (at, event) in entries {
+        let line = Line::new(seq, *at, event);
+        let hash = line.hash(&prev_hash);
+        insert(connection, line, &prev_hash, &hash).await?;
+        last = (seq, hash);
+        prev_hash = hash;
+        seq += 1;
+    }
+    set_head(connection, keys, last.0, &last.1).await
+}
+
+/// Seals the empty trail of a new catalogue.
+pub(super) async fn begin_trail(
+    connection: &mut SqliteConnection,
+    keys: &Keys,
+) -> Result<(), CatalogError> {
+    set_head(connection, keys, 0, &GENESIS).await
+}
+
+pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Option<Head>, CatalogError> {
+    let row = sqlx::query("SELECT seq, hash, mac FROM audit_head WHERE id = 1")
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| {
+        Ok(Head {
+            seq: row.try_get("seq")?,
+            hash: digest(&row, "hash")?,
+            mac: digest(&row, "mac")?,
+        })
+    })
+    .transpose()
+}
+
+/// The highest number in the trail, whatever the head says; 0 for none.
+pub(super) async fn highest_seq(connection: &mut SqliteConnection) -> Result<i64, CatalogError> {
+    let row = sqlx::query("SELECT COALESCE(MAX(seq), 0) AS highest FROM audit")
+        .fetch_one(connection)
+        .await?;
+    Ok(row.try_get("highest")?)
+}
+
+/// The number of the next row and the hash that it follows.
+async fn next(
+    connection: &mut SqliteConnection,
+    keys: &Keys,
+) -> Result<(i64, [u8; 32]), CatalogError> {
+    let highest = highest_seq(connection).await?;
+    let head = match head(connection).await {
+        Ok(head) => head,
+        // A head that does not even decode is no better than none.
+        Err(
+            CatalogError::Corrupt { .. } | CatalogError::Storage(sqlx::Error::ColumnDecode { .. }),
+        ) => None,
+        Err(error) => return Err(error),
+    };
+    let sealed = head.filter(|head| keys.is_head_mac(head.seq, &head.hash, &head.mac));
+    match sealed {
+        Some(head) if highest <= head.seq => Ok((head.seq + 1, head.hash)),
+        sealed => {
+            tracing::error!(
+                highest,
+                "the end of the audit trail was tampered with; leaving one number out to mark the place"
+            );
+            let after = highest.max(sealed.as_ref().map_or(0, |head| head.seq));
+            Ok((
+                after.saturating_add(2),
+                sealed.map_or(GENESIS, |head| head.hash),
+            ))
+        }
+    }
+}
+
+async fn insert(
+    connection: &mut SqliteConnection,
+    line: Line,
+    prev_hash: &[u8; 32],
+    hash: &[u8; 32],
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "INSERT INTO audit (seq, id, time, kind, outcome, reason, actor, tenant, person, role, session, token, \
+         peer, detail, prev_hash, hash) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+    )
+    .bind(line.seq)
+    .bind(line.id)
+    .bind(line.time)
+    .bind(line.kind)
+    .bind(line.outcome)
+    .bind(line.reason)
+    .bind(line.actor)
+    .bind(line.tenant)
+    .bind(line.person)
+    .bind(line.role)
+    .bind(line.session)
+    .bind(line.token)
+    .bind(line.peer)
+    .bind(line.detail)
+    .bind(hex(prev_hash))
+    .bind(hex(hash))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn set_head(
+    connection: &mut SqliteConnection,
+    keys: &Keys,
+    seq: i64,
+    hash: &[u8; 32],
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "INSERT INTO audit_head (id, seq, hash, mac) VALUES (1, $1, $2, $3) \
+         ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, hash = excluded.hash, mac = excluded.mac",
+    )
+    .bind(seq)
+    .bind(hex(hash))
+    .bind(hex(&keys.head_mac(seq, hash)))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn detail(event: &AuditEvent) -> String {
+    let text = event.detail.to_string();
+    if text.len() <= DETAIL_MAX_BYTES {
+        return text;
+    }
+    serde_json::json!({ "omitted_bytes": text.len() }).to_string()
+}

@@ -1,0 +1,239 @@
+//! Tenants and their branches.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sqlx::SqliteConnection;
+
+use crate::{
+    catalog::{
+        Catalog, CatalogError, Changed, What,
+        changes::{Effect, change_event},
+        columns::now,
+        people::NAME_MAX_BYTES,
+        tenant_rows::{self, find, has_branches, require, tenant},
+        types::{AuditEvent, Tenant, TokenAccess},
+    },
+    names::TenantRef,
+};
+
+impl Catalog {
+    /// The tenant, from memory if it was read before and nothing about it has changed since.
+    pub async fn tenant(&self, tenant: &TenantRef) -> Result<Option<Arc<Tenant>>, CatalogError> {
+        let ticket = match self.shared.tenants.find(tenant) {
+            Ok(found) => return Ok(Some(found)),
+            Err(ticket) => ticket,
+        };
+        let mut reader = self.shared.readers.acquire().await?;
+        let found = find(&mut reader, tenant).await?.map(Arc::new);
+        if let Some(found) = &found {
+            self.shared.tenants.remember(ticket, found);
+        }
+        Ok(found)
+    }
+
+    /// All tenants, by ref.
+    pub async fn tenants(&self) -> Result<Vec<Tenant>, CatalogError> {
+        let mut reader = self.shared.readers.acquire().await?;
+        let rows = sqlx::query("SELECT * FROM tenants ORDER BY ref")
+            .fetch_all(&mut *reader)
+            .await?;
+        rows.iter().map(tenant).collect()
+    }
+
+    /// The branches of a tenant, by ref.
+    pub async fn branches(&self, parent: &TenantRef) -> Result<Vec<Tenant>, CatalogError> {
+        let mut reader = self.shared.readers.acquire().await?;
+        let rows = sqlx::query("SELECT * FROM tenants WHERE parent = $1 ORDER BY ref")
+            .bind(parent.as_str())
+            .fetch_all(&mut *reader)
+            .await?;
+        rows.iter().map(tenant).collect()
+    }
+
+    /// Adds a tenant; the time of its making is the catalogue's.
+    pub async fn create_tenant(
+        &self,
+        new: Tenant,
+        actor: &str,
+    ) -> Result<Changed<Tenant>, CatalogError> {
+        check(&new)?;
+        let actor = actor.to_owned();
+        self.shared
+            .writer
+            .change(async move |connection| {
+                if find(connection, &new.tenant).await?.is_some() {
+                    return Err(CatalogError::exists(What::Tenant, &new.tenant));
+                }
+                check_parent(connection, &new).await?;
+                let new = Tenant {
+                    created_at: now(),
+                    ..new
+                };
+                tenant_rows::insert(connection, &new).await?;
+                let event = AuditEvent {
+                    detail: described(&new),
+                    ..tenant_event("tenant.created", &new.tenant, &actor)
+                };
+                Ok(Effect::one(new, event))
+            })
+            .await
+    }
+
+    /// Replaces everything about a tenant but its ref and the time of its making.
+    pub async fn update_tenant(
+        &self,
+        new: Tenant,
+        actor: &str,
+    ) -> Result<Changed<Tenant>, CatalogError> {
+        check(&new)?;
+        let actor = actor.to_owned();
+        self.shared
+            .writer
+            .change(async move |connection| {
+                let old = require(connection, &new.tenant).await?;
+                let new = Tenant {
+                    created_at: old.created_at,
+                    ..new
+                };
+                if new == old {
+                    return Ok(Effect::None(new));
+                }
+                check_parent(connection, &new).await?;
+                tenant_rows::update(connection, &new).await?;
+                let events = update_events(&old, &new, &actor);
+                Ok(Effect::Change(new, events))
+            })
+            .await
+    }
+
+    /// Removes a tenant with its members, rules and role secrets. A tenant with branches is refused.
+    pub async fn remove_tenant(
+        &self,
+        tenant: &TenantRef,
+        actor: &str,
+    ) -> Result<Changed<()>, CatalogError> {
+        let (tenant, actor) = (tenant.clone(), actor.to_owned());
+        self.shared
+            .writer
+            .change(async move |connection| {
+                let old = require(connection, &tenant).await?;
+                if has_branches(connection, &tenant).await? {
+                    return Err(CatalogError::HasBranches { tenant });
+                }
+                sqlx::query("DELETE FROM tenants WHERE ref = $1")
+                    .bind(tenant.as_str())
+                    .execute(connection)
+                    .await?;
+                let event = AuditEvent {
+                    detail: described(&old),
+                    ..tenant_event("tenant.removed", &tenant, &actor)
+                };
+                Ok(Effect::one((), event))
+            })
+            .await
+    }
+}
+
+fn check(tenant: &Tenant) -> Result<(), CatalogError> {
+    let invalid = |field, problem| Err(CatalogError::Invalid { field, problem });
+    if tenant.name.len() > NAME_MAX_BYTES || tenant.name.contains(char::is_control) {
+        return invalid(
+            "name",
+            "must be 200 bytes at most, without control characters",
+        );
+    }
+    if tenant.host.is_empty()
+        || tenant
+            .host
+            .contains(|c: char| c.is_whitespace() || c.is_control())
+    {
+        return invalid("host", "is not a host name or address");
+    }
+    if tenant.port == 0 {
+        return invalid("port", "must not be 0");
+    }
+    for (field, limit) in [
+        ("pool_size", tenant.pool_size),
+        ("backend_budget", tenant.backend_budget),
+        ("max_clients", tenant.max_clients),
+    ] {
+        if limit == Some(0) {
+            return invalid(field, "must not be 0");
+        }
+    }
+    Ok(())
+}
+
+/// A branch belongs to a tenant that exists and is no branch, so a tenant with branches cannot become one.
+async fn check_parent(
+    connection: &mut SqliteConnection,
+    tenant: &Tenant,
+) -> Result<(), CatalogError> {
+    let Some(parent) = &tenant.parent else {
+        return Ok(());
+    };
+    if *parent == tenant.tenant {
+        return Err(CatalogError::BranchOfBranch {
+            parent: parent.clone(),
+        });
+    }
+    let found = find(connection, parent).await?;
+    let found = found.ok_or_else(|| CatalogError::missing(What::Parent, parent))?;
+    if found.parent.is_some() {
+        return Err(CatalogError::BranchOfBranch {
+            parent: parent.clone(),
+        });
+    }
+    if has_branches(connection, &tenant.tenant).await? {
+        return Err(CatalogError::HasBranches {
+            tenant: tenant.tenant.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// One row for what changed, and one of its own for the switch that people look for.
+fn update_events(old: &Tenant, new: &Tenant, actor: &str) -> Vec<AuditEvent> {
+    let mut events = Vec::new();
+    let changes = changes(old, new);
+    if !changes.is_empty() {
+        events.push(AuditEvent {
+            detail: json!({ "changed": changes }),
+            ..tenant_event("tenant.updated", &new.tenant, actor)
+        });
+    }
+    if old.token_access != new.token_access {
+        let kind = match new.token_access {
+            TokenAccess::Enabled => "access.enabled",
+            TokenAccess::Disabled => "access.disabled",
+        };
+        events.push(tenant_event(kind, &new.tenant, actor));
+    }
+    events
+}
+
+fn tenant_event(kind: &str, tenant: &TenantRef, actor: &str) -> AuditEvent {
+    AuditEvent {
+        tenant: Some(tenant.clone()),
+        ..change_event(kind, actor)
+    }
+}
+
+/// The fields that differ, as `field: {from, to}`; the token switch has a row of its own.
+fn changes(old: &Tenant, new: &Tenant) -> serde_json::Map<String, Value> {
+    let (Value::Object(old), Value::Object(new)) = (described(old), described(new)) else {
+        return serde_json::Map::new();
+    };
+    new.into_iter()
+        .filter(|(field, _)| field != "token_access")
+        .filter_map(|(field, to)| {
+            let from = old.get(&field).cloned().unwrap_or(Value::Null);
+            (from != to).then(|| (field, json!({ "from": from, "to": to })))
+        })
+        .collect()
+}
+
+fn described(tenant: &Tenant) -> Value {
+    serde_json::to_value(tenant).unwrap_or(Value::Null)
+}

@@ -1,0 +1,238 @@
+//! The audit trail tells of every change, and of whoever meddled with it.
+
+use super::{
+    super::{AuditFault, AuditVerdict},
+    *,
+};
+use crate::names::SessionId;
+
+/// A closed trail of ten rows, meddled with and opened again.
+async fn meddled(statements: &[&str]) -> Fixture {
+    let fixture = Fixture::open().await;
+    for number in 1..=10 {
+        let event = AuditEvent {
+            detail: serde_json::json!({ "number": number }),
+            ..event("test.happened")
+        };
+        fixture.catalog.record(event).await.unwrap();
+    }
+    fixture.reopened(statements).await
+}
+
+async fn verdict(fixture: &Fixture) -> AuditVerdict {
+    fixture.catalog.verify_audit().await.unwrap()
+}
+
+#[tokio::test]
+async fn an_untouched_trail_is_intact() {
+    let fixture = meddled(&[]).await;
+    let verdict = verdict(&fixture).await;
+    assert_eq!((verdict.rows, verdict.fault), (10, None));
+    let last = &fixture
+        .catalog
+        .audit_rows(AuditFilter::default())
+        .await
+        .unwrap()[0];
+    assert_eq!(verdict.hash, last.hash);
+}
+
+#[tokio::test]
+async fn an_empty_trail_is_intact() {
+    let fixture = Fixture::open().await;
+    assert!(verdict(&fixture).await.is_intact());
+}
+
+#[tokio::test]
+async fn an_edit_of_any_field_is_found() {
+    for edit in [
+        "id = '00000000-0000-0000-0000-000000000000'",
+        "time = time + 1",
+        "kind = 'test.happenee'",
+        "outcome = 'failure'",
+        "reason = ''",
+        "actor = 'somebody else'",
+        "tenant = 'demo'",
+        "person = id",
+        "role = 'app'",
+        "session = id",
+        "token = 'abcdefghijkl'",
+        "peer = '192.0.2.1'",
+        "detail = '{\"number\":44}'",
+        "detail = x'00'",
+        "prev_hash = hash",
+        "prev_hash = 'nonsense'",
+        "hash = prev_hash",
+        "hash = ''",
+    ] {
+        let fixture = meddled(&[&format!("UPDATE audit SET {edit} WHERE seq = 4")]).await;
+        let verdict = verdict(&fixture).await;
+        let expected = Some(AuditFault::RowAltered { seq: 4 });
+        assert_eq!((verdict.rows, verdict.fault), (3, expected), "{edit}");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_row_is_found() {
+    let missing = |seq| Some(AuditFault::RowMissing { seq });
+    let fixture = meddled(&["DELETE FROM audit WHERE seq = 4"]).await;
+    assert_eq!(verdict(&fixture).await.fault, missing(4));
+    let fixture = meddled(&["DELETE FROM audit WHERE seq < 4"]).await;
+    assert_eq!(verdict(&fixture).await.fault, missing(1));
+}
+
+#[tokio::test]
+async fn a_deletion_that_closes_the_ranks_is_found() {
+    let fixture = meddled(&[
+        "DELETE FROM audit WHERE seq = 4",
+        "UPDATE audit SET seq = -seq WHERE seq > 4",
+        "UPDATE audit SET seq = -seq - 1 WHERE seq < 0",
+    ])
+    .await;
+    let altered = Some(AuditFault::RowAltered { seq: 4 });
+    assert_eq!(verdict(&fixture).await.fault, altered);
+}
+
+#[tokio::test]
+async fn swapped_rows_are_found() {
+    let fixture = meddled(&[
+        "UPDATE audit SET seq = -4 WHERE seq = 4",
+        "UPDATE audit SET seq = 4 WHERE seq = 5",
+        "UPDATE audit SET seq = 5 WHERE seq = -4",
+    ])
+    .await;
+    let altered = Some(AuditFault::RowAltered { seq: 4 });
+    assert_eq!(verdict(&fixture).await.fault, altered);
+}
+
+#[tokio::test]
+async fn a_tail_cut_off_is_found_and_stays_found() {
+    let fixture = meddled(&["DELETE FROM audit WHERE seq > 7"]).await;
+    let cut = Some(AuditFault::TailMissing { from: 8, to: 10 });
+    assert_eq!(verdict(&fixture).await.fault, cut);
+    fixture.catalog.record(event("test.later")).await.unwrap();
+    let missing = Some(AuditFault::RowMissing { seq: 8 });
+    assert_eq!(verdict(&fixture).await.fault, missing);
+}
+
+#[tokio::test]
+async fn a_trail_wiped_out_is_found() {
+    let fixture = meddled(&["DELETE FROM audit"]).await;
+    let wiped = Some(AuditFault::TailMissing { from: 1, to: 10 });
+    assert_eq!(verdict(&fixture).await.fault, wiped);
+}
+
+#[tokio::test]
+async fn a_head_put_back_by_hand_is_found_and_writing_on_does_not_mend_it() {
+    for statements in [
+        &[
+            "DELETE FROM audit WHERE seq > 7",
+            "UPDATE audit_head SET seq = 7, hash = (SELECT hash FROM audit WHERE seq = 7)",
+        ][..],
+        &["DELETE FROM audit WHERE seq > 7", "DELETE FROM audit_head"],
+        &[
+            "DELETE FROM audit WHERE seq > 7",
+            "UPDATE audit_head SET mac = 'x'",
+        ],
+        &[
+            "DELETE FROM audit WHERE seq > 7",
+            "UPDATE audit_head SET mac = x'ff'",
+        ],
+    ] {
+        let fixture = meddled(statements).await;
+        let forged = Some(AuditFault::HeadForged);
+        assert_eq!(verdict(&fixture).await.fault, forged, "{statements:?}");
+        fixture.catalog.record(event("test.later")).await.unwrap();
+        fixture.tenant("demo").await;
+        let missing = Some(AuditFault::RowMissing { seq: 8 });
+        assert_eq!(verdict(&fixture).await.fault, missing, "{statements:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_added_by_hand_is_found_and_does_not_stop_the_trail() {
+    let fixture = meddled(&[
+        "INSERT INTO audit SELECT 11, id, time, kind, outcome, reason, actor, tenant, person, role, session, \
+         token, peer, detail, hash, hash FROM audit WHERE seq = 10",
+    ])
+    .await;
+    assert!(!verdict(&fixture).await.is_intact());
+    fixture.tenant("demo").await;
+    assert!(!verdict(&fixture).await.is_intact());
+}
+
+#[tokio::test]
+async fn rows_come_newest_first_filtered_and_in_pages() {
+    let fixture = Fixture::open().await;
+    let demo = fixture.tenant("demo").await;
+    let other = fixture.tenant("other").await;
+    let person = fixture.member(&demo, "first@example.com").await;
+    let session = SessionId::generate();
+    let login = AuditEvent {
+        outcome: Outcome::Failure,
+        reason: Some("no_rule".to_owned()),
+        tenant: Some(demo.clone()),
+        person: Some(person),
+        role: Some(role("app")),
+        session: Some(session),
+        peer: Some("192.0.2.1:4711".to_owned()),
+        detail: serde_json::json!({ "application_name": "psql" }),
+        ..event("auth.denied")
+    };
+    fixture.catalog.record(login.clone()).await.unwrap();
+    let rows = async |filter| fixture.catalog.audit_rows(filter).await.unwrap();
+    let all = rows(AuditFilter::default()).await;
+    assert!(all.is_sorted_by(|newer, older| newer.seq > older.seq));
+    assert_eq!(all[0].event, login);
+    assert_eq!(all[0].prev_hash, all[1].hash);
+
+    let kinds = |rows: Vec<AuditRow>| -> Vec<String> {
+        rows.into_iter().map(|row| row.event.kind).collect()
+    };
+    let filter = AuditFilter {
+        tenant: Some(other),
+        ..AuditFilter::default()
+    };
+    assert_eq!(kinds(rows(filter).await), ["tenant.created"]);
+    let filter = AuditFilter {
+        person: Some(person),
+        ..AuditFilter::default()
+    };
+    assert_eq!(
+        kinds(rows(filter).await),
+        ["auth.denied", "member.set", "person.created"]
+    );
+    let filter = AuditFilter {
+        kind: Some("tenant.created".to_owned()),
+        before: Some(2),
+        ..AuditFilter::default()
+    };
+    assert_eq!(rows(filter).await[0].event.tenant, Some(demo));
+    let filter = AuditFilter {
+        session: Some(session),
+        limit: Some(u32::MAX),
+        ..AuditFilter::default()
+    };
+    assert_eq!(kinds(rows(filter).await), ["auth.denied"]);
+    let filter = AuditFilter {
+        limit: Some(2),
+        ..AuditFilter::default()
+    };
+    assert_eq!(rows(filter).await.len(), 2);
+}
+
+#[tokio::test]
+async fn an_endless_detail_is_not_stored() {
+    let fixture = Fixture::open().await;
+    let long = AuditEvent {
+        detail: serde_json::json!("x".repeat(1_000_000)),
+        ..event("test.happened")
+    };
+    fixture.catalog.record(long).await.unwrap();
+    let rows = fixture
+        .catalog
+        .audit_rows(AuditFilter::default())
+        .await
+        .unwrap();
+    assert_eq!(rows[0].event.detail["omitted_bytes"], 1_000_002);
+    assert!(verdict(&fixture).await.is_intact());
+}

@@ -1,0 +1,235 @@
+//! Reading the audit trail, and checking that nobody changed it.
+
+use serde::{Deserialize, Serialize};
+use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
+
+use crate::catalog::{
+    Catalog,
+    audit::{self, GENESIS, Head, Line},
+    columns::{digest, hex, parsed, parsed_optional, time, worded},
+    error::CatalogError,
+    types::{AuditEvent, AuditFilter, AuditRow},
+};
+
+const ROWS_DEFAULT: u32 = 100;
+const ROWS_MAX: u32 = 1000;
+/// Rows that a check reads at a time, so that it neither holds a snapshot open nor fills the memory.
+const CHECKED_AT_ONCE: i64 = 500;
+
+/// What a check of the trail found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditVerdict {
+    /// Rows found to be as they were written, from the first on.
+    pub rows: i64,
+    /// Hex hash of the last of them; kept elsewhere, it later proves that the trail was not put back.
+    pub hash: String,
+    /// The first thing that is wrong; `None`: the trail is whole.
+    pub fault: Option<AuditFault>,
+}
+
+/// How a trail can be wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum AuditFault {
+    /// The row does not have the hash that it was stored with, or does not follow from the one before it.
+    RowAltered { seq: i64 },
+    /// There is no row of this number, but there are later ones.
+    RowMissing { seq: i64 },
+    /// Rows from this number up to the sealed end are gone.
+    TailMissing { from: i64, to: i64 },
+    /// There are rows after the sealed end.
+    TailForged { from: i64 },
+    /// The record of where the trail ends is gone, or was not made with this master key.
+    HeadForged,
+}
+
+impl AuditVerdict {
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.fault.is_none()
+    }
+}
+
+impl Catalog {
+    /// Rows that pass `filter`, newest first.
+    pub async fn audit_rows(&self, filter: AuditFilter) -> Result<Vec<AuditRow>, CatalogError> {
+        let mut reader = self.shared.readers.acquire().await?;
+        let mut query = selection(&filter);
+        let rows = query.build().fetch_all(&mut *reader).await?;
+        rows.iter().map(audit_row).collect()
+    }
+
+    /// Checks every row written so far, and that none is missing at the end.
+    pub async fn verify_audit(&self) -> Result<AuditVerdict, CatalogError> {
+        let (head, highest) = self.sealed_end().await?;
+        let mut walk = Walk::default();
+        let mut fault = None;
+        while fault.is_none() && walk.seq < highest {
+            let mut reader = self.shared.readers.acquire().await?;
+            let rows = lines_after(&mut reader, walk.seq).await?;
+            drop(reader);
+            if rows.is_empty() {
+                break;
+            }
+            fault = rows.iter().find_map(|row| walk.step(row, highest));
+            // A long trail is checked beside whatever else this thread does.
+            tokio::task::yield_now().await;
+        }
+        Ok(AuditVerdict {
+            rows: walk.rows,
+            hash: hex(&walk.hash),
+            fault: fault.or_else(|| walk.end(head)),
+        })
+    }
+
+    /// The head, if its seal holds, and the highest number in the trail, both of one moment. Rows that
+    /// come later need no check: they are chained to these.
+    async fn sealed_end(&self) -> Result<(Option<Head>, i64), CatalogError> {
+        let mut reader = self.shared.readers.acquire().await?;
+        let mut transaction = reader.begin().await?;
+        let head = match audit::head(&mut transaction).await {
+            Err(error) if is_damage(&error) => None,
+            head => head?,
+        };
+        let highest = audit::highest_seq(&mut transaction).await?;
+        let keys = &self.shared.keys;
+        let sealed = head.filter(|head| keys.is_head_mac(head.seq, &head.hash, &head.mac));
+        Ok((sealed, highest))
+    }
+}
+
+/// How far the check has come.
+struct Walk {
+    seq: i64,
+    hash: [u8; 32],
+    rows: i64,
+}
+
+impl Default for Walk {
+    fn default() -> Self {
+        Self {
+            seq: 0,
+            hash: GENESIS,
+            rows: 0,
+        }
+    }
+}
+
+impl Walk {
+    /// Takes one more row, unless it is wrong. Rows after `highest` are of no concern.
+    fn step(&mut self, row: &SqliteRow, highest: i64) -> Option<AuditFault> {
+        let expected = self.seq + 1;
+        let seq = row.try_get::<i64, _>("seq").unwrap_or(expected);
+        if seq > highest {
+            return None;
+        }
+        if seq != expected {
+            return Some(AuditFault::RowMissing { seq: expected });
+        }
+        match Self::hash(row, &self.hash) {
+            Some(hash) => {
+                *self = Self {
+                    seq,
+                    hash,
+                    rows: self.rows + 1,
+                };
+                None
+            }
+            None => Some(AuditFault::RowAltered { seq }),
+        }
+    }
+
+    /// The row's hash, if it is right and the row follows `prev_hash`.
+    fn hash(row: &SqliteRow, prev_hash: &[u8; 32]) -> Option<[u8; 32]> {
+        let hash = digest(row, "hash").ok()?;
+        let follows = digest(row, "prev_hash").ok()? == *prev_hash;
+        let line = Line::read(row).ok()?;
+        (follows && line.hash(prev_hash) == hash).then_some(hash)
+    }
+
+    /// Compares the last row with the sealed end.
+    fn end(&self, head: Option<Head>) -> Option<AuditFault> {
+        let Some(head) = head else {
+            return Some(AuditFault::HeadForged);
+        };
+        if self.seq < head.seq {
+            return Some(AuditFault::TailMissing {
+                from: self.seq + 1,
+                to: head.seq,
+            });
+        }
+        if self.seq > head.seq {
+            return Some(AuditFault::TailForged { from: head.seq + 1 });
+        }
+        (self.hash != head.hash).then_some(AuditFault::RowAltered { seq: self.seq })
+    }
+}
+
+async fn lines_after(
+    connection: &mut SqliteConnection,
+    seq: i64,
+) -> Result<Vec<SqliteRow>, CatalogError> {
+    let rows = sqlx::query("SELECT * FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2")
+        .bind(seq)
+        .bind(CHECKED_AT_ONCE)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows)
+}
+
+fn selection(filter: &AuditFilter) -> QueryBuilder<'static, Sqlite> {
+    let mut query = QueryBuilder::new("SELECT * FROM audit WHERE 1 = 1");
+    if let Some(tenant) = &filter.tenant {
+        query.push(" AND tenant = ").push_bind(tenant.to_string());
+    }
+    if let Some(person) = &filter.person {
+        query.push(" AND person = ").push_bind(person.to_string());
+    }
+    if let Some(kind) = &filter.kind {
+        query.push(" AND kind = ").push_bind(kind.clone());
+    }
+    if let Some(session) = &filter.session {
+        query.push(" AND session = ").push_bind(session.to_string());
+    }
+    if let Some(before) = filter.before {
+        query.push(" AND seq < ").push_bind(before);
+    }
+    let limit = filter.limit.unwrap_or(ROWS_DEFAULT).min(ROWS_MAX);
+    query
+        .push(" ORDER BY seq DESC LIMIT ")
+        .push_bind(i64::from(limit));
+    query
+}
+
+fn audit_row(row: &SqliteRow) -> Result<AuditRow, CatalogError> {
+    let detail: &str = row.try_get("detail")?;
+    Ok(AuditRow {
+        seq: row.try_get("seq")?,
+        id: parsed(row, "id")?,
+        time: time(row, "time")?,
+        event: AuditEvent {
+            kind: row.try_get("kind")?,
+            outcome: worded(row, "outcome")?,
+            reason: row.try_get("reason")?,
+            actor: row.try_get("actor")?,
+            tenant: parsed_optional(row, "tenant")?,
+            person: parsed_optional(row, "person")?,
+            role: parsed_optional(row, "role")?,
+            session: parsed_optional(row, "session")?,
+            token: parsed_optional(row, "token")?,
+            peer: row.try_get("peer")?,
+            detail: serde_json::from_str(detail)
+                .map_err(|_| CatalogError::Corrupt { column: "detail" })?,
+        },
+        prev_hash: row.try_get("prev_hash")?,
+        hash: row.try_get("hash")?,
+    })
+}
+
+/// Whether the error says that what is stored is not what was written.
+fn is_damage(error: &CatalogError) -> bool {
+    matches!(
+        error,
+        CatalogError::Corrupt { .. } | CatalogError::Storage(sqlx::Error::ColumnDecode { .. })
+    )
+}

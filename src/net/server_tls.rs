@@ -1,0 +1,155 @@
+//! TLS towards clients: our certificate, loaded and reloaded as one, and the server's half of the handshake.
+//!
+//! Sessions resume by stateless tickets, so that a client that reconnects often costs no signature and no memory.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    Connection, ServerConfig, ServerConnection, crypto::ring, server::NoServerSessionStorage,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpStream;
+
+use super::{
+    channel_binding::server_end_point,
+    pem::{self, PemError},
+    stream::Stream,
+    tls::Tls,
+};
+
+/// The ALPN protocol of PostgreSQL (registered with IANA; PostgreSQL 17 and newer).
+pub(super) const ALPN: &[u8] = b"postgresql";
+
+/// Why a certificate could not be taken into use.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    #[error("the certificate {certificate} and the key {key} cannot be used together: {cause}")]
+    Unusable {
+        certificate: PathBuf,
+        key: PathBuf,
+        cause: rustls::Error,
+    },
+}
+
+/// Why a client's TLS handshake came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    #[error("TLS handshake failed: {0}")]
+    Handshake(#[source] io::Error),
+    #[error("TLS cannot be started: {0}")]
+    Start(#[source] rustls::Error),
+    #[error("direct TLS connection without ALPN protocol \"postgresql\"")]
+    NoAlpn,
+}
+
+/// How the client came to TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// It sent an SSLRequest and was answered `S`.
+    Requested,
+    /// It started TLS with its first byte; then ALPN must say that PostgreSQL is meant, so that no browser can be
+    /// tricked into speaking to us (or a client of ours to another server).
+    Direct,
+}
+
+/// An encrypted client.
+pub struct Accepted {
+    pub stream: Stream,
+    /// For SCRAM channel binding to the certificate this client was shown; `None` where it is not defined.
+    pub end_point: Option<Arc<[u8]>>,
+}
+
+/// Our certificate and key. Clones share it; [`Self::reload`] replaces it for all.
+#[derive(Clone)]
+pub struct ServerTls(Arc<Shared>);
+
+struct Shared {
+    certificate: PathBuf,
+    key: PathBuf,
+    current: ArcSwap<Loaded>,
+}
+
+struct Loaded {
+    config: Arc<ServerConfig>,
+    end_point: Option<Arc<[u8]>>,
+}
+
+impl ServerTls {
+    /// Reads the certificate chain (leaf first) and its key from PEM files.
+    pub fn load(
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Result<Self, TlsError> {
+        let (certificate, key) = (certificate.into(), key.into());
+        let loaded = Loaded::read(&certificate, &key)?;
+        Ok(Self(Arc::new(Shared {
+            certificate,
+            key,
+            current: ArcSwap::from_pointee(loaded),
+        })))
+    }
+
+    /// Reads the files again. New handshakes use what was read; after an error, what was there before.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let loaded = Loaded::read(&self.0.certificate, &self.0.key)?;
+        self.0.current.store(Arc::new(loaded));
+        Ok(())
+    }
+
+    /// Runs the server's half of the handshake.
+    pub async fn accept(&self, tcp: TcpStream, opening: Opening) -> Result<Accepted, AcceptError> {
+        let current = self.0.current.load_full();
+        let connection =
+            ServerConnection::new(current.config.clone()).map_err(AcceptError::Start)?;
+        let tls = Tls::handshake(tcp, Connection::Server(connection))
+            .await
+            .map_err(AcceptError::Handshake)?;
+        if opening == Opening::Direct && tls.connection.alpn_protocol() != Some(ALPN) {
+            return Err(AcceptError::NoAlpn);
+        }
+        Ok(Accepted {
+            stream: Stream::encrypted(tls),
+            end_point: current.end_point.clone(),
+        })
+    }
+}
+
+impl Loaded {
+    fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let chain = pem::certificates(certificate)?;
+        let end_point = chain.first().and_then(server_end_point);
+        let config =
+            server_config(chain, pem::private_key(key)?).map_err(|cause| TlsError::Unusable {
+                certificate: certificate.into(),
+                key: key.into(),
+                cause,
+            })?;
+        Ok(Self {
+            config: Arc::new(config),
+            end_point,
+        })
+    }
+}
+
+fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.ticketer = ring::Ticketer::new()?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // One ticket is enough to come back once; each more costs bytes and work in every handshake.
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}

@@ -1,0 +1,139 @@
+//! Limits: how many, and for how long.
+
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::support::{
+    Client, Fixture, login::startup, postgres::SWARM_ROLE, sluice::Settings, until,
+    wire::SocketOptions,
+};
+
+#[test]
+fn the_tenants_limit_on_clients_is_told_with_its_value() {
+    let fixture = Fixture::with_tenant(json!({ "max_clients": 3 }));
+    let mut clients: Vec<Client> = (0..3).map(|_| fixture.password_client().unwrap()).collect();
+    let fault = fixture.password_client().err().expect("a refusal");
+    assert_eq!(fault.code, "53300", "{fault:?}");
+    let told = format!("{} {}", fault.message, fault.detail.unwrap_or_default());
+    assert!(told.contains('3'), "{told}");
+    clients.pop();
+    until("the place is free again", || {
+        fixture.password_client().is_ok()
+    });
+}
+
+#[test]
+fn the_overall_limit_holds_over_all_tenants() {
+    let fixture = Fixture::with(Settings::default().set("limits.clients", 3));
+    let other = fixture.tenant.clone() + "-other";
+    fixture.add_tenant(&other, json!({}));
+    let there = fixture.password_login().user(&format!("app_user.{other}"));
+    let _two = [fixture.password_client().unwrap(), there.open().unwrap()];
+    let _third = there.open().unwrap();
+    let fault = fixture.password_client().err().expect("a refusal");
+    assert_eq!(fault.code, "53300", "{fault:?}");
+}
+
+#[test]
+fn of_one_address_only_the_newest_connections_that_have_not_logged_in_stay() {
+    let fixture = Fixture::with(Settings::default().set("limits.unauthenticated_per_address", 5));
+    let from = |last| SocketOptions {
+        source: Some(Ipv4Addr::new(127, 0, 0, last)),
+        ..SocketOptions::default()
+    };
+    let port = fixture.sluice.port;
+    let connect = |last| Client::connect_with(port, from(last)).unwrap();
+    let mut bystander = connect(3);
+    let mut logged_in: Vec<Client> = (0..10)
+        .map(|_| {
+            let mut login = fixture.role_login(SWARM_ROLE);
+            login.socket = from(2);
+            login.open().expect("those logged in do not count")
+        })
+        .collect();
+    let mut silent: Vec<Client> = (0..8).map(|_| connect(2)).collect();
+    // Who comes late, such as somebody with a password, is not kept out by those who say nothing.
+    for oldest in &mut silent[..3] {
+        oldest.receive_to_end();
+    }
+    for newest in &mut silent[3..] {
+        assert!(
+            newest.is_silent_for(Duration::from_millis(20)),
+            "a connection within the limit was closed"
+        );
+    }
+    assert!(
+        bystander.is_silent_for(Duration::from_millis(20)),
+        "another address is not concerned"
+    );
+    for client in &mut logged_in {
+        assert_eq!(client.value("select 1"), "1");
+    }
+}
+
+#[test]
+fn an_idle_client_is_sent_away_in_time() {
+    let fixture = Fixture::with(Settings::default().set("timeouts.idle", "1s"));
+    let mut client = fixture.password_client().unwrap();
+    client
+        .query("select pg_sleep(1.5)")
+        .expect("a busy client is not idle");
+    let began = Instant::now();
+    let fault = client.farewell();
+    assert_eq!(fault.code, "57P05", "{fault:?}");
+    assert!(began.elapsed() > Duration::from_millis(900));
+}
+
+#[test]
+fn a_client_idle_in_its_transaction_is_sent_away_and_its_work_undone() {
+    let fixture = Fixture::with(Settings::default().set("timeouts.idle_in_transaction", "1s"));
+    let mut client = fixture.password_client().unwrap();
+    client.query("create table work (n int)").unwrap();
+    assert!(
+        client.is_silent_for(Duration::from_millis(1500)),
+        "an idle client is not concerned"
+    );
+    client.query("begin").unwrap();
+    client.query("insert into work values (1)").unwrap();
+    assert_eq!(client.farewell().code, "25P03");
+    let mut next = fixture.password_client().unwrap();
+    assert_eq!(next.value("select count(*) from work"), "0");
+    assert!(
+        fixture
+            .backends()
+            .iter()
+            .all(|backend| backend.state != "idle in transaction")
+    );
+}
+
+#[test]
+fn a_query_that_takes_too_long_is_cancelled() {
+    let fixture = Fixture::with(Settings::default().set("timeouts.query", "1s"));
+    let mut client = fixture.password_client().unwrap();
+    let fault = client.query("select pg_sleep(600)").unwrap_err();
+    assert_eq!(fault.code, "57014", "{fault:?}");
+    until("nothing runs on", || {
+        fixture
+            .backends()
+            .iter()
+            .all(|backend| backend.state != "active")
+    });
+}
+
+#[test]
+fn a_message_longer_than_a_login_needs_is_refused_unread() {
+    let fixture = Fixture::start();
+    let login = fixture.password_login();
+    for length in [100_000_u32, 0x7fff_ffff, 3] {
+        let mut client = login.connect();
+        client.send(startup(login.version, &login.parameters));
+        client.receive();
+        client.send(b"p");
+        client.send(length.to_be_bytes());
+        assert_eq!(client.farewell().code, "08P01", "{length}");
+    }
+}

@@ -1,0 +1,235 @@
+//! Backends: how many, for whom, in which order, and for how long.
+
+use std::{
+    collections::HashSet,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::support::{
+    Client, Fixture, login::Login, postgres::PASSWORD_ROLE, sluice::Settings, until,
+};
+
+/// A client that holds a backend until its transaction ends.
+fn holder(login: &Login) -> Client {
+    let mut client = login.open().unwrap();
+    client.query("begin").unwrap();
+    client
+}
+
+fn pid(client: &mut Client) -> String {
+    client.value("select pg_backend_pid()")
+}
+
+#[test]
+fn many_clients_share_few_backends() {
+    let fixture = Fixture::with(Settings::default().set("pool.size", 3));
+    let mut clients: Vec<Client> = (0..30)
+        .map(|_| fixture.password_client().unwrap())
+        .collect();
+    let pids: HashSet<String> = clients.iter_mut().map(pid).collect();
+    assert!(pids.len() <= 3, "{pids:?}");
+    assert!(fixture.backends().len() <= 3);
+}
+
+#[test]
+fn an_idle_client_holds_no_backend_and_one_in_a_transaction_does() {
+    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let login = fixture.password_login();
+    let mut idle = login.open().unwrap();
+    idle.query("select 1").unwrap();
+    let mut busy = holder(&login);
+    let own = pid(&mut busy);
+    idle.start("select pg_backend_pid()");
+    assert!(
+        idle.is_silent_for(Duration::from_millis(200)),
+        "served beside an open transaction"
+    );
+    assert_eq!(pid(&mut busy), own);
+    busy.query("commit").unwrap();
+    assert_eq!(idle.answer().unwrap().rows[0][0].as_deref(), Some(&*own));
+}
+
+#[test]
+fn waiting_clients_are_served_in_the_order_they_came() {
+    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let login = fixture.password_login();
+    fixture
+        .cluster
+        .superuser(&fixture.database)
+        .query(
+            "create table turns (at serial, who int); grant all on turns, turns_at_seq to public",
+        )
+        .unwrap();
+    let mut busy = holder(&login);
+    let mut waiting = Vec::new();
+    for who in 0..5 {
+        let mut client = login.open().unwrap();
+        client.start(&format!("insert into turns (who) values ({who})"));
+        waiting.push(client);
+        until("it waits", || waiting_sessions(&fixture) == who + 1);
+    }
+    busy.query("commit").unwrap();
+    for client in &mut waiting {
+        client.answer().unwrap();
+    }
+    let order = busy.value("select string_agg(who::text, ',' order by at) from turns");
+    assert_eq!(order, "0,1,2,3,4");
+}
+
+fn waiting_sessions(fixture: &Fixture) -> usize {
+    let sessions = fixture.sluice.admin.sessions(&fixture.tenant);
+    sessions
+        .iter()
+        .filter(|session| session["state"] == "waiting")
+        .count()
+}
+
+#[test]
+fn a_client_that_no_backend_becomes_free_for_is_told_so_in_time() {
+    let settings = Settings::default()
+        .set("pool.size", 1)
+        .set("timeouts.queue", "500ms");
+    let fixture = Fixture::with(settings);
+    let login = fixture.password_login();
+    let mut busy = holder(&login);
+    let mut waiting = login.open().unwrap();
+    let began = Instant::now();
+    let fault = waiting.query("select 1").unwrap_err();
+    assert_eq!(fault.code, "53300", "{fault:?}");
+    assert!(
+        fault
+            .message
+            .contains("no connection became available within"),
+        "{fault:?}"
+    );
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    assert_eq!(busy.value("select 1"), "1");
+}
+
+#[test]
+fn the_tenants_budget_holds_over_its_pools_and_idle_backends_change_hands() {
+    let fixture = Fixture::with_tenant(json!({ "pool_size": 4, "backend_budget": 4 }));
+    let password = fixture.password_login();
+    let person = fixture.granted("first");
+    let token = fixture.token_login(&person);
+    // The password pool takes the whole budget and lets it lie idle.
+    let mut clients: Vec<Client> = (0..4).map(|_| holder(&password)).collect();
+    for client in &mut clients {
+        client.query("commit").unwrap();
+    }
+    assert_eq!(fixture.backends().len(), 4);
+    // The other pool needs some: it takes idle ones away.
+    let mut people: Vec<Client> = (0..3).map(|_| holder(&token)).collect();
+    until("the budget is kept", || fixture.backends().len() <= 4);
+    let of_person = fixture
+        .backends()
+        .iter()
+        .filter(|backend| backend.user != PASSWORD_ROLE)
+        .count();
+    assert_eq!(of_person, 3);
+    // Nothing is idle any more: the next release in the tenant serves whoever waits, in whichever pool.
+    let mut last = holder(&password);
+    let mut waiting = token.open().unwrap();
+    waiting.start("select 1");
+    assert!(waiting.is_silent_for(Duration::from_millis(200)));
+    last.query("commit").unwrap();
+    assert_eq!(waiting.answer().unwrap().rows.len(), 1);
+    assert!(fixture.backends().len() <= 4);
+    for client in &mut people {
+        client.query("commit").unwrap();
+    }
+}
+
+#[test]
+fn one_tenants_flood_does_not_change_what_another_sees() {
+    let fixture = Fixture::with(Settings::default().set("timeouts.queue", "5s"));
+    let flooded = fixture.tenant.clone() + "-flooded";
+    fixture.add_tenant(&flooded, json!({ "pool_size": 1, "backend_budget": 1 }));
+    let flood = fixture
+        .password_login()
+        .user(&format!("{PASSWORD_ROLE}.{flooded}"));
+    let mut busy = holder(&flood);
+    let mut queue: Vec<Client> = (0..50).map(|_| flood.open().unwrap()).collect();
+    for client in &mut queue {
+        client.start("select 1");
+    }
+    let mut client = fixture.password_client().unwrap();
+    for _ in 0..20 {
+        let began = Instant::now();
+        client.query("select 1").unwrap();
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
+    busy.query("commit").unwrap();
+}
+
+#[test]
+fn a_backend_that_nobody_uses_is_closed() {
+    let fixture = Fixture::with(Settings::default().set("pool.idle_timeout", "1s"));
+    let mut client = fixture.password_client().unwrap();
+    client.query("select 1").unwrap();
+    assert_eq!(fixture.backends().len(), 1);
+    until("the idle backend is closed", || {
+        fixture.backends().is_empty()
+    });
+    assert_eq!(client.value("select 1"), "1");
+}
+
+#[test]
+fn a_backend_that_is_old_is_replaced() {
+    let fixture = Fixture::with(Settings::default().set("pool.lifetime", "1s"));
+    let mut client = fixture.password_client().unwrap();
+    let first = pid(&mut client);
+    until("another backend serves", || pid(&mut client) != first);
+    until("the old one is gone", || !fixture.cluster.is_alive(&first));
+}
+
+#[test]
+fn a_backend_that_dies_while_idle_is_no_clients_problem() {
+    let fixture = Fixture::start();
+    let mut client = fixture.password_client().unwrap();
+    for _ in 0..10 {
+        let victim = pid(&mut client);
+        fixture
+            .cluster
+            .run(&format!("select pg_terminate_backend({victim}, 5000)"));
+        assert_ne!(pid(&mut client), victim);
+    }
+}
+
+#[test]
+fn a_backend_that_dies_under_a_client_is_reported_and_the_pool_goes_on() {
+    let fixture = Fixture::start();
+    let mut client = holder(&fixture.password_login());
+    let victim = pid(&mut client);
+    fixture
+        .cluster
+        .run(&format!("select pg_terminate_backend({victim}, 5000)"));
+    let fault = client.query("select 1").unwrap_err();
+    assert!(
+        !fault.code.is_empty(),
+        "the client was dropped without a word"
+    );
+    assert_eq!(fixture.password_client().unwrap().value("select 1"), "1");
+}
+
+#[test]
+fn clients_of_one_pool_come_together_whichever_thread_took_them_in() {
+    let settings = Settings::default()
+        .set("pool.size", 1)
+        .set("listen.workers", 4);
+    let fixture = Fixture::with(settings);
+    let login = fixture.password_login();
+    let pids: HashSet<String> = thread::scope(|scope| {
+        let logins: Vec<_> = (0..24)
+            .map(|_| scope.spawn(|| pid(&mut login.open().unwrap())))
+            .collect();
+        logins
+            .into_iter()
+            .map(|login| login.join().unwrap())
+            .collect()
+    });
+    assert_eq!(pids.len(), 1, "{pids:?}");
+}
