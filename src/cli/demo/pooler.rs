@@ -50,7 +50,12 @@ impl Pooler {
 
         let program = env::current_exe().map_err(PoolerError::Program)?;
         let mut command = User::Ourselves.command(program, "TERM");
-        command.args(["serve", "--config"]).arg(file);
+        command
+            .args(["serve", "--config"])
+            .arg(file)
+            // These go before the files that the configuration names.
+            .env_remove("SLUICE_ADMIN_KEY")
+            .env_remove("SLUICE_CATALOG_KEY");
         let log = folder.path().join("sluice.log");
         let mut process = Process::start("sluice serve", command, log, Signal::TERM)?;
         let url = ports.admin_url();
