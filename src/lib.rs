@@ -14,3 +14,6 @@ pub mod pool;
 pub mod protocol;
 pub mod session;
 pub mod telemetry;
+
+#[cfg(test)]
+mod style_tests;

@@ -95,6 +95,7 @@ const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = builder()?.install_recorder()?;
     describe();
+    handles::start_at_zero();
     Ok(handle)
 }
 
@@ -131,6 +132,7 @@ mod tests {
         let recorder = builder().unwrap().build_recorder();
         metrics::with_local_recorder(&recorder, || {
             describe();
+            handles::start_at_zero();
             count();
         });
         recorder.handle().render()

@@ -91,3 +91,68 @@ fn valid_for(params: &mut CertificateParams, lifetime: Duration) {
     params.not_before = now - BACKDATED;
     params.not_after = now.saturating_add(lifetime.try_into().unwrap_or(time::Duration::MAX));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustls_pki_types::{CertificateDer, pem::PemObject};
+    use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn a_server_certificate_holds_the_local_names_and_the_given_ones() {
+        let (authority, _) = CertificateAuthority::generate("test", DAY).unwrap();
+        let files = authority
+            .server_certificate(&["pooler.example.com", "192.0.2.7"], DAY)
+            .unwrap();
+        let der = CertificateDer::from_pem_slice(files.certificate.as_bytes()).unwrap();
+        let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+        let names = leaf.subject_alternative_name().unwrap().unwrap();
+        let names: Vec<_> = names.value.general_names.iter().map(written).collect();
+        let expected = [
+            "localhost",
+            "*.localhost",
+            "127.0.0.1",
+            "::1",
+            "pooler.example.com",
+            "192.0.2.7",
+        ];
+        assert_eq!(names, expected);
+        assert!(
+            leaf.extended_key_usage()
+                .unwrap()
+                .unwrap()
+                .value
+                .server_auth
+        );
+    }
+
+    fn written(name: &GeneralName<'_>) -> String {
+        match name {
+            GeneralName::DNSName(name) => (*name).to_owned(),
+            GeneralName::IPAddress(octets) => match <[u8; 4]>::try_from(*octets) {
+                Ok(octets) => std::net::Ipv4Addr::from(octets).to_string(),
+                Err(_) => {
+                    std::net::Ipv6Addr::from(<[u8; 16]>::try_from(*octets).unwrap()).to_string()
+                }
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_key_is_its_owners_and_never_overwritten() {
+        let (_, files) = CertificateAuthority::generate("test", DAY).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = (folder.path().join("ca.crt"), folder.path().join("ca.key"));
+        files.write(&certificate, &key).unwrap();
+        let mode = fs::metadata(&key).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let error = files.write(&certificate, &key).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    }
+}

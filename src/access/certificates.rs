@@ -204,3 +204,162 @@ fn is_root(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate)
         .is_ok_and(|(_, parsed)| parsed.subject() == parsed.issuer())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use x509_parser::prelude::ParsedExtension;
+
+    use super::*;
+    use crate::access::certificate_files::PemPair;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const MINUTES: Duration = Duration::from_secs(300);
+
+    fn authority() -> CertificateAuthority {
+        CertificateAuthority::generate("test", DAY).unwrap().0
+    }
+
+    fn mint(role: &str) -> Result<Minted, MintError> {
+        let subject = Subject {
+            person: PersonId("0198c0de-0000-7000-8000-000000000001".parse().unwrap()),
+            role: &RoleName::parse(role).unwrap(),
+            grant: "0198c0de-0000-7000-8000-00000000000a".parse().unwrap(),
+            tenant: &TenantRef::parse("tnt_7f3a").unwrap(),
+        };
+        authority().mint(&subject, MINUTES)
+    }
+
+    #[test]
+    fn the_subject_stands_in_the_order_that_the_ident_map_expects() {
+        let minted = mint("app_readwrite").unwrap();
+        let (_, leaf) = X509Certificate::from_der(&minted.identity.chain[0]).unwrap();
+        let parts: Vec<_> = (leaf.subject().iter_attributes())
+            .map(|part| (part.attr_type().to_id_string(), part.as_str().unwrap()))
+            .collect();
+        let expected = [
+            (
+                "0.9.2342.19200300.100.1.1",
+                "0198c0de-0000-7000-8000-000000000001",
+            ),
+            ("2.5.4.11", "r-app_readwrite"),
+            ("2.5.4.11", "g-0198c0de00007000800000000000000a"),
+            ("2.5.4.10", "tnt_7f3a"),
+        ];
+        let expected: Vec<_> = expected.map(|(oid, text)| (oid.to_owned(), text)).into();
+        assert_eq!(parts, expected);
+        // One attribute to each step of the name: a step with two would be printed with `+`.
+        assert_eq!(leaf.subject().iter().count(), parts.len());
+    }
+
+    #[test]
+    fn a_certificate_is_for_clients_and_for_minutes() {
+        let minted = mint("app").unwrap();
+        let (_, leaf) = X509Certificate::from_der(&minted.identity.chain[0]).unwrap();
+        let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.client_auth && !usage.server_auth && !usage.any);
+        assert!(!leaf.is_ca());
+        let validity = leaf.validity();
+        let length = validity.not_after.timestamp() - validity.not_before.timestamp();
+        assert_eq!(length, 360);
+        let back = OffsetDateTime::now_utc().unix_timestamp() - validity.not_before.timestamp();
+        assert!((60..90).contains(&back), "{back}");
+        assert!(leaf.extensions().iter().any(|extension| matches!(
+            extension.parsed_extension(),
+            ParsedExtension::AuthorityKeyIdentifier(_)
+        )));
+    }
+
+    #[test]
+    fn serials_are_positive_long_and_as_postgresql_shows_them() {
+        let minted = mint("app").unwrap();
+        let (_, leaf) = X509Certificate::from_der(&minted.identity.chain[0]).unwrap();
+        assert_eq!(leaf.serial.to_string(), minted.serial.to_string());
+        assert_eq!(leaf.serial.bits(), 127);
+        assert_ne!(minted.serial, mint("app").unwrap().serial);
+    }
+
+    #[test]
+    fn roles_that_the_ident_map_would_not_take_are_refused() {
+        let longest = "a".repeat(ROLE_MAX_BYTES);
+        for role in ["app", "_app", "a$1", longest.as_str()] {
+            assert!(mint(role).is_ok(), "{role}");
+        }
+        let too_long = "a".repeat(ROLE_MAX_BYTES + 1);
+        for role in [
+            "App",
+            "1app",
+            "$app",
+            "app-rw",
+            "app rw",
+            "app,O=other",
+            "é",
+            &too_long,
+        ] {
+            assert!(matches!(mint(role), Err(MintError::Role { .. })), "{role}");
+        }
+    }
+
+    #[test]
+    fn a_lifetime_beyond_all_calendars_is_refused() {
+        let subject = Subject {
+            person: PersonId::generate(),
+            role: &RoleName::parse("app").unwrap(),
+            grant: Uuid::nil(),
+            tenant: &TenantRef::parse("demo").unwrap(),
+        };
+        let minted = authority().mint(&subject, Duration::MAX);
+        assert!(matches!(minted, Err(MintError::Lifetime(_))));
+    }
+
+    fn store(files: &PemPair) -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = (folder.path().join("ca.crt"), folder.path().join("ca.key"));
+        files.write(&certificate, &key).unwrap();
+        (folder, certificate, key)
+    }
+
+    #[test]
+    fn a_generated_authority_is_loaded_again_and_signs_as_the_same() {
+        let (_, files) = CertificateAuthority::generate("test", DAY).unwrap();
+        let (_folder, certificate, key) = store(&files);
+        let loaded = CertificateAuthority::load(&certificate, &key).unwrap();
+        let subject = Subject {
+            person: PersonId::generate(),
+            role: &RoleName::parse("app").unwrap(),
+            grant: Uuid::nil(),
+            tenant: &TenantRef::parse("demo").unwrap(),
+        };
+        let minted = loaded.mint(&subject, MINUTES).unwrap();
+        // The root itself is not sent: the server has it.
+        assert_eq!(minted.identity.chain.len(), 1);
+        let roots = pem::certificates(&certificate).unwrap();
+        let (_, root) = X509Certificate::from_der(&roots[0]).unwrap();
+        let (_, leaf) = X509Certificate::from_der(&minted.identity.chain[0]).unwrap();
+        assert_eq!(leaf.issuer(), root.subject());
+        assert!(leaf.verify_signature(Some(root.public_key())).is_ok());
+    }
+
+    #[test]
+    fn files_that_are_no_authority_say_why() {
+        let (authority, files) = CertificateAuthority::generate("test", DAY).unwrap();
+        let (_folder, certificate, key) = store(&files);
+        let (_server, server, server_key) = store(&authority.server_certificate(&[], DAY).unwrap());
+        let load = |certificate: &Path, key: &Path| {
+            CertificateAuthority::load(certificate, key).err().unwrap()
+        };
+        assert!(matches!(
+            load(&server, &server_key),
+            AuthorityError::NotAnAuthority { .. }
+        ));
+        assert!(matches!(
+            load(&certificate, &server_key),
+            AuthorityError::Mismatch { .. }
+        ));
+        assert!(matches!(load(&key, &key), AuthorityError::Pem(_)));
+        fs::remove_file(&certificate).unwrap();
+        let text = load(&certificate, &key).to_string();
+        assert!(text.contains("ca.crt"), "{text}");
+    }
+}

@@ -167,3 +167,194 @@ fn client_config(
     config.resumption = Resumption::disabled();
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::testing::{Files, HOST, accept, sockets};
+
+    const OTHER_HOST: &str = "other.example.com";
+
+    /// What comes of connecting to a server that shows `files`.
+    async fn attempt(
+        files: &Files,
+        mode: BackendTls,
+        authority: Option<&Files>,
+        host: &str,
+    ) -> Result<Stream, ClientTlsError> {
+        let authority = authority.map(|files| files.authority.as_str());
+        let config = ClientTlsConfig::new(mode, authority).unwrap();
+        let (client, server) = sockets().await;
+        let tls = files.server();
+        let serve = async {
+            let mut server = server;
+            server.read_exact(&mut [0; 8]).await.unwrap();
+            server.write_all(b"S").await.unwrap();
+            // A client that refuses the certificate is an error here; the client's own verdict is what counts.
+            let _ = tls
+                .accept(server, crate::net::server_tls::Opening::Requested)
+                .await;
+        };
+        tokio::join!(config.connect(client, host), serve).0
+    }
+
+    fn refused(result: Result<Stream, ClientTlsError>) -> bool {
+        matches!(result, Err(ClientTlsError::Handshake(_)))
+    }
+
+    #[tokio::test]
+    async fn each_mode_checks_as_much_as_it_says() {
+        use BackendTls::{Require, VerifyCa, VerifyFull};
+        let (ours, other) = (Files::issued(), Files::issued());
+
+        assert!(attempt(&ours, Require, None, OTHER_HOST).await.is_ok());
+        assert!(attempt(&ours, Require, Some(&other), HOST).await.is_ok());
+
+        assert!(attempt(&ours, VerifyCa, Some(&ours), HOST).await.is_ok());
+        assert!(
+            attempt(&ours, VerifyCa, Some(&ours), OTHER_HOST)
+                .await
+                .is_ok()
+        );
+        assert!(refused(attempt(&ours, VerifyCa, Some(&other), HOST).await));
+
+        assert!(attempt(&ours, VerifyFull, Some(&ours), HOST).await.is_ok());
+        assert!(refused(
+            attempt(&ours, VerifyFull, Some(&ours), OTHER_HOST).await
+        ));
+        assert!(refused(
+            attempt(&ours, VerifyFull, Some(&ours), "127.0.0.1").await
+        ));
+        assert!(refused(
+            attempt(&ours, VerifyFull, Some(&other), HOST).await
+        ));
+        assert!(refused(attempt(&ours, VerifyFull, None, HOST).await));
+    }
+
+    #[tokio::test]
+    async fn a_self_signed_certificate_vouches_for_itself_only() {
+        use BackendTls::{VerifyCa, VerifyFull};
+        let key = rcgen::KeyPair::generate().unwrap();
+        let (ours, other) = (Files::self_signed(&key), Files::issued());
+        assert!(
+            attempt(&ours, VerifyCa, Some(&ours), OTHER_HOST)
+                .await
+                .is_ok()
+        );
+        assert!(attempt(&ours, VerifyFull, Some(&ours), HOST).await.is_ok());
+        assert!(refused(
+            attempt(&ours, VerifyFull, Some(&ours), OTHER_HOST).await
+        ));
+        assert!(refused(attempt(&ours, VerifyCa, Some(&other), HOST).await));
+    }
+
+    #[tokio::test]
+    async fn a_stolen_certificate_without_its_key_is_refused_in_every_mode() {
+        // The other server shows our certificate, but signs the handshake with a key of its own.
+        let (ours, other) = (Files::issued(), Files::issued());
+        let thief = rustls::sign::CertifiedKey::new(
+            super::super::pem::certificates(&ours.certificate).unwrap(),
+            ring::sign::any_supported_type(&super::super::pem::private_key(&other.key).unwrap())
+                .unwrap(),
+        );
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(thief)));
+        let config = Arc::new(config);
+        for mode in [BackendTls::Require, BackendTls::VerifyFull] {
+            let client_config = ClientTlsConfig::new(mode, Some(&ours.authority)).unwrap();
+            let (client, mut server) = sockets().await;
+            let serve = async {
+                server.read_exact(&mut [0; 8]).await.unwrap();
+                server.write_all(b"S").await.unwrap();
+                let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+                let _ = Tls::handshake(server, Connection::Server(connection)).await;
+            };
+            let (result, ()) = tokio::join!(client_config.connect(client, HOST), serve);
+            assert!(refused(result), "{mode:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_tls_nothing_is_asked() {
+        let config = ClientTlsConfig::new(BackendTls::Disable, None).unwrap();
+        let (client, mut server) = sockets().await;
+        let stream = config.connect(client, "not a host").await.unwrap();
+        assert!(!stream.is_encrypted());
+        drop(stream);
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+
+    /// What comes of a server that answers the SSLRequest with `answer`.
+    async fn answered(answer: &[u8]) -> ClientTlsError {
+        let config = ClientTlsConfig::new(BackendTls::Require, None).unwrap();
+        let (client, mut server) = sockets().await;
+        // All of it is there before the client looks.
+        server.write_all(answer).await.unwrap();
+        drop_after(server, config.connect(client, HOST))
+            .await
+            .err()
+            .unwrap()
+    }
+
+    async fn drop_after<T>(server: TcpStream, connecting: impl Future<Output = T>) -> T {
+        let result = connecting.await;
+        drop(server);
+        result
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answers_anything_but_yes_is_refused() {
+        assert!(matches!(answered(b"N").await, ClientTlsError::Refused));
+        assert!(matches!(
+            answered(b"ESERROR").await,
+            ClientTlsError::UnexpectedAnswer(b'E')
+        ));
+        assert!(matches!(
+            answered(b"S\x16").await,
+            ClientTlsError::UnencryptedData
+        ));
+    }
+
+    #[test]
+    fn authorities_that_are_none_are_refused_when_read() {
+        let with = |mode, pem| ClientTlsConfig::new(mode, pem).err().unwrap();
+        assert!(matches!(
+            with(BackendTls::VerifyCa, None),
+            ClientTlsError::AuthorityRequired
+        ));
+        assert!(matches!(
+            with(BackendTls::VerifyFull, Some("no certificate")),
+            ClientTlsError::NoAuthority
+        ));
+        assert!(matches!(
+            with(
+                BackendTls::VerifyFull,
+                Some("-----BEGIN CERTIFICATE-----\n%\n-----END CERTIFICATE-----\n")
+            ),
+            ClientTlsError::MalformedAuthority(_)
+        ));
+    }
+
+    #[tokio::test]
+    async fn an_impossible_host_is_named() {
+        let config = ClientTlsConfig::new(BackendTls::Require, None).unwrap();
+        let (client, _server) = sockets().await;
+        let error = config.connect(client, "no host").await.err().unwrap();
+        assert!(error.to_string().contains("\"no host\""));
+    }
+
+    #[tokio::test]
+    async fn both_ends_agree_on_the_newest_tls() {
+        let files = Files::issued();
+        let config = ClientTlsConfig::new(BackendTls::VerifyFull, Some(&files.authority)).unwrap();
+        let (client, server) = sockets().await;
+        let tls = files.server();
+        let (client, server) = tokio::join!(config.connect(client, HOST), accept(server, &tls));
+        assert_eq!(client.unwrap().tls().unwrap().version, "TLSv1.3");
+        assert!(server.is_encrypted());
+    }
+}

@@ -121,6 +121,21 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_spread_over_the_listeners() {
+        let listeners = bind(ANY.parse().unwrap(), count(2), "listen.pooler").unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let clients: Vec<_> = (0..64)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let accepted: Vec<_> = listeners
+            .iter()
+            .map(|listener| std::iter::from_fn(|| listener.accept().ok()).count())
+            .collect();
+        assert_eq!(accepted.iter().sum::<usize>(), clients.len());
+        assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
+    }
+
+    #[test]
     fn a_second_program_is_told_that_the_address_is_in_use() {
         for first in [1, 2] {
             let listeners = bind(ANY.parse().unwrap(), count(first), "listen.pooler").unwrap();

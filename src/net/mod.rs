@@ -12,3 +12,8 @@ mod server_check;
 pub mod server_tls;
 pub mod stream;
 mod tls;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -153,3 +153,126 @@ fn server_config(
     config.send_tls13_tickets = 1;
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::KeyPair;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, version::TLS12};
+    use rustls_pki_types::{ServerName, pem::PemObject};
+
+    use super::*;
+    use crate::net::testing::{Files, HOST, sockets};
+
+    fn client(files: &Files, protocols: &[&[u8]]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(files.authority.as_bytes()).unwrap())
+            .unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        config
+    }
+
+    /// Both ends' results of a TLS handshake without SSLRequest.
+    async fn meet(
+        server: &ServerTls,
+        opening: Opening,
+        client: ClientConfig,
+    ) -> (Result<Accepted, AcceptError>, io::Result<Tls>) {
+        let (near, far) = sockets().await;
+        let name = ServerName::try_from(HOST).unwrap();
+        let connection = ClientConnection::new(Arc::new(client), name).unwrap();
+        tokio::join!(
+            server.accept(far, opening),
+            Tls::handshake(near, Connection::Client(connection))
+        )
+    }
+
+    #[tokio::test]
+    async fn direct_tls_needs_the_protocol_of_postgresql() {
+        let files = Files::issued();
+        let server = files.server();
+        let with = |protocols: &'static [&'static [u8]]| client(&files, protocols);
+
+        let (result, _) = meet(&server, Opening::Direct, with(&[b"postgresql"])).await;
+        assert!(result.is_ok());
+        let (result, _) = meet(&server, Opening::Direct, with(&[])).await;
+        assert!(matches!(result, Err(AcceptError::NoAlpn)));
+        let (result, _) = meet(&server, Opening::Direct, with(&[b"http/1.1"])).await;
+        assert!(matches!(result, Err(AcceptError::Handshake(_))));
+        // After an SSLRequest it is plain what is meant.
+        let (result, _) = meet(&server, Opening::Requested, with(&[])).await;
+        assert!(result.is_ok());
+    }
+
+    #[tokio::test]
+    async fn tls_1_2_is_spoken_with_those_who_know_no_better() {
+        let files = Files::issued();
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(files.authority.as_bytes()).unwrap())
+            .unwrap();
+        let old = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&TLS12])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (result, _) = meet(&files.server(), Opening::Requested, old).await;
+        assert_eq!(result.unwrap().stream.tls().unwrap().version, "TLSv1.2");
+    }
+
+    #[tokio::test]
+    async fn a_reload_is_for_new_clients_and_a_failed_one_changes_nothing() {
+        let (files, newer) = (Files::issued(), Files::issued());
+        let server = files.server();
+        let (old, _) = meet(&server, Opening::Requested, client(&files, &[])).await;
+
+        std::fs::copy(&newer.certificate, &files.certificate).unwrap();
+        let error = server.reload().unwrap_err();
+        assert!(matches!(error, TlsError::Unusable { .. }), "{error}");
+        let (kept, _) = meet(&server, Opening::Requested, client(&files, &[])).await;
+        assert_eq!(kept.unwrap().end_point, old.unwrap().end_point);
+
+        std::fs::copy(&newer.key, &files.key).unwrap();
+        server.clone().reload().unwrap();
+        let (result, _) = meet(&server, Opening::Requested, client(&newer, &[])).await;
+        assert!(result.is_ok());
+        let (result, _) = meet(&server, Opening::Requested, client(&files, &[])).await;
+        assert!(result.is_err());
+    }
+
+    #[test]
+    fn errors_name_the_file_and_what_is_wrong_with_it() {
+        let files = Files::issued();
+        let load = |certificate: &Path, key: &Path| {
+            ServerTls::load(certificate, key).err().unwrap().to_string()
+        };
+        let text = load(Path::new("/nowhere/server.crt"), &files.key);
+        assert!(
+            text.contains("/nowhere/server.crt") && text.contains("exists"),
+            "{text}"
+        );
+        let text = load(&files.key, &files.key);
+        assert!(text.contains("server.key holds no certificate"), "{text}");
+        let text = load(&files.certificate, &files.certificate);
+        assert!(text.contains("server.crt holds no private key"), "{text}");
+        let text = load(&files.certificate, &Files::issued().key);
+        assert!(text.contains("cannot be used together"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_end_point_is_the_hash_that_the_signature_uses() {
+        let bytes_of = |alg| {
+            let files = Files::self_signed(&KeyPair::generate_for(alg).unwrap());
+            let leaf = CertificateDer::from_pem_slice(files.authority.as_bytes()).unwrap();
+            server_end_point(&leaf).map(|hash| hash.len())
+        };
+        assert_eq!(bytes_of(&rcgen::PKCS_ECDSA_P256_SHA256), Some(32));
+        assert_eq!(bytes_of(&rcgen::PKCS_ECDSA_P384_SHA384), Some(48));
+        assert_eq!(bytes_of(&rcgen::PKCS_ED25519), None);
+    }
+}

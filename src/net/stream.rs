@@ -140,7 +140,7 @@ impl Stream {
         .await;
     }
 
-    fn tcp(&self) -> &TcpStream {
+    pub(super) fn tcp(&self) -> &TcpStream {
         match &self.transport {
             Transport::Plain(tcp) => tcp,
             Transport::Tls(tls) => &tls.tcp,

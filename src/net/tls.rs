@@ -80,7 +80,7 @@ impl Tls {
     /// Ready when [`Self::poll_read`] may have something to say: plaintext, the end, an error, or new bytes.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.connection.process_new_packets() {
-            Ok(state) if !is_waiting(&state) => self.tcp.poll_read_ready(cx),
+            Ok(state) if !has_news(&state) => self.tcp.poll_read_ready(cx),
             Ok(_) | Err(_) => Poll::Ready(Ok(())),
         }
     }
@@ -131,7 +131,7 @@ impl Tls {
     pub(super) fn has_spoken(&mut self) -> bool {
         loop {
             match self.connection.process_new_packets() {
-                Ok(state) if !is_waiting(&state) => {}
+                Ok(state) if !has_news(&state) => {}
                 Ok(_) | Err(_) => return true,
             }
             // Straight to the socket: tokio's idea of readiness may be older than what has arrived.
@@ -165,7 +165,7 @@ impl Tls {
 }
 
 /// Whether a reader would be told something now: data, or that the peer has closed.
-fn is_waiting(state: &IoState) -> bool {
+fn has_news(state: &IoState) -> bool {
     state.plaintext_bytes_to_read() > 0 || state.peer_has_closed()
 }
 

@@ -289,3 +289,6 @@ fn untold(cause: HandshakeFailure) -> HandshakeError {
         stream: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

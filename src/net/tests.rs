@@ -1,0 +1,289 @@
+//! What holds for streams of either kind.
+
+use std::{
+    future::poll_fn,
+    io,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::yield_now,
+    time::timeout,
+};
+
+use super::{
+    stream::{Keepalive, Stream, TlsSummary, tune},
+    testing::{HOST, Kind, sockets},
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until `condition` holds.
+async fn eventually(mut condition: impl FnMut() -> bool) {
+    let waiting = async {
+        while !condition() {
+            yield_now().await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.expect("in time");
+}
+
+fn readable_now(stream: &mut Stream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    stream.poll_readable(&mut cx).is_ready()
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn bytes_arrive_whole_and_in_order_both_ways() {
+    for kind in Kind::ALL {
+        let (mut client, mut server) = kind.pair().await;
+        let sent = pattern(1 << 20);
+        let talk = async {
+            client.write_all(&sent).await.unwrap();
+            client.flush().await.unwrap();
+            let mut echoed = vec![0; sent.len()];
+            client.read_exact(&mut echoed).await.unwrap();
+            echoed
+        };
+        let echo = async {
+            let mut received = vec![0; sent.len()];
+            server.read_exact(&mut received).await.unwrap();
+            server.write_all(&received).await.unwrap();
+            server.flush().await.unwrap();
+        };
+        let (echoed, ()) = tokio::join!(talk, echo);
+        assert!(echoed == sent, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_stops_the_writer_and_loses_nothing() {
+    for kind in Kind::ALL {
+        let (mut client, mut server) = kind.pair().await;
+        SockRef::from(server.tcp())
+            .set_recv_buffer_size(8 * 1024)
+            .unwrap();
+        SockRef::from(client.tcp())
+            .set_send_buffer_size(8 * 1024)
+            .unwrap();
+        let block = pattern(16 * 1024);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut written = 0;
+        let mut refusals = 0;
+        // Refused many times in a row: no room anywhere.
+        while refusals < 1000 {
+            let offered = &block[written % block.len()..];
+            match tokio::io::AsyncWrite::poll_write(
+                std::pin::Pin::new(&mut client),
+                &mut cx,
+                offered,
+            ) {
+                Poll::Ready(count) => {
+                    written += count.unwrap();
+                    refusals = 0;
+                }
+                Poll::Pending => {
+                    refusals += 1;
+                    yield_now().await;
+                }
+            }
+            assert!(written < 16 << 20, "the writer is never stopped");
+        }
+        let finish = async {
+            client.flush().await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let mut received = Vec::new();
+        let (count, ()) = tokio::join!(server.read_to_end(&mut received), finish);
+        assert_eq!(count.unwrap(), written, "{kind:?}");
+        assert!(
+            received
+                .chunks(block.len())
+                .all(|chunk| *chunk == block[..chunk.len()]),
+            "{kind:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_readable_exactly_while_there_is_something_to_read() {
+    for kind in Kind::ALL {
+        let (mut client, mut server) = kind.pair().await;
+        // Whatever the handshake left behind is read away first.
+        let mut byte = [0];
+        assert!(
+            timeout(Duration::from_millis(20), client.read(&mut byte))
+                .await
+                .is_err()
+        );
+        assert!(!readable_now(&mut client), "{kind:?}");
+
+        server.write_all(b"ab").await.unwrap();
+        server.flush().await.unwrap();
+        timeout(PATIENCE, poll_fn(|cx| client.poll_readable(cx)))
+            .await
+            .unwrap()
+            .unwrap();
+        client.read_exact(&mut byte).await.unwrap();
+        // The second byte is in the socket, or decrypted already: either way it counts.
+        assert!(readable_now(&mut client), "{kind:?}");
+        client.read_exact(&mut byte).await.unwrap();
+        assert_eq!(byte, *b"b");
+
+        server.shutdown().await.unwrap();
+        timeout(PATIENCE, poll_fn(|cx| client.poll_readable(cx)))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(client.read(&mut byte).await.unwrap(), 0, "{kind:?}");
+        assert!(
+            readable_now(&mut client),
+            "the end stays readable: {kind:?}"
+        );
+        assert_eq!(client.read(&mut byte).await.unwrap(), 0, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_or_talking_peer_is_seen_without_waiting() {
+    for kind in Kind::ALL {
+        // Session tickets are under way in the TLS pair: they are nothing that the peer says.
+        let (mut client, mut server) = kind.pair().await;
+        for _ in 0..1000 {
+            assert!(!client.peek_closed(), "{kind:?}");
+        }
+        server.write_all(b"x").await.unwrap();
+        server.flush().await.unwrap();
+        eventually(|| client.peek_closed()).await;
+        assert_eq!(
+            client.read_u8().await.unwrap(),
+            b'x',
+            "the peek took it: {kind:?}"
+        );
+        assert!(!client.peek_closed(), "{kind:?}");
+        drop(server);
+        eventually(|| client.peek_closed()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_end_without_close_notify_is_an_end() {
+    let (mut client, server) = Kind::Tls.pair().await;
+    drop(server);
+    assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn garbage_in_place_of_tls_records_is_an_error() {
+    let (mut client, server) = Kind::Tls.pair().await;
+    SockRef::from(server.tcp())
+        .send(b"GET / HTTP/1.1\r\n\r\n")
+        .unwrap();
+    let error = client.read(&mut [0; 16]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test]
+async fn a_stream_moves_to_another_thread_with_what_it_holds() {
+    for kind in Kind::ALL {
+        let (mut client, mut server) = kind.pair().await;
+        client.write_all(b"first").await.unwrap();
+        client.flush().await.unwrap();
+        let mut byte = [0];
+        server.read_exact(&mut byte).await.unwrap();
+
+        let moved = server.detach().unwrap();
+        let home = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(async {
+                let mut server = moved.attach().unwrap();
+                let mut rest = [0; 10];
+                server.read_exact(&mut rest).await.unwrap();
+                server.write_all(&rest).await.unwrap();
+                server.graceful_close(PATIENCE).await;
+            });
+        });
+        client.write_all(b"-then").await.unwrap();
+        client.write_all(b"!").await.unwrap();
+        client.flush().await.unwrap();
+        let mut echoed = Vec::new();
+        client.read_to_end(&mut echoed).await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(echoed, b"irst-then!", "{kind:?}");
+        home.join().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_last_message_survives_a_close_with_unread_input() {
+    for kind in Kind::ALL {
+        let (mut client, mut server) = kind.pair().await;
+        client.write_all(&pattern(64 * 1024)).await.unwrap();
+        client.flush().await.unwrap();
+        server.write_all(b"FATAL").await.unwrap();
+        // Nothing of the client's 64 KiB was read: a plain close would answer them with RST.
+        let closing = tokio::task::LocalSet::new();
+        closing
+            .run_until(async {
+                let close = tokio::task::spawn_local(server.graceful_close(PATIENCE));
+                let mut last = Vec::new();
+                client.read_to_end(&mut last).await.unwrap();
+                assert_eq!(last, b"FATAL", "{kind:?}");
+                drop(client);
+                timeout(PATIENCE, close).await.unwrap().unwrap();
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_never_ends_does_not_hold_up_the_close() {
+    for kind in Kind::ALL {
+        let (_client, server) = kind.pair().await;
+        let close = server.graceful_close(Duration::from_millis(20));
+        timeout(PATIENCE, close).await.expect("in time");
+    }
+}
+
+#[tokio::test]
+async fn the_summary_says_what_was_agreed_on() {
+    let (client, server) = Kind::Tls.pair().await;
+    let TlsSummary {
+        version,
+        cipher,
+        sni,
+    } = server.tls().unwrap();
+    assert_eq!(version, "TLSv1.3");
+    assert!(cipher.starts_with("TLS13_"), "{cipher}");
+    assert_eq!(sni.as_deref(), Some(HOST));
+    assert_eq!(client.tls().unwrap().sni, None);
+    let (client, _server) = Kind::Plain.pair().await;
+    assert_eq!(client.tls(), None);
+    assert!(!client.is_encrypted());
+}
+
+#[tokio::test]
+async fn tuning_reaches_the_kernel() {
+    let (client, _server) = sockets().await;
+    let keepalive = Keepalive::default();
+    tune(&client, &keepalive).unwrap();
+    let socket = SockRef::from(&client);
+    assert!(socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), keepalive.idle);
+    assert_eq!(socket.tcp_keepalive_interval().unwrap(), keepalive.interval);
+    assert_eq!(socket.tcp_keepalive_retries().unwrap(), keepalive.probes);
+    assert_eq!(
+        socket.tcp_user_timeout().unwrap(),
+        Some(keepalive.unacknowledged)
+    );
+    assert!(socket.tcp_nodelay().unwrap());
+}
