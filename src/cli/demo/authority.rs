@@ -3,7 +3,10 @@
 use std::{fs, io, path::PathBuf, time::Duration};
 
 use super::folder::{Folder, FolderError};
-use crate::access::{certificate_files::PemPair, certificates::{self, CertificateAuthority}};
+use crate::access::{
+    certificate_files::PemPair,
+    certificates::{self, CertificateAuthority},
+};
 
 /// Paths in the demo's folder.
 pub(super) const CA_CERTIFICATE: &str = "tls/ca.crt";
@@ -37,7 +40,10 @@ pub(super) struct Authority {
 impl Authority {
     pub(super) fn load_or_make(folder: &Folder) -> Result<Self, AuthorityError> {
         folder.make("tls")?;
-        let (certificate, key) = (folder.path().join(CA_CERTIFICATE), folder.path().join(CA_KEY));
+        let (certificate, key) = (
+            folder.path().join(CA_CERTIFICATE),
+            folder.path().join(CA_KEY),
+        );
         if !certificate.exists() {
             let (_, files) = CertificateAuthority::generate("Sluice demo", AUTHORITY_LIFETIME)?;
             // The certificate comes last: where it is, the key is too.
@@ -49,9 +55,11 @@ impl Authority {
         folder.write_secret(SLUICE_KEY, &sluice.key)?;
         folder.write(SLUICE_CERTIFICATE, &sluice.certificate)?;
         Ok(Self {
-            certificate: fs::read_to_string(&certificate).map_err(|source| AuthorityError::File {
-                path: certificate,
-                source,
+            certificate: fs::read_to_string(&certificate).map_err(|source| {
+                AuthorityError::File {
+                    path: certificate,
+                    source,
+                }
             })?,
             postgres: authority.server_certificate(&[], SERVER_LIFETIME)?,
         })

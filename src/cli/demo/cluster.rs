@@ -65,7 +65,9 @@ host      all   all              127.0.0.1/32   scram-sha-256
 pub(super) enum ClusterError {
     #[error("cannot run bash to find PostgreSQL: {0}")]
     Bash(#[source] io::Error),
-    #[error("no PostgreSQL 17 or newer to be had\nhint: install one and set SLUICE_POSTGRES_BIN to its folder of programs, or use a running one with --postgres URL")]
+    #[error(
+        "no PostgreSQL 17 or newer to be had\nhint: install one and set SLUICE_POSTGRES_BIN to its folder of programs, or use a running one with --postgres URL"
+    )]
     NoPostgres,
     #[error("cannot run initdb: {0}")]
     Start(#[source] io::Error),
@@ -111,11 +113,21 @@ impl Cluster {
         configure(&user, &data, authority, more_tenants)?;
 
         let mut command = user.command(programs.join("postgres"), "INT");
-        command.arg("-D").arg(&data).args(["-p", &port.to_string()]).current_dir(&data);
+        command
+            .arg("-D")
+            .arg(&data)
+            .args(["-p", &port.to_string()])
+            .current_dir(&data);
         let log = folder.path().join("postgres.log");
         let mut process = Process::start("PostgreSQL", command, log, Signal::INT)?;
-        process.until_ready(READY_TIMEOUT, until_ready(&data, process.pid())).await?;
-        let server = Server::own(port, folder.secrets().superuser.clone(), authority.certificate.clone());
+        process
+            .until_ready(READY_TIMEOUT, until_ready(&data, process.pid()))
+            .await?;
+        let server = Server::own(
+            port,
+            folder.secrets().superuser.clone(),
+            authority.certificate.clone(),
+        );
         Ok(Self { process, server })
     }
 
@@ -149,7 +161,12 @@ async fn find_postgres() -> Result<PathBuf, ClusterError> {
 }
 
 /// Makes the cluster beside its place and moves it there when it is whole.
-async fn initialise(folder: &Folder, programs: &Path, user: &User, place: &Path) -> Result<(), ClusterError> {
+async fn initialise(
+    folder: &Folder,
+    programs: &Path,
+    user: &User,
+    place: &Path,
+) -> Result<(), ClusterError> {
     let data = place.with_extension("new");
     if data.exists() {
         fs::remove_dir_all(&data).map_err(|source| file_error(&data, source))?;
@@ -166,7 +183,12 @@ async fn initialise(folder: &Folder, programs: &Path, user: &User, place: &Path)
         .arg(&data)
         .arg("--pwfile")
         .arg(&password)
-        .args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"])
+        .args([
+            "--username=postgres",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+        ])
         .args(["--no-sync", "--no-instructions"])
         .current_dir(&data)
         .stdin(Stdio::null())
@@ -177,7 +199,9 @@ async fn initialise(folder: &Folder, programs: &Path, user: &User, place: &Path)
     fs::remove_file(&password).map_err(|source| file_error(&password, source))?;
     if !output.status.success() {
         return Err(ClusterError::Initialise {
-            said: String::from_utf8_lossy(&output.stderr).trim_end().to_owned(),
+            said: String::from_utf8_lossy(&output.stderr)
+                .trim_end()
+                .to_owned(),
             user: user.name().to_owned(),
             folder: data,
         });
@@ -186,7 +210,12 @@ async fn initialise(folder: &Folder, programs: &Path, user: &User, place: &Path)
 }
 
 /// Writes our settings, certificates and access rules; they are the same files at every start.
-fn configure(user: &User, data: &Path, authority: &Authority, more_tenants: u32) -> Result<(), ClusterError> {
+fn configure(
+    user: &User,
+    data: &Path,
+    authority: &Authority,
+    more_tenants: u32,
+) -> Result<(), ClusterError> {
     let identities = format!("jit   \"{}\"   \\1\n", subject_pattern(more_tenants));
     for (name, text) in [
         ("postgresql.conf", SETTINGS),
@@ -209,7 +238,9 @@ fn subject_pattern(more_tenants: u32) -> String {
         0 => people::TENANT.to_owned(),
         _ => format!("{}(?:-[0-9]{{1,6}})?", people::TENANT),
     };
-    format!("/^O={tenants},OU=g-[0-9a-f]{{32}},OU=r-([a-z_][a-z0-9_$]*),UID=[A-Za-z0-9._@-]{{1,200}}$")
+    format!(
+        "/^O={tenants},OU=g-[0-9a-f]{{32}},OU=r-([a-z_][a-z0-9_$]*),UID=[A-Za-z0-9._@-]{{1,200}}$"
+    )
 }
 
 fn own(user: &User, path: &Path, mode: u32) -> Result<(), ClusterError> {
@@ -233,7 +264,11 @@ async fn until_ready(data: &Path, pid: i32) {
         if let Ok(text) = fs::read_to_string(&path) {
             let mut lines = text.lines();
             let ours = lines.next() == Some(&pid.to_string());
-            if ours && lines.nth(STATE_LINE - 1).is_some_and(|state| state.trim() == STATE_READY) {
+            if ours
+                && lines
+                    .nth(STATE_LINE - 1)
+                    .is_some_and(|state| state.trim() == STATE_READY)
+            {
                 return;
             }
         }

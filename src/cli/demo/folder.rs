@@ -211,7 +211,10 @@ fn lock(folder: &Path) -> Result<File, FolderError> {
     }
 }
 
-fn load_or_make<T: Serialize + DeserializeOwned>(path: &Path, make: impl FnOnce() -> T) -> Result<T, FolderError> {
+fn load_or_make<T: Serialize + DeserializeOwned>(
+    path: &Path,
+    make: impl FnOnce() -> T,
+) -> Result<T, FolderError> {
     let file = |source| FolderError::File {
         path: path.to_owned(),
         source,

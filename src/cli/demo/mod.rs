@@ -66,6 +66,8 @@ enum DemoError {
     Tour(#[from] TourError),
     #[error(transparent)]
     Ready(#[from] ReadyError),
+    #[error("told to stop before the tour was over")]
+    Interrupted,
     #[error("cannot start: {0}")]
     Runtime(#[from] std::io::Error),
 }
@@ -104,7 +106,10 @@ async fn demonstrate(args: &DemoArgs) -> Result<(), DemoError> {
 
     let outcome = tokio::select! {
         outcome = show(args, &ports, &folder, ready_file.as_ref(), &mut running) => outcome,
-        () = stop.received() => Ok(()),
+        () = stop.received() => match args.check {
+            true => Err(DemoError::Interrupted),
+            false => Ok(()),
+        },
     };
 
     drop(ready_file);
@@ -145,7 +150,8 @@ async fn show(
         ports.pooler, ports.direct, ports.admin
     );
 
-    let registration = Registration::make(pooler.client(), &server, folder.secrets(), args.tenants).await?;
+    let registration =
+        Registration::make(pooler.client(), &server, folder.secrets(), args.tenants).await?;
     let ready = Ready::new(ports, folder, &server, pooler, registration);
     tour::prove_logins(&ready).await?;
     if let Some(file) = ready_file {

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     admin::values::{
-        Done, IssuedToken, MemberTerms, OneMember, OnePerson, OneRule, OneTenant, People, NewPerson, RuleTerms,
-        SecretText, TenantFields, Tenants, TokenTerms, Tokens,
+        Done, IssuedToken, MemberTerms, NewPerson, OneMember, OnePerson, OneRule, OneTenant,
+        People, RuleTerms, SecretText, TenantFields, Tenants, TokenTerms, Tokens,
     },
     catalog::types::{BackendLogin, MemberKind, Person, TokenAccess},
     cli::{client::Client, error::CliError},
@@ -61,7 +61,11 @@ impl Registration {
             people.push(person(client, &known, email).await?);
         }
 
-        let known = client.get::<Tenants>(&["v1", "tenants"]).await?.value.tenants;
+        let known = client
+            .get::<Tenants>(&["v1", "tenants"])
+            .await?
+            .value
+            .tenants;
         let names = (1..=more_tenants).map(|number| format!("{TENANT}-{number}"));
         for name in iter::once(TENANT.to_owned()).chain(names) {
             let tenant = TenantRef::parse(&name)?;
@@ -85,14 +89,21 @@ impl Holder {
         let id = person.id.to_string();
         let tokens = ["v1", "people", &id, "tokens"];
         let old = client.get::<Tokens>(&tokens).await?.value.tokens;
-        for token in old.iter().filter(|token| token.name == TOKEN_NAME && token.revoked_at.is_none()) {
-            client.delete::<Done<Value>>(&["v1", "tokens", token.id.as_str()]).await?;
+        for token in old
+            .iter()
+            .filter(|token| token.name == TOKEN_NAME && token.revoked_at.is_none())
+        {
+            client
+                .delete::<Done<Value>>(&["v1", "tokens", token.id.as_str()])
+                .await?;
         }
         let terms = TokenTerms {
             name: TOKEN_NAME.to_owned(),
             expires: LIFETIME.to_owned(),
         };
-        let issued = client.send::<Done<IssuedToken>>(Method::POST, &tokens, &terms).await?;
+        let issued = client
+            .send::<Done<IssuedToken>>(Method::POST, &tokens, &terms)
+            .await?;
         Ok(Self {
             person,
             token: issued.value.value.secret,
@@ -108,7 +119,9 @@ async fn person(client: &Client, known: &[Person], email: &str) -> Result<Person
         email: email.to_owned(),
         name: None,
     };
-    let made = client.send::<Done<OnePerson>>(Method::POST, &["v1", "people"], &new).await?;
+    let made = client
+        .send::<Done<OnePerson>>(Method::POST, &["v1", "people"], &new)
+        .await?;
     Ok(made.value.value.person)
 }
 
@@ -133,10 +146,14 @@ async fn register(
     };
     if there {
         let path = ["v1", "tenants", tenant.as_str()];
-        client.send::<Done<OneTenant>>(Method::PATCH, &path, &fields).await?;
+        client
+            .send::<Done<OneTenant>>(Method::PATCH, &path, &fields)
+            .await?;
     } else {
         fields.tenant = Some(tenant.clone());
-        client.send::<Done<OneTenant>>(Method::POST, &["v1", "tenants"], &fields).await?;
+        client
+            .send::<Done<OneTenant>>(Method::POST, &["v1", "tenants"], &fields)
+            .await?;
     }
     keep_secret(client, tenant, AUTH_USER, &secrets.auth_user).await?;
     if server.login == BackendLogin::RoleSecret {
@@ -145,10 +162,17 @@ async fn register(
     Ok(())
 }
 
-async fn keep_secret(client: &Client, tenant: &TenantRef, role: &str, password: &Zeroizing<String>) -> Result<(), CliError> {
+async fn keep_secret(
+    client: &Client,
+    tenant: &TenantRef,
+    role: &str,
+    password: &Zeroizing<String>,
+) -> Result<(), CliError> {
     let path = ["v1", "tenants", tenant.as_str(), "roles", role, "secret"];
     let secret = SecretText::Password(password.clone());
-    client.send::<Done<Value>>(Method::PUT, &path, &secret).await?;
+    client
+        .send::<Done<Value>>(Method::PUT, &path, &secret)
+        .await?;
     Ok(())
 }
 
@@ -159,12 +183,16 @@ async fn admit(client: &Client, tenant: &TenantRef, person: &Person) -> Result<(
     let terms = MemberTerms {
         kind: MemberKind::Member,
     };
-    client.send::<Done<OneMember>>(Method::PUT, &membership, &terms).await?;
+    client
+        .send::<Done<OneMember>>(Method::PUT, &membership, &terms)
+        .await?;
     let rule = ["v1", "tenants", tenant.as_str(), "rules", &id, TOKEN_ROLE];
     let terms = RuleTerms {
         expires: Some(LIFETIME.to_owned()),
         ..RuleTerms::default()
     };
-    client.send::<Done<OneRule>>(Method::PUT, &rule, &terms).await?;
+    client
+        .send::<Done<OneRule>>(Method::PUT, &rule, &terms)
+        .await?;
     Ok(())
 }

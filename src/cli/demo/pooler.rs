@@ -59,7 +59,9 @@ impl Pooler {
         let log = folder.path().join("sluice.log");
         let mut process = Process::start("sluice serve", command, log, Signal::TERM)?;
         let url = ports.admin_url();
-        process.until_ready(READY_TIMEOUT, until_ready(&url)).await?;
+        process
+            .until_ready(READY_TIMEOUT, until_ready(&url))
+            .await?;
         let client = Client::new(&url, &folder.secrets().admin_key)?;
         Ok(Self { process, client })
     }
@@ -125,7 +127,10 @@ key_file = "admin.key"
 async fn until_ready(admin_url: &str) {
     let url = format!("{admin_url}/ready");
     loop {
-        if reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()) {
+        if reqwest::get(&url)
+            .await
+            .is_ok_and(|answer| answer.status().is_success())
+        {
             return;
         }
         sleep(READY_POLL).await;

@@ -8,7 +8,9 @@ use crate::cli::DemoArgs;
 pub(super) enum PortError {
     #[error("port {port} is taken\nhint: choose another with {flag} (0 takes a free one)")]
     Taken { port: u16, flag: &'static str },
-    #[error("cannot listen on port {port}: {source}\nhint: choose another with {flag} (0 takes a free one)")]
+    #[error(
+        "cannot listen on port {port}: {source}\nhint: choose another with {flag} (0 takes a free one)"
+    )]
     Unusable {
         port: u16,
         flag: &'static str,
@@ -64,7 +66,10 @@ mod tests {
     fn a_taken_port_is_named_with_its_flag() {
         let (_listener, port) = hold(0, "--port").unwrap();
         let refused = hold(port, "--admin-port").unwrap_err().to_string();
-        assert!(refused.contains(&format!("port {port} is taken")), "{refused}");
+        assert!(
+            refused.contains(&format!("port {port} is taken")),
+            "{refused}"
+        );
         assert!(refused.contains("--admin-port"), "{refused}");
     }
 }

@@ -21,7 +21,10 @@ const SHOWN_LOG_LINES: usize = 15;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProcessError {
     #[error("cannot start {name}: {source}")]
-    Start { name: &'static str, source: io::Error },
+    Start {
+        name: &'static str,
+        source: io::Error,
+    },
     #[error("cannot write {}: {source}", path.display())]
     Log { path: PathBuf, source: io::Error },
     #[error("{name} ended by itself ({status}); the end of its log:\n{log}")]
@@ -31,7 +34,10 @@ pub(super) enum ProcessError {
         log: String,
     },
     #[error("cannot wait for {name}: {source}")]
-    Wait { name: &'static str, source: io::Error },
+    Wait {
+        name: &'static str,
+        source: io::Error,
+    },
     #[error("{name} was not ready within {} s; the end of its log:\n{log}", within.as_secs())]
     NotReady {
         name: &'static str,
@@ -128,7 +134,11 @@ impl Process {
         // It may have ended in between: then there is nobody left to tell.
         let _ = kill_process(self.pid, self.end_by);
         if timeout(END_TIMEOUT, self.child.wait()).await.is_err() {
-            eprintln!("{} did not end within {} s and is killed", self.name, END_TIMEOUT.as_secs());
+            eprintln!(
+                "{} did not end within {} s and is killed",
+                self.name,
+                END_TIMEOUT.as_secs()
+            );
             let _ = self.child.kill().await;
         }
     }

@@ -45,18 +45,26 @@ impl Login {
     pub(super) async fn run(&self, script: &str) -> Result<String, PsqlError> {
         let output = self.output(script).await?;
         if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
+            return Ok(String::from_utf8_lossy(&output.stdout)
+                .trim_end()
+                .to_owned());
         }
         Err(PsqlError::Failed {
             to: self.url.clone(),
-            said: String::from_utf8_lossy(&output.stderr).trim_end().to_owned(),
+            said: String::from_utf8_lossy(&output.stderr)
+                .trim_end()
+                .to_owned(),
         })
     }
 
     /// Like [`Login::run`] for what has to fail: answers what psql complained of; `None` if it did not.
     pub(super) async fn complaint(&self, script: &str) -> Result<Option<String>, PsqlError> {
         let output = self.output(script).await?;
-        Ok((!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).trim_end().to_owned()))
+        Ok((!output.status.success()).then(|| {
+            String::from_utf8_lossy(&output.stderr)
+                .trim_end()
+                .to_owned()
+        }))
     }
 
     async fn output(&self, script: &str) -> Result<Output, PsqlError> {
@@ -71,7 +79,9 @@ impl Login {
         };
         match timeout(CALL_TIMEOUT, run).await {
             Ok(output) => output.map_err(PsqlError::Missing),
-            Err(_) => Err(PsqlError::Silent { to: self.url.clone() }),
+            Err(_) => Err(PsqlError::Silent {
+                to: self.url.clone(),
+            }),
         }
     }
 
@@ -80,7 +90,13 @@ impl Login {
         let mut command = Command::new("psql");
         without_libpq_settings(&mut command);
         command
-            .args(["--no-psqlrc", "--no-password", "--quiet", "--no-align", "--tuples-only"])
+            .args([
+                "--no-psqlrc",
+                "--no-password",
+                "--quiet",
+                "--no-align",
+                "--tuples-only",
+            ])
             .args(["--set", "ON_ERROR_STOP=1"])
             .arg(&self.url)
             .env("PGPASSWORD", self.password.as_str())
@@ -105,17 +121,25 @@ pub(super) fn encoded(text: &str) -> impl fmt::Display + '_ {
 
 /// What the percent-encoded `text` stands for.
 pub(super) fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
 /// Fails early, with what to do, where there is no psql.
 pub(super) async fn require() -> Result<(), PsqlError> {
     // Debian's psql is a wrapper that is there before the program is: only running it tells.
-    let output = Command::new("psql").arg("--version").output().await.map_err(PsqlError::Missing)?;
+    let output = Command::new("psql")
+        .arg("--version")
+        .output()
+        .await
+        .map_err(PsqlError::Missing)?;
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+    let said = String::from_utf8_lossy(&output.stderr)
+        .trim_end()
+        .to_owned();
     Err(PsqlError::Missing(io::Error::other(said)))
 }
 
@@ -134,9 +158,14 @@ mod tests {
 
     #[test]
     fn the_password_leaves_the_url_decoded() {
-        let url = Url::parse("postgresql://admin:p%40ss%2Fword@db.example.com:5433/app?sslmode=require").unwrap();
+        let url =
+            Url::parse("postgresql://admin:p%40ss%2Fword@db.example.com:5433/app?sslmode=require")
+                .unwrap();
         let (url, password) = part_password(url);
-        assert_eq!(url.as_str(), "postgresql://admin@db.example.com:5433/app?sslmode=require");
+        assert_eq!(
+            url.as_str(),
+            "postgresql://admin@db.example.com:5433/app?sslmode=require"
+        );
         assert_eq!(password.as_str(), "p@ss/word");
     }
 }

@@ -84,7 +84,11 @@ impl Ready {
             password_role: PASSWORD_ROLE,
             password: folder.secrets().password_role.clone(),
             token_role: TOKEN_ROLE,
-            people: registration.holders.into_iter().map(PersonEntry::from).collect(),
+            people: registration
+                .holders
+                .into_iter()
+                .map(PersonEntry::from)
+                .collect(),
             postgres: PostgresEntry {
                 host: server.host.clone(),
                 port: server.port,
@@ -138,7 +142,9 @@ pub(super) struct ReadyFile {
 
 impl ReadyFile {
     pub(super) fn at(path: &Path) -> Result<Self, ReadyError> {
-        let file = Self { path: path.to_owned() };
+        let file = Self {
+            path: path.to_owned(),
+        };
         match fs::remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(file.error(source)),
             _ => Ok(file),
@@ -148,7 +154,9 @@ impl ReadyFile {
     /// Writes it whole before it appears, so that whoever waits for it never reads half of it.
     pub(super) fn write(&self, ready: &Ready) -> Result<(), ReadyError> {
         let text = Zeroizing::new(serde_json::to_vec_pretty(ready)?);
-        let beside = self.path.with_extension(format!("{}.new", std::process::id()));
+        let beside = self
+            .path
+            .with_extension(format!("{}.new", std::process::id()));
         secret_file::write(&beside, &text)
             .and_then(|()| fs::rename(&beside, &self.path))
             .map_err(|source| self.error(source))

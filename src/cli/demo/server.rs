@@ -24,9 +24,13 @@ const OLDEST_MAJOR_VERSION: u32 = 17;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServerError {
-    #[error("`{text}` is no address of a PostgreSQL server\nhint: it looks like postgresql://postgres:password@host:5432")]
+    #[error(
+        "`{text}` is no address of a PostgreSQL server\nhint: it looks like postgresql://postgres:password@host:5432"
+    )]
     Address { text: String },
-    #[error("the server runs PostgreSQL {version}, which is too old\nhint: token access needs 17 or newer")]
+    #[error(
+        "the server runs PostgreSQL {version}, which is too old\nhint: token access needs 17 or newer"
+    )]
     TooOld { version: String },
     #[error(transparent)]
     Psql(#[from] PsqlError),
@@ -44,7 +48,7 @@ pub(super) struct Server {
     pub(super) ca: Option<String>,
     /// How token sessions log in.
     pub(super) login: BackendLogin,
-    /// Connection parameters of the superuser's logins, as they follow a `?`.
+    /// Connection parameters of the superuser's logins: empty, or `?` and what follows it in an address.
     parameters: String,
 }
 
@@ -59,7 +63,7 @@ impl Server {
             tls: BackendTls::VerifyFull,
             ca: Some(ca),
             login: BackendLogin::Certificate,
-            parameters: "sslmode=require".to_owned(),
+            parameters: "?sslmode=require".to_owned(),
         }
     }
 
@@ -75,14 +79,25 @@ impl Server {
         let (url, password) = psql::part_password(url);
         let user = psql::decoded(url.username());
         let mut server = Self {
-            host: url.host_str().filter(|host| !host.is_empty()).ok_or_else(malformed)?.to_owned(),
+            host: url
+                .host_str()
+                .filter(|host| !host.is_empty())
+                .ok_or_else(malformed)?
+                .to_owned(),
             port: url.port().unwrap_or(DEFAULT_PORT),
-            user: if user.is_empty() { "postgres".to_owned() } else { user },
+            user: if user.is_empty() {
+                "postgres".to_owned()
+            } else {
+                user
+            },
             password,
             tls: BackendTls::Disable,
             ca: None,
             login: BackendLogin::RoleSecret,
-            parameters: url.query().unwrap_or_default().to_owned(),
+            parameters: url
+                .query()
+                .map(|query| format!("?{query}"))
+                .unwrap_or_default(),
         };
         server.look().await?;
         Ok(server)
@@ -95,7 +110,10 @@ impl Server {
             .run("select current_setting('server_version_num')::int / 10000, current_setting('server_version'), current_setting('ssl')")
             .await?;
         let mut columns = answer.split('|');
-        let major = columns.next().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let major = columns
+            .next()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0);
         if major < OLDEST_MAJOR_VERSION {
             return Err(ServerError::TooOld {
                 version: columns.next().unwrap_or("unknown").to_owned(),
@@ -133,7 +151,7 @@ impl Server {
     /// The superuser's login to `database`, past the pooler.
     pub(super) fn superuser(&self, database: &str) -> Login {
         let url = format!(
-            "postgresql://{}@{}:{}/{database}?{}",
+            "postgresql://{}@{}:{}/{database}{}",
             psql::encoded(&self.user),
             self.host,
             self.port,

@@ -21,8 +21,8 @@ use super::{
     server::{DATABASE, Server, TOKEN_ROLE},
 };
 use crate::{
-    admin::values::{AuditRows, Done, Sessions},
     access::{RevocationReport, SessionView},
+    admin::values::{AuditRows, Done, Sessions},
     cli::{client::Client, error::CliError},
 };
 
@@ -50,14 +50,21 @@ pub(super) enum TourError {
 /// Prints the line for each kind of login, runs it, and shows who PostgreSQL says has come.
 pub(super) async fn prove_logins(ready: &Ready) -> Result<(), TourError> {
     for person in ready.people() {
-        prove(&format!("{} with a token", person.email), &ready.token_login(person)).await?;
+        prove(
+            &format!("{} with a token", person.email),
+            &ready.token_login(person),
+        )
+        .await?;
     }
     prove("a role with its password", &ready.password_login()).await
 }
 
 async fn prove(title: &str, login: &Login) -> Result<(), TourError> {
     println!("\n# {title}\n{}", login.line());
-    println!("  {WHO_AM_I}\n  → {}", login.run(WHO_AM_I).await?.replace('|', " | "));
+    println!(
+        "  {WHO_AM_I}\n  → {}",
+        login.run(WHO_AM_I).await?.replace('|', " | ")
+    );
     Ok(())
 }
 
@@ -71,40 +78,72 @@ pub(super) async fn take(ready: &Ready, server: &Server, client: &Client) -> Res
     let superuser = server.superuser(DATABASE);
 
     let session = LongSession::start(&login).await?;
-    let view = until("the session list names the person and her query is running", async || {
-        let session = open_session(client, person).await?;
-        Ok(session.filter(|session| session.backend_pid.is_some()))
+    let view = until(
+        "the session list names the person and her query is running",
+        async || {
+            let session = open_session(client, person).await?;
+            Ok(session.filter(|session| session.backend_pid.is_some()))
+        },
+    )
+    .await?;
+    step(&format!(
+        "{} is logged in as {TOKEN_ROLE}: session {}",
+        person.email, view.id
+    ));
+
+    until("the audit trail has the login", async || {
+        audited(client, person, &view).await
     })
     .await?;
-    step(&format!("{} is logged in as {TOKEN_ROLE}: session {}", person.email, view.id));
-
-    until("the audit trail has the login", async || audited(client, person, &view).await).await?;
     step("the audit trail names her, her rule and her token");
 
     let backend = view.backend_pid.unwrap_or_default();
-    until("PostgreSQL runs her query", async || Ok((sleepers(&superuser, backend).await? == 1).then_some(()))).await?;
+    until("PostgreSQL runs her query", async || {
+        Ok((sleepers(&superuser, backend).await? == 1).then_some(()))
+    })
+    .await?;
     step(&format!("PostgreSQL runs her query in backend {backend}"));
 
     let path = ["v1", "tenants", TENANT, "rules", &person.email, TOKEN_ROLE];
     let report = client.delete::<Done<Value>>(&path).await?.value.revocation;
     let report = ended_one("the revocation ends one session", report)?;
-    step(&format!("her rule is removed: {} session ended in {:.0} ms", report.sessions_ended, report.elapsed_ms));
+    step(&format!(
+        "her rule is removed: {} session ended in {:.0} ms",
+        report.sessions_ended, report.elapsed_ms
+    ));
 
     let said = session.end().await?;
-    expect("her session is told why", &said, "FATAL:  terminating connection due to access revocation")?;
+    expect(
+        "her session is told why",
+        &said,
+        "FATAL:  terminating connection due to access revocation",
+    )?;
     step("her psql was told: terminating connection due to access revocation");
 
     if let Some(left) = open_session(client, person).await? {
-        return Err(TourError::Failed { step: "the session list is empty", seen: left.id.to_string() });
+        return Err(TourError::Failed {
+            step: "the session list is empty",
+            seen: left.id.to_string(),
+        });
     }
     let left = sleepers(&superuser, backend).await?;
     if left != 0 {
-        return Err(TourError::Failed { step: "PostgreSQL has ended her query", seen: format!("{left} still there") });
+        return Err(TourError::Failed {
+            step: "PostgreSQL has ended her query",
+            seen: format!("{left} still there"),
+        });
     }
     step("neither Sluice nor PostgreSQL has her session any more");
 
-    let refused = login.complaint(WHO_AM_I).await?.unwrap_or_else(|| "a login that worked".to_owned());
-    expect("a new login is refused", &refused, "temporary access denied for role")?;
+    let refused = login
+        .complaint(WHO_AM_I)
+        .await?
+        .unwrap_or_else(|| "a login that worked".to_owned());
+    expect(
+        "a new login is refused",
+        &refused,
+        "temporary access denied for role",
+    )?;
     step("a new login with the same token is refused");
     Ok(())
 }
@@ -118,10 +157,15 @@ struct LongSession(Child);
 
 impl LongSession {
     async fn start(login: &Login) -> Result<Self, TourError> {
-        let mut child = piped(&mut login.command()).spawn().map_err(TourError::Drive)?;
+        let mut child = piped(&mut login.command())
+            .spawn()
+            .map_err(TourError::Drive)?;
         if let Some(mut input) = child.stdin.take() {
             let text = format!("{LONG_QUERY};\n");
-            input.write_all(text.as_bytes()).await.map_err(TourError::Drive)?;
+            input
+                .write_all(text.as_bytes())
+                .await
+                .map_err(TourError::Drive)?;
         }
         Ok(Self(child))
     }
@@ -133,31 +177,61 @@ impl LongSession {
             .await
             .map_err(|_| TourError::Late { step })?
             .map_err(TourError::Drive)?;
-        Ok(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
+        Ok(String::from_utf8_lossy(&output.stderr)
+            .trim_end()
+            .to_owned())
     }
 }
 
-async fn open_session(client: &Client, person: &PersonEntry) -> Result<Option<SessionView>, TourError> {
+async fn open_session(
+    client: &Client,
+    person: &PersonEntry,
+) -> Result<Option<SessionView>, TourError> {
     let query = [("tenant", TENANT), ("person", &person.email)];
-    let sessions = client.find::<Sessions>(&["v1", "sessions"], &query).await?.value.sessions;
+    let sessions = client
+        .find::<Sessions>(&["v1", "sessions"], &query)
+        .await?
+        .value
+        .sessions;
     Ok(sessions.into_iter().next())
 }
 
-async fn audited(client: &Client, person: &PersonEntry, session: &SessionView) -> Result<Option<()>, TourError> {
-    let query = [("session", session.id.to_string()), ("kind", "auth.succeeded".to_owned())];
-    let rows = client.find::<AuditRows>(&["v1", "audit"], &query).await?.value.rows;
-    let names_her = rows.iter().any(|row| row.row.event.person == Some(person.id));
+async fn audited(
+    client: &Client,
+    person: &PersonEntry,
+    session: &SessionView,
+) -> Result<Option<()>, TourError> {
+    let query = [
+        ("session", session.id.to_string()),
+        ("kind", "auth.succeeded".to_owned()),
+    ];
+    let rows = client
+        .find::<AuditRows>(&["v1", "audit"], &query)
+        .await?
+        .value
+        .rows;
+    let names_her = rows
+        .iter()
+        .any(|row| row.row.event.person == Some(person.id));
     Ok(names_her.then_some(()))
 }
 
 /// How many backends of that pid run the long query.
 async fn sleepers(superuser: &Login, backend: u32) -> Result<u32, TourError> {
-    let question = format!("select count(*) from pg_stat_activity where pid = {backend} and query like '{LONG_QUERY}%'");
+    let question = format!(
+        "select count(*) from pg_stat_activity where pid = {backend} and query like '{LONG_QUERY}%'"
+    );
     let answer = superuser.run(&question).await?;
-    answer.parse().map_err(|_| TourError::Failed { step: "pg_stat_activity is counted", seen: answer })
+    answer.parse().map_err(|_| TourError::Failed {
+        step: "pg_stat_activity is counted",
+        seen: answer,
+    })
 }
 
-fn ended_one(step: &'static str, report: Option<RevocationReport>) -> Result<RevocationReport, TourError> {
+fn ended_one(
+    step: &'static str,
+    report: Option<RevocationReport>,
+) -> Result<RevocationReport, TourError> {
     match report {
         Some(report) if report.sessions_ended == 1 && report.unconfirmed == 0 => Ok(report),
         other => Err(TourError::Failed {
@@ -190,5 +264,7 @@ async fn until<T>(
             sleep(STEP_POLL).await;
         }
     };
-    timeout(STEP_TIMEOUT, asking).await.map_err(|_| TourError::Late { step })?
+    timeout(STEP_TIMEOUT, asking)
+        .await
+        .map_err(|_| TourError::Late { step })?
 }

@@ -10,7 +10,9 @@ const ACCOUNTS: &str = "/etc/passwd";
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UserError {
-    #[error("PostgreSQL does not run as root, and {ACCOUNTS} has neither of the users postgres and nobody")]
+    #[error(
+        "PostgreSQL does not run as root, and {ACCOUNTS} has neither of the users postgres and nobody"
+    )]
     Nobody,
     #[error("cannot read {ACCOUNTS}: {0}")]
     Accounts(#[source] io::Error),
@@ -20,7 +22,11 @@ pub(super) enum UserError {
 pub(super) enum User {
     /// Whoever runs the demo.
     Ourselves,
-    Other { name: String, uid: u32, gid: u32 },
+    Other {
+        name: String,
+        uid: u32,
+        gid: u32,
+    },
 }
 
 impl User {
