@@ -13,7 +13,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -52,7 +52,7 @@ pub enum Scope {
 }
 
 /// What an enforcement did, with times measured from its start.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RevocationReport {
     pub revision: Revision,
     pub sessions_ended: u32,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use dashmap::DashMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// What a session is doing, for those who look from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Activity {
@@ -319,7 +319,7 @@ impl Drop for Registration {
 }
 
 /// One session as the API and the CLI list it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SessionView {
     pub id: SessionId,
     pub tenant: TenantRef,
