@@ -11,7 +11,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Options of `sluice health`.
 #[derive(Args)]
-#[command(after_help = "Example:\n  sluice health || echo 'not ready'")]
+#[command(after_help = "Example:\n  sluice health --admin-url http://127.0.0.1:6544")]
 pub struct HealthArgs {
     /// Address of the admin API
     #[arg(

@@ -2,7 +2,23 @@
 
 use bytes::Bytes;
 
-use crate::support::{Fixture, login::VERSION, sluice::Settings, wire::cancel};
+use crate::support::{Client, Fixture, login::VERSION};
+
+/// A `CancelRequest` for what the client is doing, sent the way libpq does: on a connection of its own.
+fn cancel(port: u16, (pid, secret): &(u32, Bytes)) {
+    let mut request = Vec::new();
+    request.extend_from_slice(&(12 + secret.len() as u32).to_be_bytes());
+    request.extend_from_slice(&80_877_102_u32.to_be_bytes());
+    request.extend_from_slice(&pid.to_be_bytes());
+    request.extend_from_slice(secret);
+    let mut connection = Client::connect(port).unwrap();
+    connection.send(request);
+    let (answer, _) = connection.receive_all();
+    assert!(
+        answer.is_empty(),
+        "a cancel request is never answered: {answer:?}"
+    );
+}
 
 #[test]
 fn a_running_query_is_cancelled_and_the_session_goes_on() {
@@ -21,7 +37,7 @@ fn a_running_query_is_cancelled_and_the_session_goes_on() {
 
 #[test]
 fn a_client_waiting_for_a_backend_is_taken_out_of_the_queue() {
-    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let fixture = Fixture::with_one_backend();
     let mut busy = fixture.password_client().unwrap();
     busy.query("begin").unwrap();
     let mut waiting = fixture.password_client().unwrap();
@@ -49,7 +65,7 @@ fn a_wrong_key_cancels_nothing_and_is_not_answered() {
 
 #[test]
 fn the_keys_that_clients_hold_are_not_the_servers() {
-    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let fixture = Fixture::with_one_backend();
     let first = fixture.password_client().unwrap();
     let mut second = fixture.password_client().unwrap();
     assert_ne!(first.cancel_key, second.cancel_key);
@@ -62,7 +78,7 @@ fn the_keys_that_clients_hold_are_not_the_servers() {
 
 #[test]
 fn a_cancel_that_comes_late_hits_nobody_else() {
-    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let fixture = Fixture::with_one_backend();
     let mut late = fixture.password_client().unwrap();
     let mut next = fixture.password_client().unwrap();
     let key = late.cancel_key.clone().unwrap();

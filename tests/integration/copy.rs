@@ -1,12 +1,12 @@
 //! COPY, both ways, and what may go wrong half-way.
 
-use bytes::{Buf, BufMut};
+use bytes::Buf;
 use postgres_protocol::message::frontend;
 
 use crate::support::{
     Fixture, Reply,
+    messages::bind,
     programs::{psql, psql_value, succeeded},
-    sluice::Settings,
 };
 
 const ROWS: usize = 200_000;
@@ -37,7 +37,7 @@ fn copy_data(out: &mut bytes::BytesMut, data: &[u8]) {
 
 #[test]
 fn a_copy_that_fails_half_way_leaves_session_and_backend_usable() {
-    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let fixture = Fixture::with_one_backend();
     let mut client = fixture.password_client().unwrap();
     let mut other = fixture.password_client().unwrap();
     client.query("create table loaded (n int)").unwrap();
@@ -60,7 +60,7 @@ fn a_copy_that_fails_half_way_leaves_session_and_backend_usable() {
 
 #[test]
 fn a_copy_that_the_client_gives_up_is_an_error_and_no_end() {
-    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let fixture = Fixture::with_one_backend();
     let mut client = fixture.password_client().unwrap();
     client.query("create table loaded (n int)").unwrap();
     client.start("copy loaded from stdin");
@@ -76,7 +76,7 @@ fn a_copy_that_the_client_gives_up_is_an_error_and_no_end() {
 
 #[test]
 fn a_copy_in_holds_its_backend_until_it_is_done() {
-    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let fixture = Fixture::with_one_backend();
     let mut client = fixture.password_client().unwrap();
     client.query("create table loaded (n int)").unwrap();
     client.start("copy loaded from stdin");
@@ -94,13 +94,12 @@ fn a_copy_in_holds_its_backend_until_it_is_done() {
 
 #[test]
 fn a_copy_over_the_extended_protocol_takes_its_syncs_as_postgresql_does() {
-    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let fixture = Fixture::with_one_backend();
     let mut client = fixture.password_client().unwrap();
     client.query("create table loaded (n int)").unwrap();
     let begin = |out: &mut bytes::BytesMut| {
         frontend::parse("", "copy loaded from stdin", [], out).unwrap();
-        // An unnamed portal of the unnamed statement, no parameters, no formats.
-        out.put_slice(b"B\0\0\0\x0c\0\0\0\0\0\0\0\0");
+        bind(out);
         frontend::execute("", 0, out).unwrap();
         frontend::sync(out);
     };

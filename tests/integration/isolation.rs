@@ -68,7 +68,7 @@ fn idle_backends_of_one_person_do_not_serve_another_or_a_password_user() {
 
 #[test]
 fn two_sessions_of_one_person_share_backends() {
-    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let fixture = Fixture::with_one_backend();
     let person = fixture.granted("first");
     let pids: HashSet<String> = (0..5).map(|_| identity(&fixture, &person).0).collect();
     assert_eq!(pids.len(), 1);

@@ -36,7 +36,7 @@ fn many_clients_share_few_backends() {
 
 #[test]
 fn an_idle_client_holds_no_backend_and_one_in_a_transaction_does() {
-    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let fixture = Fixture::with_one_backend();
     let login = fixture.password_login();
     let mut idle = login.open().unwrap();
     idle.query("select 1").unwrap();
@@ -54,7 +54,7 @@ fn an_idle_client_holds_no_backend_and_one_in_a_transaction_does() {
 
 #[test]
 fn waiting_clients_are_served_in_the_order_they_came() {
-    let fixture = Fixture::with(Settings::default().set("pool.size", 1));
+    let fixture = Fixture::with_one_backend();
     let login = fixture.password_login();
     fixture
         .cluster

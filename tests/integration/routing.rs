@@ -91,9 +91,9 @@ fn the_database_is_the_clients_or_the_tenants() {
 fn startup_options_take_every_form_that_libpq_takes() {
     let fixture = Fixture::start();
     let options =
-        r"-c search_path=a\ b,public -cwork_mem=1234kB --statement-timeout=77s -c lock_timeout=5s";
+        r"-c DateStyle=SQL,\ DMY -cwork_mem=1234kB --statement-timeout=77s -c lock_timeout=5s";
     let mut client = fixture.password_login().options(options).open().unwrap();
-    assert_eq!(client.value("show search_path"), "a b,public");
+    assert_eq!(client.value("show datestyle"), "SQL, DMY");
     assert_eq!(client.value("show work_mem"), "1234kB");
     assert_eq!(client.value("show statement_timeout"), "77s");
     assert_eq!(client.value("show lock_timeout"), "5s");

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::support::{
     Client, Fixture, Login, Person,
     admin::Revocation,
+    allow_many_connections,
     postgres::{SWARM_ROLE, TOKEN_ROLE},
     sluice::Settings,
     until,
@@ -40,6 +41,7 @@ fn open_many(login: &Login, count: usize) -> Vec<Client> {
 
 #[test]
 fn a_removed_rule_ends_a_thousand_idle_and_twenty_busy_sessions_at_once() {
+    allow_many_connections();
     let fixture = Fixture::with(
         Settings::default()
             .set("pool.size", 20)
@@ -172,6 +174,7 @@ fn ten_thousand_logins_racing_with_revocations_leave_no_survivor() {
 
 #[test]
 fn two_thousand_silent_connections_keep_nobody_from_logging_in() {
+    allow_many_connections();
     let fixture = Fixture::start();
     let silent: Vec<Client> = (0..2_000)
         .map(|_| Client::connect(fixture.sluice.port).unwrap())
@@ -187,6 +190,7 @@ fn two_thousand_silent_connections_keep_nobody_from_logging_in() {
 
 #[test]
 fn five_thousand_idle_clients_take_little_memory() {
+    allow_many_connections();
     const MIB: u64 = 1 << 20;
     let fixture = Fixture::start();
     let mut clients = open_many(&fixture.role_login(SWARM_ROLE), 5_000);

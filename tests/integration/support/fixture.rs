@@ -40,6 +40,11 @@ impl Fixture {
         Self::on(postgres::current(), settings, json!({}))
     }
 
+    /// With pools of one backend, so that clients must take turns.
+    pub(crate) fn with_one_backend() -> Self {
+        Self::with(Settings::default().set("pool.size", 1))
+    }
+
     /// With fields of the tenant changed.
     pub(crate) fn with_tenant(fields: Value) -> Self {
         Self::on(postgres::current(), Settings::default(), fields)

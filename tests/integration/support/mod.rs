@@ -3,16 +3,21 @@
 pub(crate) mod admin;
 pub(crate) mod fixture;
 pub(crate) mod login;
+pub(crate) mod messages;
 pub(crate) mod pki;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod programs;
 pub(crate) mod reply;
+mod server;
 pub(crate) mod sluice;
 pub(crate) mod tls;
 pub(crate) mod wire;
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 pub(crate) use self::{
     fixture::{Fixture, Person},
@@ -41,4 +46,19 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
 #[track_caller]
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     eventually(what, || condition().then_some(()));
+}
+
+/// Lets this process and those it starts hold as many connections as the system allows at all.
+pub(crate) fn allow_many_connections() {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let most = line.split_whitespace().nth(4).unwrap();
+    let us = std::process::id().to_string();
+    let status = Command::new("prlimit")
+        .args(["--pid", &us, &format!("--nofile={most}:{most}")])
+        .status();
+    assert!(status.expect("prlimit").success());
 }

@@ -312,22 +312,6 @@ impl Client {
     }
 }
 
-/// A `CancelRequest` for what the client is doing, sent the way libpq does: on a connection of its own.
-pub(crate) fn cancel(port: u16, (pid, secret): &(u32, Bytes)) {
-    let mut request = Vec::new();
-    request.extend_from_slice(&(12 + secret.len() as u32).to_be_bytes());
-    request.extend_from_slice(&80_877_102_u32.to_be_bytes());
-    request.extend_from_slice(&pid.to_be_bytes());
-    request.extend_from_slice(secret);
-    let mut connection = Client::connect(port).unwrap();
-    connection.send(request);
-    let (answer, _) = connection.receive_all();
-    assert!(
-        answer.is_empty(),
-        "a cancel request is never answered: {answer:?}"
-    );
-}
-
 #[track_caller]
 fn ending(error: &std::io::Error) -> Reply {
     match error.kind() {
