@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use reqwest::{
-    Method, RequestBuilder, StatusCode, Url,
+    IntoUrl, Method, RequestBuilder, StatusCode, Url,
     header::{self, HeaderValue},
     redirect::Policy,
 };
@@ -55,7 +55,7 @@ pub(super) struct Connection {
     pub(super) json: bool,
 }
 
-fn plain_http(text: &str) -> Result<Url, String> {
+pub(super) fn plain_http(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     if url.scheme() != "http" || url.host_str().is_none() {
         return Err(
@@ -79,6 +79,19 @@ impl Connection {
             (None, Some(key)) => key.clone(),
             (None, None) => return Err(CliError::NoKey),
         };
+        Client::new(self.admin_url.clone(), &key)
+    }
+}
+
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    authorization: HeaderValue,
+}
+
+impl Client {
+    /// The admin API at `base`, called with `key`.
+    pub(super) fn new(base: impl IntoUrl, key: &str) -> Result<Self, CliError> {
         let bearer = Zeroizing::new(format!("Bearer {}", key.trim()));
         let mut authorization =
             HeaderValue::from_str(&bearer).map_err(|_| CliError::KeyCharacters)?;
@@ -91,21 +104,13 @@ impl Connection {
             .redirect(Policy::none())
             .build()
             .map_err(CliError::Setup)?;
-        Ok(Client {
+        Ok(Self {
             http,
-            base: self.admin_url.clone(),
+            base: base.into_url().map_err(CliError::Setup)?,
             authorization,
         })
     }
-}
 
-pub(super) struct Client {
-    http: reqwest::Client,
-    base: Url,
-    authorization: HeaderValue,
-}
-
-impl Client {
     pub(super) async fn get<T: DeserializeOwned>(
         &self,
         path: &[&str],

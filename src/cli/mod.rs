@@ -3,6 +3,7 @@
 //! ```text
 //! sluice serve …                      run the pooler
 //! sluice demo …                       run everything once, to try it
+//! sluice health …                     whether a running pooler takes clients
 //! sluice tenant | person | … …        one call to the admin API of a running pooler (`Remote`)
 //! ```
 //!
@@ -11,8 +12,10 @@
 mod access;
 mod audit;
 mod client;
+pub mod demo;
 mod demo_args;
 mod error;
+mod health;
 mod input;
 mod member;
 mod output;
@@ -30,7 +33,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::{demo_args::DemoArgs, remote::Remote};
+pub use self::{demo_args::DemoArgs, health::HealthArgs, remote::Remote};
 
 /// A PostgreSQL connection pooler with token-based access.
 #[derive(Parser)]
@@ -46,6 +49,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Start PostgreSQL, Sluice, a tenant, people and tokens in one go, to try it
     Demo(DemoArgs),
+    /// Ask a running pooler whether it takes clients: exit status 0 if it does, else 1
+    Health(HealthArgs),
     #[command(flatten)]
     Remote(Remote),
 }
