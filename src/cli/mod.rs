@@ -29,7 +29,7 @@ mod tenant_options;
 mod token;
 mod words;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -72,6 +72,17 @@ pub struct ServeArgs {
     /// Check the configuration and exit: 0 if `serve` would start with it, else 1
     #[arg(long)]
     pub check: bool,
+}
+
+/// Does what was typed.
+#[must_use]
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Health(args) => args.run(),
+        Command::Remote(call) => call.run(),
+    }
 }
 
 #[cfg(test)]
