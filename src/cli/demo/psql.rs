@@ -2,6 +2,7 @@
 
 use std::{env, fmt, io, process::Output, time::Duration};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::Url;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 use zeroize::Zeroizing;
@@ -114,16 +115,21 @@ pub(super) fn part_password(mut url: Url) -> (Url, Zeroizing<String>) {
     (url, password)
 }
 
-/// `text` as it may stand anywhere in an address.
+/// What needs no escape in any part of an address; `/` so that paths stay readable.
+const PLAIN: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'_');
+
+/// `text` as it may stand in the user name or a parameter of an address.
 pub(super) fn encoded(text: &str) -> impl fmt::Display + '_ {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+    utf8_percent_encode(text, &PLAIN)
 }
 
 /// What the percent-encoded `text` stands for.
 pub(super) fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8_lossy()
-        .into_owned()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// Fails early, with what to do, where there is no psql.
@@ -155,6 +161,13 @@ pub(super) fn without_libpq_settings(command: &mut Command) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_stays_readable_and_nothing_ends_the_parameter() {
+        let encoded = encoded("/tmp/a b&c=d?#%/ca.crt").to_string();
+        assert_eq!(encoded, "/tmp/a%20b%26c%3Dd%3F%23%25/ca.crt");
+        assert_eq!(decoded(&encoded), "/tmp/a b&c=d?#%/ca.crt");
+    }
 
     #[test]
     fn the_password_leaves_the_url_decoded() {

@@ -79,7 +79,7 @@ pub(super) async fn take(ready: &Ready, server: &Server, client: &Client) -> Res
 
     let session = LongSession::start(&login).await?;
     let view = until(
-        "the session list names the person and her query is running",
+        "the session list names the person, and the query is running",
         async || {
             let session = open_session(client, person).await?;
             Ok(session.filter(|session| session.backend_pid.is_some()))
@@ -95,30 +95,30 @@ pub(super) async fn take(ready: &Ready, server: &Server, client: &Client) -> Res
         audited(client, person, &view).await
     })
     .await?;
-    step("the audit trail names her, her rule and her token");
+    step("the audit trail has the login: person, role and token");
 
     let backend = view.backend_pid.unwrap_or_default();
-    until("PostgreSQL runs her query", async || {
+    until("PostgreSQL runs the query", async || {
         Ok((sleepers(&superuser, backend).await? == 1).then_some(()))
     })
     .await?;
-    step(&format!("PostgreSQL runs her query in backend {backend}"));
+    step(&format!("PostgreSQL runs the query in backend {backend}"));
 
     let path = ["v1", "tenants", TENANT, "rules", &person.email, TOKEN_ROLE];
     let report = client.delete::<Done<Value>>(&path).await?.value.revocation;
     let report = ended_one("the revocation ends one session", report)?;
     step(&format!(
-        "her rule is removed: {} session ended in {:.0} ms",
+        "the rule is removed: {} session ended in {:.0} ms",
         report.sessions_ended, report.elapsed_ms
     ));
 
     let said = session.end().await?;
     expect(
-        "her session is told why",
+        "the session is told why",
         &said,
         "FATAL:  terminating connection due to access revocation",
     )?;
-    step("her psql was told: terminating connection due to access revocation");
+    step("psql was told: terminating connection due to access revocation");
 
     if let Some(left) = open_session(client, person).await? {
         return Err(TourError::Failed {
@@ -129,11 +129,11 @@ pub(super) async fn take(ready: &Ready, server: &Server, client: &Client) -> Res
     let left = sleepers(&superuser, backend).await?;
     if left != 0 {
         return Err(TourError::Failed {
-            step: "PostgreSQL has ended her query",
+            step: "PostgreSQL has ended the query",
             seen: format!("{left} still there"),
         });
     }
-    step("neither Sluice nor PostgreSQL has her session any more");
+    step("neither Sluice nor PostgreSQL has the session any more");
 
     let refused = login
         .complaint(WHO_AM_I)
@@ -210,10 +210,10 @@ async fn audited(
         .await?
         .value
         .rows;
-    let names_her = rows
-        .iter()
-        .any(|row| row.row.event.person == Some(person.id));
-    Ok(names_her.then_some(()))
+    let whole = rows.iter().map(|row| &row.row.event).any(|event| {
+        event.person == Some(person.id) && event.role.is_some() && event.token.is_some()
+    });
+    Ok(whole.then_some(()))
 }
 
 /// How many backends of that pid run the long query.
