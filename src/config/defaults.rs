@@ -38,6 +38,10 @@ const OVERALL_BUDGET: u32 = 2_000;
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const POOL_LIFETIME: Duration = Duration::from_secs(60 * 60);
 const POOL_CONNECT_BACKOFF: Duration = Duration::from_secs(1);
+const STATEMENTS_PER_BACKEND: usize = 500;
+const STATEMENTS_PER_POOL: usize = 5_000;
+const STATEMENTS_PER_CLIENT: usize = 5_000;
+const CLIENT_STATEMENTS_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 const MIN_SERVER_VERSION: u32 = 17;
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(5 * 60);
@@ -141,6 +145,14 @@ fn pool(file: &file::Pool) -> Pool {
         idle_timeout: span(file.idle_timeout, POOL_IDLE_TIMEOUT),
         lifetime: span(file.lifetime, POOL_LIFETIME),
         connect_backoff: span(file.connect_backoff, POOL_CONNECT_BACKOFF),
+        statements_per_backend: file
+            .statements_per_backend
+            .unwrap_or(STATEMENTS_PER_BACKEND),
+        statements_per_pool: file.statements_per_pool.unwrap_or(STATEMENTS_PER_POOL),
+        statements_per_client: file.statements_per_client.unwrap_or(STATEMENTS_PER_CLIENT),
+        client_statements_max_bytes: file
+            .client_statements_max_bytes
+            .unwrap_or(CLIENT_STATEMENTS_MAX_BYTES),
     }
 }
 

@@ -68,6 +68,10 @@ sections! {
         idle_timeout: Span,
         lifetime: Span,
         connect_backoff: Span,
+        statements_per_backend: usize,
+        statements_per_pool: usize,
+        statements_per_client: usize,
+        client_statements_max_bytes: usize,
     }
     token_access: TokenAccess {
         min_server_version: u32,

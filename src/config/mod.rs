@@ -167,6 +167,14 @@ pub struct Pool {
     pub lifetime: Duration,
     /// How long a failed connect is answered from memory.
     pub connect_backoff: Duration,
+    /// Prepared statements that one backend keeps.
+    pub statements_per_backend: usize,
+    /// Prepared statements that one pool remembers, beyond those in use.
+    pub statements_per_pool: usize,
+    /// Prepared statements of one client.
+    pub statements_per_client: usize,
+    /// Bytes of the texts and names of one client's prepared statements.
+    pub client_statements_max_bytes: usize,
 }
 
 /// Logins with a personal access token.

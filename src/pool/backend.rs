@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::pools::Place;
 use crate::{
     backend::{self, Connection, Server},
-    protocol::{parameters::Settings, pipeline::Pipeline},
+    protocol::{parameters::Settings, pipeline::Pipeline, prepared::Known},
 };
 
 /// How long a closing backend may take before it is given up on.
@@ -19,6 +19,8 @@ pub struct Backend {
     pub pipeline: Pipeline,
     /// The settings the server session has now.
     pub settings: Rc<Settings>,
+    /// The prepared statements the server session has.
+    pub known: Known,
     /// What the last client left behind beside settings.
     pub residue: Residue,
     pub(super) epoch: u64,
@@ -87,6 +89,7 @@ impl Backend {
             connection,
             pipeline: Pipeline::default(),
             settings: Rc::default(),
+            known: Known::default(),
             residue: Residue::None,
             epoch,
             retire_at,
@@ -107,14 +110,17 @@ impl Backend {
     }
 
     /// Whether it can be handed to another client at once.
-    pub(super) fn is_clean(&self) -> bool {
-        self.pipeline.is_releasable() && self.residue == Residue::None && self.cancels.is_clear()
+    pub(super) fn is_clean(&self, statements_max: usize) -> bool {
+        self.pipeline.is_releasable()
+            && self.residue == Residue::None
+            && self.known.len() <= statements_max
+            && self.cancels.is_clear()
     }
 
     /// Removes what a client left behind, so that the backend is clean; `false`: it could not be done.
     ///
     /// After a cancel the signal may still be on its way to the process: an empty query takes it.
-    pub(super) async fn cleanse(&mut self, limit: Duration) -> bool {
+    pub(super) async fn cleanse(&mut self, statements_max: usize, limit: Duration) -> bool {
         let was_cancelled = !self.cancels.is_clear();
         if tokio::time::timeout(limit, self.cancels.wait_clear())
             .await
@@ -125,17 +131,22 @@ impl Backend {
         if was_cancelled && self.connection.query("", limit).await.is_err() {
             return false;
         }
-        if self.residue == Residue::None {
-            return true;
+        if self.residue != Residue::None {
+            self.settings = Rc::default();
+            self.known.clear();
+            self.residue = Residue::None;
+            return self.run("DISCARD ALL", limit).await;
         }
-        match self.connection.query("DISCARD ALL", limit).await {
-            Ok(reply) if reply.error.is_none() && reply.status == b'I' => {
-                self.settings = Rc::default();
-                self.residue = Residue::None;
-                true
-            }
-            Ok(_) | Err(_) => false,
+        match self.known.shrink(statements_max) {
+            Some(sql) => self.run(&sql, limit).await,
+            None => true,
         }
+    }
+
+    /// Runs `sql` between clients; `false`: it failed, and the backend cannot be trusted any more.
+    async fn run(&mut self, sql: &str, limit: Duration) -> bool {
+        let reply = self.connection.query(sql, limit).await;
+        reply.is_ok_and(|reply| reply.error.is_none() && reply.status == b'I')
     }
 
     /// Closes the connection for good: cancels what runs, parts, and waits until the server process is gone.

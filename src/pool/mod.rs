@@ -39,7 +39,7 @@ use self::{
 use crate::{
     access::certificates::MintError,
     backend::{ConnectError, Connection, ParameterStatuses},
-    protocol::parameters::Settings,
+    protocol::{parameters::Settings, prepared::Statements},
 };
 
 /// An idle backend that has been unused for this long is looked at before it is handed out.
@@ -80,6 +80,7 @@ pub struct Pool {
     failure: RefCell<Option<(Instant, CheckoutError)>>,
     parameters: RefCell<Option<Rc<ParameterStatuses>>>,
     greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
+    statements: RefCell<Statements>,
 }
 
 /// A backend on loan to one session.
@@ -91,7 +92,9 @@ pub struct Checkout {
 
 impl Pool {
     fn new(key: PoolKey, tenant: Rc<Tenant>, login: Login) -> Self {
+        let statements = Statements::new(tenant.shared.settings.statements_per_pool);
         Self {
+            statements: RefCell::new(statements),
             key,
             tenant,
             login: RefCell::new(login),
@@ -163,6 +166,16 @@ impl Pool {
         &self.tenant
     }
 
+    /// The statements that clients of this pool have prepared.
+    #[must_use]
+    pub fn statements(&self) -> &RefCell<Statements> {
+        &self.statements
+    }
+
+    fn statements_per_backend(&self) -> usize {
+        self.tenant.shared.settings.statements_per_backend
+    }
+
     fn set_login(&self, login: Login) {
         self.login.replace(login);
         // New credentials may do better than the ones that failed.
@@ -214,7 +227,7 @@ impl Pool {
         if backend.epoch != self.epoch.get() {
             return self.discard(backend);
         }
-        if !backend.is_clean() {
+        if !backend.is_clean(self.statements_per_backend()) {
             return self.cleanse(backend);
         }
         backend.idle_since = Instant::now();
@@ -254,7 +267,10 @@ impl Pool {
         }
         let pool = Rc::clone(self);
         self.tenant.shared.tasks.spawn_local(async move {
-            if backend.cleanse(CLEANSE_MAX).await {
+            if backend
+                .cleanse(pool.statements_per_backend(), CLEANSE_MAX)
+                .await
+            {
                 pool.take_back(backend);
             } else {
                 pool.discard(backend);

@@ -6,5 +6,6 @@ pub mod message;
 pub mod options;
 pub mod parameters;
 pub mod pipeline;
+pub mod prepared;
 pub mod scram;
 pub mod startup;

@@ -14,7 +14,10 @@
 
 use std::collections::VecDeque;
 
-use super::frame::{backend, frontend};
+use super::{
+    frame::{backend, frontend},
+    prepared::Undo,
+};
 
 /// The state of the server's transaction as ReadyForQuery reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,27 @@ impl TransactionStatus {
             _ => None,
         }
     }
+}
+
+/// A message whose answer is due.
+#[derive(Debug)]
+struct Due {
+    request: Request,
+    answer: Answer,
+    /// What to take back if the server skips the message.
+    undo: Option<Box<Undo>>,
+}
+
+/// What the client is told when the server answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Answer {
+    /// What the server says.
+    #[default]
+    Pass,
+    /// Nothing: the client has not asked.
+    Swallow,
+    /// ParseComplete: the client's Parse was not needed, and something cheap went in its place.
+    ParseComplete,
 }
 
 /// A message that the server answers.
@@ -81,7 +105,8 @@ pub struct InvalidMessage(pub u8);
 /// The requests that a server has not answered yet.
 #[derive(Debug)]
 pub struct Pipeline {
-    owed: VecDeque<Request>,
+    owed: VecDeque<Due>,
+    skipped: Vec<Undo>,
     status: TransactionStatus,
     /// Extended messages went out since the last Sync: the server will wait for one.
     batch: Batch,
@@ -100,6 +125,7 @@ impl Default for Pipeline {
     fn default() -> Self {
         Self {
             owed: VecDeque::new(),
+            skipped: Vec::new(),
             status: TransactionStatus::Idle,
             batch: Batch::Closed,
             copy: Copy::No,
@@ -128,16 +154,33 @@ impl Pipeline {
         !self.owed.is_empty() || self.copy != Copy::No
     }
 
-    /// A message of type `tag` goes to the server.
+    /// A message of type `tag` goes to the server, and its answer to the client.
     pub fn to_server(&mut self, tag: u8) -> Result<(), InvalidMessage> {
+        self.to_server_with(tag, Answer::Pass, None)
+    }
+
+    /// The same, with what becomes of the answer, and of what was assumed should the server skip the message.
+    pub fn to_server_with(
+        &mut self,
+        tag: u8,
+        answer: Answer,
+        undo: Option<Undo>,
+    ) -> Result<(), InvalidMessage> {
+        let extended = |request| {
+            self.request_extended(Due {
+                request,
+                answer,
+                undo: undo.map(Box::new),
+            })
+        };
         match tag {
+            frontend::PARSE => extended(Request::Parse),
+            frontend::BIND => extended(Request::Bind),
+            frontend::DESCRIBE => extended(Request::Describe),
+            frontend::EXECUTE => extended(Request::Execute),
+            frontend::CLOSE => extended(Request::Close),
             frontend::QUERY | frontend::FUNCTION_CALL => self.request_whole(),
             frontend::SYNC => self.request_sync(),
-            frontend::PARSE => self.request_extended(Request::Parse),
-            frontend::BIND => self.request_extended(Request::Bind),
-            frontend::DESCRIBE => self.request_extended(Request::Describe),
-            frontend::EXECUTE => self.request_extended(Request::Execute),
-            frontend::CLOSE => self.request_extended(Request::Close),
             frontend::COPY_DONE | frontend::COPY_FAIL => self.end_copy(),
             frontend::COPY_DATA | frontend::FLUSH => {}
             other => return Err(InvalidMessage(other)),
@@ -145,15 +188,18 @@ impl Pipeline {
         Ok(())
     }
 
-    /// A message of type `tag` has come from the server; `first` is the first byte of its body, if any.
-    pub fn from_server(&mut self, tag: u8, first: Option<u8>) -> Result<(), PipelineError> {
+    /// A message of type `tag` has come from the server; `first` is the first byte of its body, if any. Answers
+    /// what the client is told of it.
+    pub fn from_server(&mut self, tag: u8, first: Option<u8>) -> Result<Answer, PipelineError> {
         match tag {
-            backend::READY_FOR_QUERY => return self.ready(first),
+            backend::PARSE_COMPLETE => return Ok(self.answered(Request::Parse)),
+            backend::BIND_COMPLETE => return Ok(self.answered(Request::Bind)),
+            backend::CLOSE_COMPLETE => return Ok(self.answered(Request::Close)),
+            backend::READY_FOR_QUERY => self.ready(first)?,
             backend::ERROR_RESPONSE => self.error(),
-            backend::PARSE_COMPLETE => self.answered(Request::Parse),
-            backend::BIND_COMPLETE => self.answered(Request::Bind),
-            backend::CLOSE_COMPLETE => self.answered(Request::Close),
-            backend::ROW_DESCRIPTION | backend::NO_DATA => self.answered(Request::Describe),
+            backend::ROW_DESCRIPTION | backend::NO_DATA => {
+                self.answered(Request::Describe);
+            }
             backend::COMMAND_COMPLETE
             | backend::EMPTY_QUERY_RESPONSE
             | backend::PORTAL_SUSPENDED => {
@@ -175,19 +221,40 @@ impl Pipeline {
             | backend::PARAMETER_STATUS => {}
             other => return Err(PipelineError::UnknownMessage(other)),
         }
-        Ok(())
+        Ok(Answer::Pass)
+    }
+
+    /// What the server has skipped since the last call, the latest first: the order to take it back in.
+    pub fn take_skipped(&mut self) -> Vec<Undo> {
+        let mut skipped = std::mem::take(&mut self.skipped);
+        skipped.reverse();
+        skipped
+    }
+
+    fn owe(&mut self, request: Request) {
+        self.owed.push_back(Due {
+            request,
+            answer: Answer::Pass,
+            undo: None,
+        });
+    }
+
+    fn front(&self) -> Option<Request> {
+        self.owed.front().map(|due| due.request)
     }
 
     fn request_whole(&mut self) {
         if self.batch != Batch::Skipping {
-            self.owed.push_back(Request::Query);
+            self.owe(Request::Query);
         }
     }
 
-    fn request_extended(&mut self, request: Request) {
-        if self.batch != Batch::Skipping {
+    fn request_extended(&mut self, due: Due) {
+        if self.batch == Batch::Skipping {
+            self.skipped.extend(due.undo.map(|undo| *undo));
+        } else {
             self.batch = Batch::Open;
-            self.owed.push_back(request);
+            self.owed.push_back(due);
         }
     }
 
@@ -196,7 +263,7 @@ impl Pipeline {
             return;
         }
         self.batch = Batch::Closed;
-        self.owed.push_back(Request::Sync);
+        self.owe(Request::Sync);
     }
 
     fn end_copy(&mut self) {
@@ -204,7 +271,7 @@ impl Pipeline {
             self.copy = Copy::No;
         } else if self.batch != Batch::Skipping && self.is_busy() {
             // It may be ahead of a CopyInResponse that has not come yet; it is dropped where there is none.
-            self.owed.push_back(Request::CopyEnd);
+            self.owe(Request::CopyEnd);
         }
     }
 
@@ -214,49 +281,50 @@ impl Pipeline {
         let end = self
             .owed
             .iter()
-            .position(|request| *request == Request::CopyEnd);
+            .position(|due| due.request == Request::CopyEnd);
         let ahead = end.unwrap_or(self.owed.len());
         let mut index = 0;
-        self.owed.retain(|request| {
-            let ignored = index > 0 && index < ahead && *request == Request::Sync;
+        self.owed.retain(|due| {
+            let ignored = index > 0 && index < ahead && due.request == Request::Sync;
             let is_end = Some(index) == end;
             index += 1;
             !ignored && !is_end
         });
         if end.is_none() {
             self.copy = Copy::In;
-            if self.owed.front() == Some(&Request::Execute) {
+            if self.front() == Some(Request::Execute) {
                 self.batch = Batch::Open;
             }
         }
     }
 
-    fn answered(&mut self, request: Request) {
+    fn answered(&mut self, request: Request) -> Answer {
         self.drop_stray_copy_ends();
-        if self.owed.front() == Some(&request) {
-            self.owed.pop_front();
+        if self.front() != Some(request) {
+            return Answer::Pass;
         }
+        self.owed.pop_front().map_or(Answer::Pass, |due| due.answer)
     }
 
     fn error(&mut self) {
         self.copy = Copy::No;
         self.drop_stray_copy_ends();
-        match self.owed.front() {
+        match self.front() {
             // The error is part of the answer of a simple query, or asynchronous: nothing is skipped.
-            Some(Request::Query) | None if self.batch != Batch::Open => {}
             Some(Request::Query | Request::Sync) => {}
+            None if self.batch != Batch::Open => {}
             _ => self.skip_to_sync(),
         }
     }
 
     fn skip_to_sync(&mut self) {
-        while let Some(request) = self.owed.front() {
-            if *request == Request::Sync {
-                return;
-            }
-            self.owed.pop_front();
+        while self.front().is_some_and(|request| request != Request::Sync) {
+            let undo = self.owed.pop_front().and_then(|due| due.undo);
+            self.skipped.extend(undo.map(|undo| *undo));
         }
-        self.batch = Batch::Skipping;
+        if self.owed.is_empty() {
+            self.batch = Batch::Skipping;
+        }
     }
 
     fn ready(&mut self, status: Option<u8>) -> Result<(), PipelineError> {
@@ -265,7 +333,7 @@ impl Pipeline {
             .ok_or(PipelineError::UnknownStatus)?;
         self.copy = Copy::No;
         self.drop_stray_copy_ends();
-        match self.owed.pop_front() {
+        match self.owed.pop_front().map(|due| due.request) {
             Some(Request::Query | Request::Sync) => {
                 self.drop_stray_copy_ends();
                 Ok(())
@@ -275,7 +343,7 @@ impl Pipeline {
     }
 
     fn drop_stray_copy_ends(&mut self) {
-        while self.owed.front() == Some(&Request::CopyEnd) {
+        while self.front() == Some(Request::CopyEnd) {
             self.owed.pop_front();
         }
     }
@@ -284,6 +352,7 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::prepared::Statements;
 
     /// Plays a script: `>` before what goes to the server, `<` before what comes from it (`I`, `T`, `E` after Z).
     fn play(script: &str) -> Pipeline {
@@ -379,6 +448,52 @@ mod tests {
     #[test]
     fn copy_out_is_part_of_its_query() {
         assert_released_only_at_the_end(">Q <H <d <d <c <C <ZI");
+    }
+
+    fn forget(name: &[u8]) -> Undo {
+        let statement = Statements::new(1).intern(name);
+        Undo::Parse {
+            name: Some(name.into()),
+            statement,
+        }
+    }
+
+    #[test]
+    fn what_the_server_skipped_is_taken_back_latest_first() {
+        let mut pipeline = Pipeline::default();
+        for name in [b"a", b"b", b"c"] {
+            pipeline
+                .to_server_with(b'P', Answer::Pass, Some(forget(name)))
+                .unwrap();
+        }
+        pipeline.from_server(b'1', None).unwrap();
+        pipeline.from_server(b'E', None).unwrap();
+        pipeline
+            .to_server_with(b'P', Answer::Pass, Some(forget(b"d")))
+            .unwrap();
+        assert_eq!(
+            pipeline.take_skipped(),
+            [forget(b"d"), forget(b"c"), forget(b"b")]
+        );
+        pipeline.to_server(b'S').unwrap();
+        pipeline.from_server(b'Z', Some(b'I')).unwrap();
+        assert!(pipeline.is_releasable());
+        assert_eq!(pipeline.take_skipped(), []);
+    }
+
+    #[test]
+    fn each_answer_goes_to_whom_it_is_for() {
+        let mut pipeline = Pipeline::default();
+        pipeline
+            .to_server_with(b'P', Answer::Swallow, None)
+            .unwrap();
+        pipeline.to_server(b'B').unwrap();
+        pipeline
+            .to_server_with(b'C', Answer::ParseComplete, None)
+            .unwrap();
+        assert_eq!(pipeline.from_server(b'1', None), Ok(Answer::Swallow));
+        assert_eq!(pipeline.from_server(b'2', None), Ok(Answer::Pass));
+        assert_eq!(pipeline.from_server(b'3', None), Ok(Answer::ParseComplete));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::{
         error::{ErrorResponse, Severity, SqlState},
         message::MessageError,
         pipeline::{InvalidMessage, PipelineError},
+        prepared::TooManyStatements,
         scram,
     },
 };
@@ -90,6 +91,10 @@ pub enum End {
     ClientLength,
     #[error("a password was expected, but message type {0} came")]
     PasswordExpected(u8),
+    #[error("{0}")]
+    TooManyStatements(#[from] TooManyStatements),
+    #[error("a prepared statement of more than {limit} bytes")]
+    StatementTooLong { limit: usize },
     /// The tenant's record does not say how to encrypt connections to its server.
     #[error("the tenant's TLS settings cannot be used")]
     TenantTls,
@@ -210,6 +215,21 @@ impl End {
                 fatal(SqlState::PROTOCOL_VIOLATION, format!("expected password response, got message type {tag}")),
                 Level::INFO,
                 "protocol",
+            ),
+            Self::TooManyStatements(error) => told(
+                fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, error.to_string())
+                    .with_hint("Close prepared statements that are not needed any more."),
+                Level::INFO,
+                "limit",
+            ),
+            Self::StatementTooLong { limit } => told(
+                fatal(
+                    SqlState::PROGRAM_LIMIT_EXCEEDED,
+                    format!("prepared statement too long: the limit is {limit} bytes"),
+                )
+                .with_hint("Use an unnamed statement for texts of this size."),
+                Level::INFO,
+                "limit",
             ),
             Self::TenantTls | Self::NoRoleSecret => told(
                 fatal(SqlState::CONNECTION_FAILURE, "cannot log in to the project's server")

@@ -23,6 +23,7 @@ mod login;
 mod relay;
 mod route;
 mod session_state;
+mod statements;
 mod tenancy;
 mod verifier;
 mod worker;
@@ -48,13 +49,18 @@ use self::{
     finish::{Farewell, refuse},
     login::{Authenticated, Claim, login},
     relay::{Boundary, Relay},
+    statements::Prepared,
     worker::{Enrolled, Place},
 };
 use crate::{
     access::{Activity, EndCause, Floor, Registration, SessionHandle},
     metrics::{GaugeGuard, TenantMetrics},
     pool::{Checkout, Pool, PoolKey},
-    protocol::{message, parameters::Settings},
+    protocol::{
+        message,
+        parameters::Settings,
+        prepared::{NameLimits, Names},
+    },
 };
 
 /// How a listener's clients share backends.
@@ -77,6 +83,7 @@ struct Session {
     /// What the client began with, and what it has set by now.
     initial: Rc<Settings>,
     settings: Rc<Settings>,
+    prepared: Prepared,
     metrics: Rc<TenantMetrics>,
     _place: Place,
     _gauge: GaugeGuard,
@@ -171,6 +178,11 @@ fn admit(
         registration.handle().grant(),
     ));
     let metrics = worker.metrics(&tenant.tenant);
+    let config = worker.process.config.load();
+    let limits = NameLimits {
+        count: config.pool.statements_per_client,
+        bytes: config.pool.client_statements_max_bytes,
+    };
     Ok(Session {
         worker: Rc::clone(worker),
         enrolled: worker.enroll(local::Local::new(
@@ -181,6 +193,10 @@ fn admit(
         registration,
         pool,
         sharing: arrival.sharing,
+        prepared: Prepared {
+            names: Names::default(),
+            limits,
+        },
         settings: Rc::clone(&initial),
         initial,
         _gauge: metrics.client(),
@@ -296,12 +312,15 @@ impl Session {
         );
         let keep = self.sharing == Sharing::Session;
         let clock = || self.worker.now();
+        let prepared = (!keep).then(|| (&mut self.prepared, self.pool.statements()));
+        let buffers = &self.worker.buffers;
         let mut relay = Relay::new(
             client,
             checkout.backend(),
             &local,
-            &self.worker.buffers,
+            buffers,
             &clock,
+            prepared,
         );
         let relayed = relay.run(|_| !keep).await;
         let boundary = relay.cut();

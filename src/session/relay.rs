@@ -12,20 +12,33 @@
 //! Back-pressure: nothing is read from a side while the other has not taken what was read before.
 
 use std::{
+    cell::RefCell,
     future::poll_fn,
     task::{Context, Poll},
 };
 
-use super::{client::Client, error::End, local::Local, session_state};
+use bytes::BytesMut;
+
+use super::{
+    client::Client,
+    error::End,
+    local::Local,
+    session_state,
+    statements::{Prepared, Step, Translator, may_name_statement},
+};
 use crate::{
     access::{Activity, SessionHandle},
     net::buffer::{BUFFER_BYTES, Buffer, BufferPool},
     pool::Backend,
     protocol::{
         frame::{HEADER_BYTES, Header, backend as tag, frontend},
-        pipeline::TransactionStatus,
+        pipeline::{Answer, TransactionStatus},
+        prepared::Statements,
     },
 };
+
+/// A whole ParseComplete.
+const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 
 /// One stretch of relaying, from the first message of a transaction to its release.
 pub(super) struct Relay<'a> {
@@ -43,6 +56,10 @@ pub(super) struct Relay<'a> {
     whole_in_outbox: Option<usize>,
     /// How much of that filling has been sent.
     sent_of_outbox: usize,
+    /// How many bytes of the client's next message must be there before it can be sent on; 0: any.
+    awaited: usize,
+    /// The client's prepared statements and its pool's; `None`: the backend is the client's own, names and all.
+    prepared: Option<(&'a mut Prepared, &'a RefCell<Statements>)>,
     ending: Ending,
 }
 
@@ -72,6 +89,7 @@ impl<'a> Relay<'a> {
         local: &'a Local,
         buffers: &BufferPool,
         clock: &'a dyn Fn() -> tokio::time::Instant,
+        prepared: Option<(&'a mut Prepared, &'a RefCell<Statements>)>,
     ) -> Self {
         Self {
             client,
@@ -84,6 +102,8 @@ impl<'a> Relay<'a> {
             backend_body: 0,
             whole_in_outbox: Some(0),
             sent_of_outbox: 0,
+            awaited: 0,
+            prepared,
             ending: Ending::No,
         }
     }
@@ -222,81 +242,165 @@ impl<'a> Relay<'a> {
 
     /// Takes what the client has sent, message by message, and lines it up for the backend.
     fn take_from_client(&mut self) -> Result<(), End> {
-        let bytes = self.client.inbox.bytes();
+        let Self {
+            client,
+            backend,
+            prepared,
+            to_backend,
+            ..
+        } = self;
+        let bytes = client.inbox.bytes();
         let mut taken = self.client_body.min(bytes.len());
         self.client_body -= taken;
+        // Bytes up to here are lined up; those behind, up to `taken`, go on as they are.
+        let mut lined_up = 0;
+        self.awaited = 0;
         while self.client_body == 0 && self.ending == Ending::No {
-            let Some(header) = Header::parse(&bytes[taken..]).map_err(|_| End::ClientLength)?
-            else {
+            let message = &bytes[taken..];
+            let Some(header) = Header::parse(message).map_err(|_| End::ClientLength)? else {
                 break;
             };
             if header.tag == frontend::TERMINATE {
                 self.ending = Ending::Terminated;
                 break;
             }
-            self.backend.pipeline.to_server(header.tag)?;
-            if matches!(header.tag, frontend::QUERY | frontend::PARSE) {
-                session_state::look_at_text(&bytes[taken..], &mut self.backend.residue);
+            if let Some((prepared, statements)) = prepared
+                && may_name_statement(header, message)
+            {
+                to_backend.put(&bytes[lined_up..taken]);
+                lined_up = taken;
+                let mut translator = Translator {
+                    prepared,
+                    statements,
+                    backend,
+                    out: to_backend,
+                };
+                match translator.translate(header, message)? {
+                    Step::AsIs => {}
+                    Step::Wait(count) => {
+                        self.awaited = count;
+                        break;
+                    }
+                    Step::Written(count) => {
+                        self.client_body = header.message_bytes() - count;
+                        taken += count;
+                        lined_up = taken;
+                        continue;
+                    }
+                }
             }
-            let here = header.message_bytes().min(bytes.len() - taken);
+            backend.pipeline.to_server(header.tag)?;
+            if matches!(header.tag, frontend::QUERY | frontend::PARSE) {
+                session_state::look_at_text(message, &mut backend.residue);
+            }
+            let here = header.message_bytes().min(message.len());
             self.client_body = header.message_bytes() - here;
             taken += here;
         }
+        to_backend.put(&bytes[lined_up..taken]);
         if taken > 0 {
-            self.to_backend.put(&bytes[..taken]);
-            self.client.inbox.consume(taken);
+            client.inbox.consume(taken);
             self.local.enter(Activity::Active, (self.clock)());
         }
+        self.take_back_skipped();
         Ok(())
     }
 
     /// Takes what the server has sent, message by message, and lines it up for the client.
     fn take_from_backend(&mut self) -> Result<(), End> {
-        let bytes = self.from_backend.bytes();
+        let Self {
+            client,
+            backend,
+            prepared,
+            from_backend,
+            ..
+        } = self;
+        let bytes = from_backend.bytes();
+        let outbox = &mut client.outbox;
         let mut taken = self.backend_body.min(bytes.len());
         self.backend_body -= taken;
+        let mut lined_up = 0;
         let mut whole_messages = (self.backend_body == 0).then_some(taken);
         while self.backend_body == 0 {
-            let rest = &bytes[taken..];
-            let Some(header) = Header::parse(rest).map_err(|_| End::BackendMessage)? else {
+            let message = &bytes[taken..];
+            let Some(header) = Header::parse(message).map_err(|_| End::BackendMessage)? else {
                 break;
             };
-            let is_whole = rest.len() >= header.message_bytes();
+            let is_whole = message.len() >= header.message_bytes();
             if is_read_whole(header.tag) && !is_whole {
                 if header.message_bytes() <= BUFFER_BYTES {
                     break;
                 }
-                if !may_be_long(header.tag) {
+                if header.tag != tag::ERROR_RESPONSE {
                     return Err(End::BackendMessage);
                 }
             }
-            let here = header.message_bytes().min(rest.len());
-            let body = rest.get(HEADER_BYTES..here).unwrap_or_default();
-            self.backend
+            let here = header.message_bytes().min(message.len());
+            let body = message.get(HEADER_BYTES..here).unwrap_or_default();
+            let answer = backend
                 .pipeline
                 .from_server(header.tag, body.first().copied())?;
+            let mut instead: Option<BytesMut> = None;
+            match answer {
+                Answer::Pass => {}
+                Answer::Swallow => instead = Some(BytesMut::new()),
+                Answer::ParseComplete => instead = Some(BytesMut::from(PARSE_COMPLETE)),
+            }
             match header.tag {
                 tag::READY_FOR_QUERY => {
-                    ready(self.backend.pipeline.status(), self.local, (self.clock)())
+                    ready(backend.pipeline.status(), self.local, (self.clock)())
                 }
                 tag::COMMAND_COMPLETE => {
-                    session_state::look_at_tag(body, &mut self.backend.residue)
+                    session_state::look_at_tag(
+                        body,
+                        backend,
+                        prepared.as_mut().map(|(prepared, _)| &mut **prepared),
+                    );
                 }
-                tag::PARAMETER_STATUS => session_state::look_at_parameter(self.backend, body)?,
-                tag::ERROR_RESPONSE if is_fatal(body) => self.ending = Ending::Fatal,
+                tag::PARAMETER_STATUS => session_state::look_at_parameter(backend, body)?,
+                tag::ERROR_RESPONSE if is_whole => {
+                    if is_fatal(body) {
+                        self.ending = Ending::Fatal;
+                    }
+                    session_state::look_at_error(body, &mut backend.residue);
+                    let translated = prepared
+                        .as_ref()
+                        .and_then(|(prepared, _)| prepared.translate_error(body));
+                    instead = translated.map(|error| {
+                        let mut out = BytesMut::new();
+                        error.write(&mut out);
+                        out
+                    });
+                }
                 _ => {}
+            }
+            if let Some(instead) = instead {
+                outbox.put(&bytes[lined_up..taken]);
+                outbox.put(&instead);
+                lined_up = taken + here;
             }
             self.backend_body = header.message_bytes() - here;
             taken += here;
             if is_whole {
-                whole_messages = Some(taken);
+                whole_messages = Some(outbox.bytes().len() + taken - lined_up);
             }
         }
-        self.client.outbox.put(&bytes[..taken]);
+        outbox.put(&bytes[lined_up..taken]);
         self.whole_in_outbox = whole_messages;
         self.sent_of_outbox = 0;
-        self.from_backend.consume(taken);
+        from_backend.consume(taken);
+        self.take_back_skipped();
         Ok(())
+    }
+
+    /// Corrects what was assumed of statements whose messages the server has skipped.
+    fn take_back_skipped(&mut self) {
+        let Some((prepared, _)) = &mut self.prepared else {
+            return;
+        };
+        for undo in self.backend.pipeline.take_skipped() {
+            prepared.take_back(undo, self.backend);
+        }
     }
 }
 
@@ -306,17 +410,18 @@ fn ready(status: TransactionStatus, local: &Local, now: tokio::time::Instant) {
     }
 }
 
-/// Messages whose body is looked at.
+/// Messages whose body is looked at, or that may be replaced. Only an error may be larger than a buffer; it is then
+/// passed on unread.
 fn is_read_whole(tag: u8) -> bool {
     matches!(
         tag,
-        tag::READY_FOR_QUERY | tag::COMMAND_COMPLETE | tag::PARAMETER_STATUS | tag::ERROR_RESPONSE
+        tag::READY_FOR_QUERY
+            | tag::COMMAND_COMPLETE
+            | tag::PARAMETER_STATUS
+            | tag::PARSE_COMPLETE
+            | tag::CLOSE_COMPLETE
+            | tag::ERROR_RESPONSE
     )
-}
-
-/// Of those, the ones that may be larger than a buffer; they are then passed on unread.
-fn may_be_long(tag: u8) -> bool {
-    tag == tag::ERROR_RESPONSE
 }
 
 /// Whether an ErrorResponse says that the server ends the session. The field `V` is never translated.

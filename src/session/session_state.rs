@@ -8,7 +8,7 @@ use std::{rc::Rc, time::Duration};
 
 use memchr::memmem;
 
-use super::error::End;
+use super::{error::End, statements::Prepared};
 use crate::{
     backend::ExchangeError,
     pool::{Backend, Residue},
@@ -34,13 +34,29 @@ pub(super) fn look_at_text(message: &[u8], residue: &mut Residue) {
     }
 }
 
-/// Looks at the command tag in the body of a CommandComplete.
-pub(super) fn look_at_tag(body: &[u8], residue: &mut Residue) {
+/// Looks at the command tag in the body of a CommandComplete. `prepared`: the client's statements, where the pooler
+/// keeps them.
+pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, prepared: Option<&mut Prepared>) {
     let tag = body.split(|byte| *byte == 0).next().unwrap_or_default();
     match tag {
-        b"SET" | b"RESET" | b"DISCARD ALL" | b"DO" | b"CALL" => taint(residue, Residue::Settings),
-        b"LISTEN" | b"PREPARE" | b"DECLARE CURSOR" => taint(residue, Residue::State),
+        b"SET" | b"RESET" | b"DO" | b"CALL" => taint(&mut backend.residue, Residue::Settings),
+        b"DISCARD ALL" | b"DEALLOCATE ALL" => {
+            taint(&mut backend.residue, Residue::Settings);
+            backend.known.clear();
+            if let Some(prepared) = prepared {
+                prepared.names.clear();
+            }
+        }
+        b"LISTEN" | b"PREPARE" | b"DECLARE CURSOR" => taint(&mut backend.residue, Residue::State),
         _ => {}
+    }
+}
+
+/// Looks at an error: one of them means that the statements a backend knows have grown stale. They are prepared anew
+/// then, and the client need not reconnect.
+pub(super) fn look_at_error(body: &[u8], residue: &mut Residue) {
+    if memmem::find(body, b"cached plan must not change result type").is_some() {
+        taint(residue, Residue::State);
     }
 }
 
