@@ -217,7 +217,7 @@ impl Access {
             return None;
         };
         let branches = self.inner.catalog.branches(tenant).await.ok()?;
-        let branches = branches.into_iter().map(|branch| branch.tenant.clone());
+        let branches = branches.into_iter().map(|branch| branch.tenant);
         Some(std::iter::once(tenant.clone()).chain(branches).collect())
     }
 

@@ -68,7 +68,8 @@ pub struct Pool {
     tenant: Rc<Tenant>,
     login: RefCell<Login>,
     /// Last in, first out, so that the ones that are not needed grow old.
-    idle: RefCell<Vec<Backend>>,
+    #[allow(clippy::vec_box)] // The box goes to a session and comes back as it is.
+    idle: RefCell<Vec<Box<Backend>>>,
     waiters: RefCell<VecDeque<Rc<Waiter>>>,
     /// Backends that have a place: idle, checked out, connecting or closing.
     open: Cell<u32>,
@@ -85,7 +86,7 @@ pub struct Pool {
 pub struct Checkout {
     pool: Rc<Pool>,
     /// Always there until the checkout ends.
-    backend: Option<Backend>,
+    backend: Option<Box<Backend>>,
 }
 
 impl Pool {
@@ -189,14 +190,14 @@ impl Pool {
         self.key.principal != Principal::AuthQuery
     }
 
-    fn lend(self: &Rc<Self>, backend: Backend) -> Checkout {
+    fn lend(self: &Rc<Self>, backend: Box<Backend>) -> Checkout {
         Checkout {
             pool: Rc::clone(self),
             backend: Some(backend),
         }
     }
 
-    fn pop_idle(self: &Rc<Self>) -> Option<Backend> {
+    fn pop_idle(self: &Rc<Self>) -> Option<Box<Backend>> {
         loop {
             let mut backend = self.idle.borrow_mut().pop()?;
             if backend.idle_since.elapsed() < PEEK_AFTER
@@ -209,7 +210,7 @@ impl Pool {
     }
 
     /// Takes back a backend that no client uses any more.
-    fn take_back(self: &Rc<Self>, mut backend: Backend) {
+    fn take_back(self: &Rc<Self>, mut backend: Box<Backend>) {
         if backend.epoch != self.epoch.get() {
             return self.discard(backend);
         }
@@ -223,7 +224,7 @@ impl Pool {
         self.hand_on(backend);
     }
 
-    fn hand_on(self: &Rc<Self>, mut backend: Backend) {
+    fn hand_on(self: &Rc<Self>, mut backend: Box<Backend>) {
         let since = self.waiters.borrow().front().map(|waiter| waiter.since);
         if self.tenant.longer_waiting_sibling(self, since).is_some() {
             return self.discard(backend);
@@ -247,7 +248,7 @@ impl Pool {
         self.idle.borrow_mut().push(backend);
     }
 
-    fn cleanse(self: &Rc<Self>, mut backend: Backend) {
+    fn cleanse(self: &Rc<Self>, mut backend: Box<Backend>) {
         if !backend.pipeline.is_releasable() {
             return self.discard(backend);
         }
@@ -262,12 +263,12 @@ impl Pool {
     }
 
     /// Closes `backend` for good. Its place is free when its server process is gone.
-    fn discard(self: &Rc<Self>, backend: Backend) {
+    fn discard(self: &Rc<Self>, backend: Box<Backend>) {
         let closing = self.close(backend);
         self.tenant.shared.tasks.spawn_local(closing);
     }
 
-    fn close(self: &Rc<Self>, backend: Backend) -> impl Future<Output = ()> + 'static {
+    fn close(self: &Rc<Self>, backend: Box<Backend>) -> impl Future<Output = ()> + 'static {
         self.closing.set(self.closing.get() + 1);
         let pool = Rc::clone(self);
         async move {
@@ -305,7 +306,7 @@ impl Pool {
     }
 
     fn drop_broken_idle(self: &Rc<Self>, context: &mut Context<'_>) {
-        let broken: Vec<Backend> = self
+        let broken: Vec<Box<Backend>> = self
             .idle
             .borrow_mut()
             .extract_if(.., |backend| {
@@ -323,7 +324,7 @@ impl Pool {
 
     fn expire_idle(self: &Rc<Self>, now: Instant) {
         let idle_timeout = self.tenant.shared.settings.idle_timeout;
-        let expired: Vec<Backend> = self
+        let expired: Vec<Box<Backend>> = self
             .idle
             .borrow_mut()
             .extract_if(.., |backend| {
@@ -371,7 +372,8 @@ impl Pool {
             match result {
                 Ok(connection) => {
                     pool.failure.replace(None);
-                    let backend = Backend::new(connection, place, epoch, pool.retirement());
+                    let backend =
+                        Box::new(Backend::new(connection, place, epoch, pool.retirement()));
                     pool.take_back(backend);
                 }
                 Err(error) => pool.failed(error, place),

@@ -12,9 +12,12 @@ use tokio::time::Instant;
 
 use super::{Backend, CheckoutError, Pool};
 
+/// What a waiter is handed in the end.
+pub(super) type Served = Result<Box<Backend>, CheckoutError>;
+
 enum Slot {
     Empty,
-    Served(Result<Backend, CheckoutError>),
+    Served(Served),
     Gone,
 }
 
@@ -35,10 +38,7 @@ impl Waiter {
     }
 
     /// Hands over what was waited for; gives it back if nobody waits any more.
-    pub(super) fn serve(
-        &self,
-        result: Result<Backend, CheckoutError>,
-    ) -> Result<(), Result<Backend, CheckoutError>> {
+    pub(super) fn serve(&self, result: Served) -> Result<(), Served> {
         let mut slot = self.slot.borrow_mut();
         if matches!(*slot, Slot::Gone) {
             return Err(result);
@@ -58,7 +58,7 @@ pub(super) struct Waiting {
 }
 
 impl Future for Waiting {
-    type Output = Result<Backend, CheckoutError>;
+    type Output = Served;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut slot = self.waiter.slot.borrow_mut();

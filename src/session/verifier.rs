@@ -38,7 +38,10 @@ pub(super) struct Secret {
 
 /// Verifiers that were found a moment ago.
 #[derive(Default)]
-pub(super) struct VerifierCache(RefCell<FxHashMap<(TenantRef, RoleName), (Instant, Rc<Secret>)>>);
+pub(super) struct VerifierCache(RefCell<FxHashMap<(TenantRef, RoleName), Found>>);
+
+/// A verifier and when it was found.
+type Found = (Instant, Rc<Secret>);
 
 impl VerifierCache {
     fn find(&self, tenant: &TenantRef, role: &RoleName, max_age: Duration) -> Option<Rc<Secret>> {
