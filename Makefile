@@ -30,3 +30,4 @@ lint:
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	scripts/licences
+	if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; fi

@@ -106,6 +106,14 @@ text_name!(
     TokenId, "token id", 12, "letters and digits", |c| c.is_ascii_alphanumeric()
 );
 
+impl DatabaseName {
+    /// The database that every server has.
+    #[must_use]
+    pub fn postgres() -> Self {
+        Self("postgres".into())
+    }
+}
+
 macro_rules! uuid_name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

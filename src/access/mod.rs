@@ -1,4 +1,149 @@
-//! (head)
+//! Who may use which role, and the guarantee that nobody does for longer than they may.
+//!
+//! A token and the catalogue's evidence become a [`Grant`] here and nowhere else. Every session stands in the
+//! [`Registry`]; a change in the catalogue is enforced on it by deciding again (see `enforce`).
 
 pub mod certificate_files;
 pub mod certificates;
+mod enforce;
+mod grant;
+mod registry;
+mod signal;
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use dashmap::DashMap;
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+
+pub use self::{
+    enforce::{Purge, RevocationReport, Scope},
+    grant::{Denial, Grant, InvalidToken, is_privileged},
+    registry::{Activity, Identity, Registration, Registry, SessionHandle, SessionView},
+    signal::EndCause,
+};
+use crate::{
+    catalog::{self, Catalog, CatalogError, Token, types::Revision},
+    names::{PersonId, RoleName, TenantRef},
+};
+
+/// Why a login with a token came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    #[error(transparent)]
+    Denied(#[from] Denial),
+    /// The question could not be answered; never counted as a failed login.
+    #[error("the catalogue cannot be read: {0}")]
+    Unavailable(#[from] CatalogError),
+}
+
+/// A tenant's revision floor: decisions older than this are not believed.
+pub type Floor = Arc<AtomicI64>;
+
+/// The authority over tokens, with every session it let in.
+#[derive(Clone)]
+pub struct Access {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    catalog: Catalog,
+    registry: Arc<Registry>,
+    floors: DashMap<TenantRef, Floor>,
+    workers: Vec<mpsc::UnboundedSender<Purge>>,
+}
+
+impl Access {
+    /// An authority over `catalog` that asks `workers` to close backends when access ends.
+    #[must_use]
+    pub fn new(catalog: Catalog, workers: Vec<mpsc::UnboundedSender<Purge>>) -> Self {
+        let inner = Inner {
+            catalog,
+            registry: Arc::default(),
+            floors: DashMap::new(),
+            workers,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.inner.registry
+    }
+
+    /// Decides whether `token` may use `role` of `tenant` from `from` now. For a session, register it first.
+    pub async fn authorise(
+        &self,
+        token: &Token,
+        tenant: &TenantRef,
+        role: &RoleName,
+        from: IpAddr,
+    ) -> Result<Grant, AccessError> {
+        let evidence = self
+            .inner
+            .catalog
+            .evidence(token.id(), tenant, role)
+            .await?;
+        if !self.inner.catalog.verify_token(token, &evidence) {
+            return Err(Denial::InvalidToken(InvalidToken::Unknown).into());
+        }
+        let now = OffsetDateTime::now_utc();
+        let grant = grant::decide(&evidence, role, from, now)?;
+        self.inner.catalog.touch_token(token.id(), now, from);
+        Ok(grant)
+    }
+
+    /// Authorises the login of a registered session and binds the grant to it.
+    pub async fn admit(
+        &self,
+        session: &SessionHandle,
+        token: &Token,
+    ) -> Result<Grant, AccessError> {
+        let identity = &session.identity;
+        let grant = self
+            .authorise(token, &identity.tenant, &identity.role, identity.peer.ip())
+            .await?;
+        session.confirm(&grant);
+        Ok(grant)
+    }
+
+    /// Whose token this is, if it is valid, whatever it may reach.
+    pub async fn authenticate(&self, token: &Token) -> Result<Option<PersonId>, CatalogError> {
+        let Some(record) = self.inner.catalog.token(token.id()).await? else {
+            return Ok(None);
+        };
+        let valid = record.revoked_at.is_none()
+            && record.expires_at > OffsetDateTime::now_utc()
+            && catalog::verify(Some(&record), token, self.inner.catalog.pepper());
+        Ok(valid.then_some(record.person))
+    }
+
+    /// The floor of `tenant`, to be compared with a session's decision at every checkout.
+    #[must_use]
+    pub fn floor(&self, tenant: &TenantRef) -> Floor {
+        Arc::clone(&self.inner.floors.entry(tenant.clone()).or_default())
+    }
+
+    fn raise_floor(&self, tenant: &TenantRef, revision: Revision) {
+        self.floor(tenant).fetch_max(revision.0, Ordering::AcqRel);
+    }
+
+    /// All sessions, oldest first.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionView> {
+        let mut sessions = self.inner.registry.matching(|_| true);
+        sessions.sort_by_key(|session| session.id);
+        sessions
+            .iter()
+            .map(|session| SessionView::from(&**session))
+            .collect()
+    }
+}

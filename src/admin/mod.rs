@@ -1,1 +1,154 @@
-//! (head)
+//! The admin listener: HTTP API, health and metrics.
+//!
+//! ```text
+//! /health /ready                      open
+//! /metrics                            open on a loopback address, else with the admin key
+//! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
+//! /v1/…                               everything else: with the admin key
+//! ```
+//!
+//! Every change is committed to the catalogue first and enforced on the live sessions next; the answer comes
+//! when those that had to end are gone, and says how many there were.
+
+mod audit;
+mod auth;
+mod change;
+mod compatible;
+mod compatible_values;
+mod error;
+pub mod expiry;
+mod extract;
+mod health;
+mod people;
+mod rules;
+mod sessions;
+mod tenant_fields;
+mod tenants;
+mod tokens;
+pub mod values;
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::{Method, StatusCode, Uri},
+    middleware,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::error::ApiError;
+pub use self::{auth::ACTOR_HEADER, change::Changes};
+use crate::{access::Access, catalog::Catalog, config::Secret};
+
+/// The longest body that is read; the largest real one holds a few CA certificates.
+const BODY_MAX_BYTES: usize = 256 * 1024;
+/// After the end of service was asked for, calls under way get this long.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct AdminState {
+    pub catalog: Catalog,
+    pub access: Access,
+    pub admin_key: Arc<Secret<String>>,
+    pub metrics: PrometheusHandle,
+    pub metrics_guard: MetricsGuard,
+    pub readiness: watch::Receiver<Readiness>,
+    pub reload: mpsc::Sender<ReloadRequest>,
+    pub changes: Changes,
+}
+
+/// Whether `/metrics` asks for the admin key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsGuard {
+    Open,
+    AdminKey,
+}
+
+/// Whether new clients are served, as `/ready` tells load balancers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    Starting,
+    Ready,
+    Draining,
+}
+
+/// A wish to read the configuration again, and where to say what came of it.
+pub struct ReloadRequest {
+    pub answer: oneshot::Sender<Result<(), ReloadError>>,
+}
+
+/// Why the configuration stays as it was.
+pub type ReloadError = Box<dyn std::error::Error + Send + Sync>;
+
+/// All routes.
+pub fn router(state: AdminState) -> Router {
+    let guarded = Router::new()
+        .merge(tenants::routes())
+        .merge(people::routes())
+        .merge(tokens::routes())
+        .merge(rules::routes())
+        .merge(sessions::routes())
+        .merge(audit::routes())
+        .merge(health::reload_route())
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            auth::require_admin_key,
+        ));
+    Router::new()
+        .merge(guarded)
+        .merge(compatible::routes(&state))
+        .merge(health::routes(&state))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            change::run_whole,
+        ))
+        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .with_state(state)
+}
+
+/// Serves until `shutdown`, then lets calls under way finish within a deadline.
+pub async fn serve(
+    listener: TcpListener,
+    state: AdminState,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let changes = state.changes.clone();
+    let stop = shutdown.clone();
+    let server =
+        axum::serve(listener, router(state)).with_graceful_shutdown(stop.cancelled_owned());
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(SHUTDOWN_MAX).await;
+    };
+    let ended = tokio::select! {
+        ended = server.into_future() => ended,
+        () = overdue => Ok(()),
+    };
+    changes.finish(SHUTDOWN_MAX).await;
+    ended
+}
+
+async fn unknown_route(uri: Uri) -> ApiError {
+    ApiError::missing("route", uri.path()).with_hint("docs/api.md lists the routes")
+}
+
+async fn unknown_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("{} does not take {method}", uri.path()),
+    )
+    .with_hint("docs/api.md lists the routes and their methods")
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -53,7 +53,7 @@ pub use self::{
     changes::Changed,
     error::{CatalogError, What},
     keys::Pepper,
-    rules::is_privileged,
+    rules::{RULE_DAYS_MAX, is_privileged},
     token::{NoRandomness, Token, verify},
     trail::{AuditFault, AuditVerdict},
 };

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Furthest that a rule may reach into the future.
-const RULE_DAYS_MAX: i64 = 90;
+pub const RULE_DAYS_MAX: i64 = 90;
 const NETWORKS_MAX: usize = 100;
 const REASON_MAX_BYTES: usize = 1000;
 

@@ -3,22 +3,41 @@
 //! ```text
 //! sluice serve …                      run the pooler
 //! sluice demo …                       run everything once, to try it
+//! sluice health …                     whether a running pooler takes clients
 //! sluice tenant | person | … …        one call to the admin API of a running pooler (`Remote`)
 //! ```
 //!
 //! Exit status: 0 it worked, 1 it did not (standard error says why and what to do), 2 it was typed wrongly.
 
+mod access;
+mod audit;
+mod client;
+pub mod demo;
 mod demo_args;
+mod error;
+mod health;
+mod input;
+mod member;
+mod output;
+mod person;
+mod remote;
+mod rule;
+pub mod serve;
+mod session;
+mod tenant;
+mod tenant_options;
+mod token;
+mod words;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::demo_args::DemoArgs;
+pub use self::{demo_args::DemoArgs, health::HealthArgs, remote::Remote};
 
 /// A PostgreSQL connection pooler with token-based access.
 #[derive(Parser)]
-#[command(name = "sluice", version, about, propagate_version = true)]
+#[command(name = "sluice", version, about)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -30,6 +49,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Start PostgreSQL, Sluice, a tenant, people and tokens in one go, to try it
     Demo(DemoArgs),
+    /// Ask a running pooler whether it takes clients: exit status 0 if it does, else 1
+    Health(HealthArgs),
+    #[command(flatten)]
+    Remote(Remote),
 }
 
 /// Options of `sluice serve`.
@@ -50,3 +73,17 @@ pub struct ServeArgs {
     #[arg(long)]
     pub check: bool,
 }
+
+/// Does what was typed.
+#[must_use]
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Health(args) => args.run(),
+        Command::Remote(call) => call.run(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,25 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether `new` differs in what is read at the start only: addresses, threads, pools and the catalogue.
+    #[must_use]
+    pub fn needs_restart(&self, new: &Self) -> bool {
+        (
+            self.listen.pooler,
+            self.listen.direct,
+            self.listen.workers,
+            self.admin.listen,
+            &self.catalog.path,
+        ) != (
+            new.listen.pooler,
+            new.listen.direct,
+            new.listen.workers,
+            new.admin.listen,
+            &new.catalog.path,
+        ) || self.pool.overall_budget != new.pool.overall_budget
+            || self.tls.is_some() != new.tls.is_some()
+    }
+
     /// Reads the file at `path`, and the two keys from where it says or from the environment.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read {

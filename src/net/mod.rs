@@ -3,6 +3,7 @@
 //! Nothing here knows a tenant or a session. What arrives is handed up as bytes; what is written goes out as
 //! it is, encrypted or not as the stream decides.
 
+pub mod buffer;
 pub mod channel_binding;
 pub mod client_tls;
 pub mod listener;

@@ -1,1 +1,494 @@
-//! (head)
+//! Pools of backends: who gets one, when, and what must be true before it is handed on.
+//!
+//! A [`Checkout`] is a backend on loan. [`Checkout::release`] gives it back, clean; a checkout that is merely
+//! dropped is discarded: its server process is cancelled and closed at once, for nobody can say what state it
+//! is in.
+
+mod backend;
+mod budget;
+mod key;
+mod login;
+mod pools;
+mod waiter;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::Context,
+    time::Duration,
+};
+
+use rand::Rng as _;
+use rustc_hash::FxHashMap;
+use tokio::time::Instant;
+
+pub use self::{
+    backend::{Backend, CancelBarrier, Cancels, Residue},
+    budget::OverallBudget,
+    key::{PoolKey, Principal},
+    login::Login,
+    pools::{Pools, Sizes, TenantPools},
+};
+use self::{
+    pools::{Place, TenantPools as Tenant},
+    waiter::{Waiter, Waiting},
+};
+use crate::{
+    access::certificates::MintError,
+    backend::{ConnectError, Connection, ParameterStatuses},
+    protocol::parameters::Settings,
+};
+
+/// An idle backend that has been unused for this long is looked at before it is handed out.
+const PEEK_AFTER: Duration = Duration::from_millis(500);
+
+/// How long a backend may take to become clean after its client has left.
+const CLEANSE_MAX: Duration = Duration::from_secs(5);
+
+/// How many greetings a pool remembers; a client with other settings costs one look at a backend.
+const GREETINGS_MAX: usize = 256;
+
+/// Why there is no backend.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CheckoutError {
+    #[error(transparent)]
+    Connect(Rc<ConnectError>),
+    #[error("cannot make a certificate: {0}")]
+    Mint(Rc<MintError>),
+    #[error("the server runs PostgreSQL {version}, older than {needed}")]
+    ServerTooOld { version: u32, needed: u32 },
+}
+
+/// The backends of one key.
+pub struct Pool {
+    pub key: PoolKey,
+    tenant: Rc<Tenant>,
+    login: RefCell<Login>,
+    /// Last in, first out, so that the ones that are not needed grow old.
+    #[allow(clippy::vec_box)] // The box goes to a session and comes back as it is.
+    idle: RefCell<Vec<Box<Backend>>>,
+    waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    /// Backends that have a place: idle, checked out, connecting or closing.
+    open: Cell<u32>,
+    connecting: Cell<usize>,
+    closing: Cell<usize>,
+    /// Backends of an older epoch are not handed out any more.
+    epoch: Cell<u64>,
+    failure: RefCell<Option<(Instant, CheckoutError)>>,
+    parameters: RefCell<Option<Rc<ParameterStatuses>>>,
+    greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
+}
+
+/// A backend on loan to one session.
+pub struct Checkout {
+    pool: Rc<Pool>,
+    /// Always there until the checkout ends.
+    backend: Option<Box<Backend>>,
+}
+
+impl Pool {
+    fn new(key: PoolKey, tenant: Rc<Tenant>, login: Login) -> Self {
+        Self {
+            key,
+            tenant,
+            login: RefCell::new(login),
+            idle: RefCell::default(),
+            waiters: RefCell::default(),
+            open: Cell::new(0),
+            connecting: Cell::new(0),
+            closing: Cell::new(0),
+            epoch: Cell::new(0),
+            failure: RefCell::default(),
+            parameters: RefCell::default(),
+            greetings: RefCell::default(),
+        }
+    }
+
+    /// An idle backend at once, if there is one and nobody waits before us.
+    #[must_use]
+    pub fn try_checkout(self: &Rc<Self>) -> Option<Checkout> {
+        if !self.waiters.borrow().is_empty() {
+            return None;
+        }
+        let backend = self.pop_idle()?;
+        Some(self.lend(backend))
+    }
+
+    /// A backend, after waiting for it if need be. Cancel-safe: dropped, it leaves the queue. The deadline is the
+    /// caller's.
+    pub async fn checkout(self: &Rc<Self>) -> Result<Checkout, CheckoutError> {
+        if let Some(checkout) = self.try_checkout() {
+            return Ok(checkout);
+        }
+        if self.open.get() == 0
+            && let Some(error) = self.recent_failure()
+        {
+            return Err(error);
+        }
+        let waiter = Waiter::new();
+        self.waiters.borrow_mut().push_back(Rc::clone(&waiter));
+        let waiting = Waiting {
+            pool: Rc::clone(self),
+            waiter,
+        };
+        self.tenant.serve_longest_waiter();
+        waiting.await.map(|backend| self.lend(backend))
+    }
+
+    /// What the server reported at login; `None`: no backend has been opened yet.
+    #[must_use]
+    pub fn parameters(&self) -> Option<Rc<ParameterStatuses>> {
+        self.parameters.borrow().clone()
+    }
+
+    /// What a client with `settings` is told of the server's parameters, if it has been found out before.
+    #[must_use]
+    pub fn greeting(&self, settings: &Settings) -> Option<Rc<ParameterStatuses>> {
+        self.greetings.borrow().get(settings).cloned()
+    }
+
+    pub fn remember_greeting(&self, settings: Rc<Settings>, parameters: Rc<ParameterStatuses>) {
+        let mut greetings = self.greetings.borrow_mut();
+        if greetings.len() >= GREETINGS_MAX {
+            greetings.clear();
+        }
+        greetings.insert(settings, parameters);
+    }
+
+    #[must_use]
+    pub fn tenant(&self) -> &Rc<TenantPools> {
+        &self.tenant
+    }
+
+    fn set_login(&self, login: Login) {
+        self.login.replace(login);
+        // New credentials may do better than the ones that failed.
+        if self
+            .failure
+            .borrow()
+            .as_ref()
+            .is_some_and(|(_, error)| error.is_about_credentials())
+        {
+            self.failure.replace(None);
+        }
+    }
+
+    fn size(&self) -> u32 {
+        let sizes = self.tenant.sizes();
+        if self.is_budgeted() {
+            sizes.pool
+        } else {
+            sizes.auth_query
+        }
+    }
+
+    /// The pooler's own look-ups must not wait behind the tenant's load.
+    fn is_budgeted(&self) -> bool {
+        self.key.principal != Principal::AuthQuery
+    }
+
+    fn lend(self: &Rc<Self>, backend: Box<Backend>) -> Checkout {
+        Checkout {
+            pool: Rc::clone(self),
+            backend: Some(backend),
+        }
+    }
+
+    fn pop_idle(self: &Rc<Self>) -> Option<Box<Backend>> {
+        loop {
+            let mut backend = self.idle.borrow_mut().pop()?;
+            if backend.idle_since.elapsed() < PEEK_AFTER
+                || !backend.connection.stream_mut().peek_closed()
+            {
+                return Some(backend);
+            }
+            self.discard(backend);
+        }
+    }
+
+    /// Takes back a backend that no client uses any more.
+    fn take_back(self: &Rc<Self>, mut backend: Box<Backend>) {
+        if backend.epoch != self.epoch.get() {
+            return self.discard(backend);
+        }
+        if !backend.is_clean() {
+            return self.cleanse(backend);
+        }
+        backend.idle_since = Instant::now();
+        if backend.retire_at <= backend.idle_since {
+            return self.discard(backend);
+        }
+        self.hand_on(backend);
+    }
+
+    fn hand_on(self: &Rc<Self>, mut backend: Box<Backend>) {
+        let since = self.waiters.borrow().front().map(|waiter| waiter.since);
+        if self.tenant.longer_waiting_sibling(self, since).is_some() {
+            return self.discard(backend);
+        }
+        loop {
+            let Some(waiter) = self.waiters.borrow_mut().pop_front() else {
+                break;
+            };
+            match waiter.serve(Ok(backend)) {
+                Err(Ok(returned)) => backend = returned,
+                Err(Err(_)) | Ok(()) => return,
+            }
+        }
+        let watched = self
+            .tenant
+            .shared
+            .watch(|context| backend.connection.stream_mut().poll_readable(context));
+        if watched.is_ready() {
+            return self.discard(backend);
+        }
+        self.idle.borrow_mut().push(backend);
+    }
+
+    fn cleanse(self: &Rc<Self>, mut backend: Box<Backend>) {
+        if !backend.pipeline.is_releasable() {
+            return self.discard(backend);
+        }
+        let pool = Rc::clone(self);
+        self.tenant.shared.tasks.spawn_local(async move {
+            if backend.cleanse(CLEANSE_MAX).await {
+                pool.take_back(backend);
+            } else {
+                pool.discard(backend);
+            }
+        });
+    }
+
+    /// Closes `backend` for good. Its place is free when its server process is gone.
+    fn discard(self: &Rc<Self>, backend: Box<Backend>) {
+        let closing = self.close(backend);
+        self.tenant.shared.tasks.spawn_local(closing);
+    }
+
+    fn close(self: &Rc<Self>, backend: Box<Backend>) -> impl Future<Output = ()> + 'static {
+        self.closing.set(self.closing.get() + 1);
+        let pool = Rc::clone(self);
+        async move {
+            let server = pool.tenant.server();
+            if !backend.close(&server).await {
+                tracing::debug!(tenant = %pool.key.tenant, "a server process did not end in time");
+            }
+            pool.closing.set(pool.closing.get() - 1);
+        }
+    }
+
+    /// Starts a new epoch: idle backends close now, those on loan when they come back.
+    fn retire_all(self: &Rc<Self>) -> Vec<Pin<Box<dyn Future<Output = ()>>>> {
+        self.epoch.set(self.epoch.get() + 1);
+        self.failure.replace(None);
+        self.greetings.borrow_mut().clear();
+        let idle = self.idle.take();
+        idle.into_iter()
+            .map(|backend| Box::pin(self.close(backend)) as Pin<Box<dyn Future<Output = ()>>>)
+            .collect()
+    }
+
+    /// Closes the backend that has been idle longest; `false`: none is idle.
+    fn give_up_idle(self: &Rc<Self>) -> bool {
+        if self.idle.borrow().is_empty() {
+            return false;
+        }
+        let oldest = self.idle.borrow_mut().remove(0);
+        self.discard(oldest);
+        true
+    }
+
+    fn oldest_idle(&self) -> Option<Instant> {
+        self.idle.borrow().first().map(|backend| backend.idle_since)
+    }
+
+    fn drop_broken_idle(self: &Rc<Self>, context: &mut Context<'_>) {
+        let broken: Vec<Box<Backend>> = self
+            .idle
+            .borrow_mut()
+            .extract_if(.., |backend| {
+                backend
+                    .connection
+                    .stream_mut()
+                    .poll_readable(context)
+                    .is_ready()
+            })
+            .collect();
+        for backend in broken {
+            self.discard(backend);
+        }
+    }
+
+    fn expire_idle(self: &Rc<Self>, now: Instant) {
+        let idle_timeout = self.tenant.shared.settings.idle_timeout;
+        let expired: Vec<Box<Backend>> = self
+            .idle
+            .borrow_mut()
+            .extract_if(.., |backend| {
+                backend.retire_at <= now || backend.idle_since + idle_timeout <= now
+            })
+            .collect();
+        for backend in expired {
+            self.discard(backend);
+        }
+    }
+
+    /// When the first waiter came for whom no connection is being opened yet.
+    fn first_uncovered(&self) -> Option<Instant> {
+        self.waiters
+            .borrow()
+            .get(self.connecting.get())
+            .map(|waiter| waiter.since)
+    }
+
+    fn uncovered(&self) -> usize {
+        self.waiters
+            .borrow()
+            .len()
+            .saturating_sub(self.connecting.get())
+    }
+
+    fn may_grow(&self) -> bool {
+        self.open.get() < self.size() && self.recent_failure().is_none()
+    }
+
+    /// Begins to open one more backend; `false`: not now.
+    fn open_one(self: &Rc<Self>) -> bool {
+        if self.tenant.shared.tasks.is_closed() {
+            return false;
+        }
+        let Some(place) = self.tenant.reserve(self) else {
+            return false;
+        };
+        self.connecting.set(self.connecting.get() + 1);
+        let pool = Rc::clone(self);
+        self.tenant.shared.tasks.spawn_local(async move {
+            let epoch = pool.epoch.get();
+            let result = pool.connect().await;
+            pool.connecting.set(pool.connecting.get() - 1);
+            match result {
+                Ok(connection) => {
+                    pool.failure.replace(None);
+                    let backend =
+                        Box::new(Backend::new(connection, place, epoch, pool.retirement()));
+                    pool.take_back(backend);
+                }
+                Err(error) => pool.failed(error, place),
+            }
+        });
+        true
+    }
+
+    async fn connect(&self) -> Result<Connection, CheckoutError> {
+        let credentials = self
+            .login
+            .borrow()
+            .credentials()
+            .map_err(|error| CheckoutError::Mint(Rc::new(error)))?;
+        let server = self.tenant.server();
+        let connection = server
+            .connect(&self.key.role, &self.key.database, &credentials)
+            .await
+            .map_err(|error| CheckoutError::Connect(Rc::new(error)))?;
+        let needed = self.tenant.shared.min_server_version;
+        if let (Principal::Person(_), Some(version)) =
+            (&self.key.principal, connection.parameters.server_major())
+            && version < needed
+        {
+            crate::backend::close(connection, CLEANSE_MAX).await;
+            return Err(CheckoutError::ServerTooOld { version, needed });
+        }
+        if self.parameters.borrow().as_deref() != Some(&connection.parameters) {
+            self.parameters
+                .replace(Some(Rc::new(connection.parameters.clone())));
+            self.greetings.borrow_mut().clear();
+        }
+        Ok(connection)
+    }
+
+    /// A connect has failed. Whoever could only have waited for it is told; others wait on for the backends there are.
+    fn failed(self: &Rc<Self>, error: CheckoutError, place: Place) {
+        tracing::warn!(tenant = %self.key.tenant, role = %self.key.role, %error, "cannot open a backend");
+        self.failure.replace(Some((Instant::now(), error.clone())));
+        drop(place);
+        if self.open.get() == 0 {
+            let waiters = self.waiters.take();
+            for waiter in waiters {
+                let _ = waiter.serve(Err(error.clone()));
+            }
+        }
+    }
+
+    fn recent_failure(&self) -> Option<CheckoutError> {
+        let backoff = self.tenant.shared.settings.connect_backoff;
+        let failure = self.failure.borrow();
+        failure
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < backoff)
+            .map(|(_, error)| error.clone())
+    }
+
+    /// Lifetimes are spread over ±10 %, so that backends opened together do not close together.
+    fn retirement(&self) -> Instant {
+        let lifetime = self.tenant.shared.settings.lifetime;
+        Instant::now() + lifetime.mul_f64(rand::rng().random_range(0.9..1.1))
+    }
+
+    fn leave_queue(&self, waiter: &Rc<Waiter>) {
+        let mut waiters = self.waiters.borrow_mut();
+        if let Some(index) = waiters.iter().position(|other| Rc::ptr_eq(other, waiter)) {
+            waiters.remove(index);
+        }
+    }
+
+    fn is_in_use(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) > 1 || self.open.get() > 0
+    }
+}
+
+impl CheckoutError {
+    fn is_about_credentials(&self) -> bool {
+        matches!(self, Self::Connect(error) if matches!(**error, ConnectError::Refused(_) | ConnectError::Method
+            | ConnectError::Scram(_) | ConnectError::ScramPassword(_)))
+    }
+}
+
+impl Checkout {
+    #[must_use]
+    pub fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    /// The backend on loan.
+    #[allow(clippy::expect_used)] // `backend` is taken by `release`, `close` and `drop` only, which end the checkout.
+    pub fn backend(&mut self) -> &mut Backend {
+        self.backend
+            .as_mut()
+            .expect("a checkout holds its backend until it ends")
+    }
+
+    /// Gives the backend back. It is handed on if it is clean, cleansed if that is possible, else discarded.
+    pub fn release(mut self) {
+        if let Some(backend) = self.backend.take() {
+            self.pool.take_back(backend);
+        }
+    }
+
+    /// Cancels and closes the backend and waits until its server process is gone.
+    pub async fn close(mut self) {
+        if let Some(backend) = self.backend.take() {
+            self.pool.close(backend).await;
+        }
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        if let Some(backend) = self.backend.take() {
+            self.pool.discard(backend);
+        }
+    }
+}

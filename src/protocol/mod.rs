@@ -1,7 +1,10 @@
 //! PostgreSQL wire protocol as values: no socket, no clock, no tokio.
 
 pub mod error;
+pub mod frame;
 pub mod message;
 pub mod options;
+pub mod parameters;
+pub mod pipeline;
 pub mod scram;
 pub mod startup;

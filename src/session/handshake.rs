@@ -27,6 +27,7 @@ use crate::{
         server_tls::{AcceptError, Accepted, Opening, ServerTls},
         stream::{Peek, Stream, peek},
     },
+    protocol::error::SqlState,
     protocol::startup::{CancelKey, First, Startup, StartupError, first_length, parse_first},
 };
 
@@ -94,6 +95,31 @@ pub enum HandshakeFailure {
     Truncated,
     #[error("connection lost during the handshake: {0}")]
     Io(#[from] io::Error),
+}
+
+impl HandshakeFailure {
+    /// The code the client is told.
+    #[must_use]
+    pub fn code(&self) -> SqlState {
+        match self {
+            Self::Startup(error) => error.code(),
+            Self::Proxy(_)
+            | Self::Tls(_)
+            | Self::DirectTlsUnavailable
+            | Self::UnencryptedData(_)
+            | Self::Repeated(_)
+            | Self::Truncated
+            | Self::Io(_) => SqlState::PROTOCOL_VIOLATION,
+        }
+    }
+
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Startup(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 /// What a client may ask for before its startup packet, in the words of PostgreSQL's messages.

@@ -1,3 +1,349 @@
-//! (head)
+//! One client's life in our process, first byte to last.
+//!
+//! ```text
+//! accepting worker   accept ─▶ handshake ─▶ route ─┐            (or a cancel request: forwarded, done)
+//!                                                  │ the socket moves
+//! home worker        login ─▶ greet ─▶ ┌ idle ─▶ checkout ─▶ relay ─▶ release ┐ ─▶ end
+//!                                      └──────────────────────────────────────┘
+//! ```
+//! Everything up to ReadyForQuery stands under one deadline that starts at accept. Every way out is an [`End`];
+//! the client is told in one place (`finish`), once.
 
+mod arrive;
+mod cancel_keys;
+mod client;
+mod crowd;
+mod error;
+mod finish;
+mod greet;
 pub mod handshake;
+mod idle;
+mod local;
+mod login;
+mod relay;
+mod route;
+mod session_state;
+mod tenancy;
+mod verifier;
+mod worker;
+
+use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::atomic::Ordering,
+    task::Poll,
+};
+
+use bytes::BytesMut;
+use tokio::time::{Instant, timeout_at};
+
+pub use self::{
+    arrive::{Arrival, accept},
+    error::End,
+    worker::{Command, Parts, Process, Worker},
+};
+use self::{
+    client::Client,
+    finish::{Farewell, refuse},
+    login::{Authenticated, Claim, login},
+    relay::{Boundary, Relay},
+    worker::{Enrolled, Place},
+};
+use crate::{
+    access::{Activity, EndCause, Floor, Registration, SessionHandle},
+    metrics::{GaugeGuard, TenantMetrics},
+    pool::{Checkout, Pool, PoolKey},
+    protocol::{message, parameters::Settings},
+};
+
+/// How a listener's clients share backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// A backend serves one transaction and goes on to the next client.
+    Transaction,
+    /// A backend serves one client until that leaves.
+    Session,
+}
+
+/// A client that has logged in.
+struct Session {
+    worker: Rc<Worker>,
+    registration: Registration,
+    enrolled: Enrolled,
+    pool: Rc<Pool>,
+    floor: Floor,
+    sharing: Sharing,
+    /// What the client began with, and what it has set by now.
+    initial: Rc<Settings>,
+    settings: Rc<Settings>,
+    metrics: Rc<TenantMetrics>,
+    _place: Place,
+    _gauge: GaugeGuard,
+}
+
+/// Serves a client on its home worker, from login to end.
+pub async fn serve(worker: Rc<Worker>, arrival: Arrival) {
+    let timeouts = worker.process.config.load().timeouts.clone();
+    let Ok((mut client, arrival)) = arrival.settle(&worker.buffers) else {
+        return;
+    };
+    let login = Box::pin(establish(&worker, &mut client, &arrival));
+    let logged_in = timeout_at(arrival.deadline, login).await;
+    let logged_in = logged_in.unwrap_or(Err(End::LoginTimeout(timeouts.login)));
+    match logged_in {
+        Ok((mut session, _key)) => {
+            drop(arrival.presence);
+            let farewell = session.run(&mut client).await;
+            Box::pin(finish::finish(session, client, farewell)).await;
+        }
+        Err(end) => Box::pin(refuse(&worker, client, &arrival, end)).await,
+    }
+}
+
+/// Login and greeting: whoever comes back from here has been told ReadyForQuery.
+async fn establish<'a>(
+    worker: &'a Rc<Worker>,
+    client: &mut Client,
+    arrival: &arrive::Settled,
+) -> Result<(Session, cancel_keys::Issued<'a>), End> {
+    if worker.process.draining.load(Ordering::Acquire) {
+        return Err(End::ShuttingDown);
+    }
+    if let Some(negotiation) = arrival.startup.negotiation() {
+        let mut out = BytesMut::new();
+        message::negotiate_protocol_version(negotiation, &mut out);
+        client.outbox.put(&out);
+    }
+    let claim = Claim {
+        startup: &arrival.startup,
+        route: &arrival.route,
+        peer: arrival.peer,
+        end_point: arrival.end_point.clone(),
+    };
+    let authenticated = login(worker, client, &claim).await?;
+    let session = admit(worker, authenticated, arrival)?;
+    let parameters = greet::parameters(&session.pool, &session.settings).await?;
+    session.confirm_grant().await?;
+    let key = worker.process.cancel_keys.issue(
+        session.handle().id,
+        worker.index,
+        arrival.startup.spoken(),
+    );
+    let mut out = BytesMut::new();
+    greet::write(&parameters, &key.key, &mut out);
+    finish::note_login(&session);
+    client.send(&out).await?;
+    Ok((session, key))
+}
+
+/// Gives a proven client its place: within its tenant's limits, in its pool, under its worker's eyes.
+fn admit(
+    worker: &Rc<Worker>,
+    authenticated: Authenticated,
+    arrival: &arrive::Settled,
+) -> Result<Session, End> {
+    let Authenticated {
+        tenant,
+        registration,
+        principal,
+        login,
+    } = authenticated;
+    let identity = &registration.handle().identity;
+    let configured = worker.process.config.load().limits.tenant_clients;
+    let limit = tenant
+        .max_clients
+        .map_or(configured, |limit| limit as usize);
+    let place = worker.process.tenant_place(&tenant.tenant, limit);
+    let place = place.ok_or(End::TooMany {
+        what: "clients of this project",
+        limit,
+    })?;
+    let key = PoolKey {
+        tenant: tenant.tenant.clone(),
+        database: identity.database.clone(),
+        role: identity.role.clone(),
+        principal,
+    };
+    let pool = tenancy::pools(worker, &tenant)?.pool(key, login);
+    let initial = Rc::new(greet::initial_settings(
+        &arrival.route.settings,
+        registration.handle().grant(),
+    ));
+    let metrics = worker.metrics(&tenant.tenant);
+    Ok(Session {
+        worker: Rc::clone(worker),
+        enrolled: worker.enroll(local::Local::new(
+            registration.handle().clone(),
+            worker.now(),
+        )),
+        floor: worker.process.access.floor(&tenant.tenant),
+        registration,
+        pool,
+        sharing: arrival.sharing,
+        settings: Rc::clone(&initial),
+        initial,
+        _gauge: metrics.client(),
+        metrics,
+        _place: place,
+    })
+}
+
+impl Session {
+    fn handle(&self) -> &SessionHandle {
+        self.registration.handle()
+    }
+
+    fn enter(&self, activity: Activity) {
+        self.enrolled.local.enter(activity, self.worker.now());
+    }
+
+    /// Serves the client until something ends it.
+    async fn run(&mut self, client: &mut Client) -> Farewell {
+        loop {
+            self.enter(Activity::Idle);
+            if let Err(end) = idle::wait(client, &self.enrolled.local).await {
+                return Farewell::without_backend(end);
+            }
+            let checkout = match self.checkout(client).await {
+                Ok(Some(checkout)) => checkout,
+                Ok(None) => continue,
+                Err(end) => return Farewell::without_backend(end),
+            };
+            if let Err(farewell) = self.transaction(client, checkout).await {
+                return *farewell;
+            }
+        }
+    }
+
+    /// A backend with the client's settings; `None`: the client cancelled while it waited and has been answered.
+    async fn checkout(&mut self, client: &mut Client) -> Result<Option<Checkout>, End> {
+        self.confirm_grant().await?;
+        let mut checkout = match self.pool.try_checkout() {
+            Some(checkout) => checkout,
+            None => match Box::pin(self.queue(client)).await? {
+                Some(checkout) => checkout,
+                None => return Ok(None),
+            },
+        };
+        if !Rc::ptr_eq(&checkout.backend().settings, &self.settings) {
+            let applied = Box::pin(session_state::apply(checkout.backend(), &self.settings)).await;
+            if let Err(end) = applied {
+                if matches!(end, End::Settings(_)) {
+                    checkout.release();
+                }
+                return Err(end);
+            }
+        }
+        Ok(Some(checkout))
+    }
+
+    /// A session whose grant was decided before the tenant's last revocation is decided again.
+    async fn confirm_grant(&self) -> Result<(), End> {
+        let handle = self.handle();
+        if handle.grant().is_some() && handle.decided_at().0 < self.floor.load(Ordering::Acquire) {
+            Box::pin(self.worker.process.access.recheck(handle))
+                .await
+                .map_err(End::Signalled)?;
+        }
+        match handle.end_cause() {
+            Some(EndCause::Drain) | None => Ok(()),
+            Some(cause) => Err(End::Signalled(cause)),
+        }
+    }
+
+    /// Waits for a backend; meanwhile the client may leave, cancel, or be ended.
+    async fn queue(&self, client: &mut Client) -> Result<Option<Checkout>, End> {
+        self.enter(Activity::Waiting);
+        let since = Instant::now();
+        let local = &self.enrolled.local;
+        let mut waiting = pin!(self.pool.checkout());
+        let result = poll_fn(|context| {
+            if let Poll::Ready(result) = waiting.as_mut().poll(context) {
+                return Poll::Ready(result.map(Some).map_err(End::from));
+            }
+            if let Poll::Ready(cause) = local.poll_end(context) {
+                return Poll::Ready(Err(End::Signalled(cause)));
+            }
+            if local.take_cancel() && idle::answer_cancelled(client) {
+                return Poll::Ready(Ok(None));
+            }
+            while !client.inbox.is_full() {
+                match client.poll_fill(context) {
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        self.worker.process.traffic.queue_wait(since.elapsed());
+        result
+    }
+
+    /// Relays one transaction (in session mode: all of them) and gives the backend back.
+    async fn transaction(
+        &mut self,
+        client: &mut Client,
+        mut checkout: Checkout,
+    ) -> Result<(), Box<Farewell>> {
+        let local = Rc::clone(&self.enrolled.local);
+        local.attach(
+            checkout.backend(),
+            self.pool.tenant().server(),
+            self.worker.now(),
+        );
+        let keep = self.sharing == Sharing::Session;
+        let clock = || self.worker.now();
+        let mut relay = Relay::new(
+            client,
+            checkout.backend(),
+            &local,
+            &self.worker.buffers,
+            &clock,
+        );
+        let relayed = relay.run(|_| !keep).await;
+        let boundary = relay.cut();
+        drop(relay);
+        SessionHandle::count(&self.handle().transactions, 1);
+        self.metrics.transaction();
+        if let Err(end) = relayed {
+            return Err(Box::new(self.part(end, boundary, checkout)));
+        }
+        self.settle(&mut checkout)
+            .await
+            .map_err(|end| Box::new(Farewell::without_backend(end)))?;
+        local.detach();
+        checkout.release();
+        Ok(())
+    }
+
+    /// Learns what the client has set, so that it finds it again elsewhere.
+    async fn settle(&mut self, checkout: &mut Checkout) -> Result<(), End> {
+        let backend = checkout.backend();
+        if backend.residue != crate::pool::Residue::None {
+            self.settings = Box::pin(session_state::learn(backend, &self.initial)).await?;
+        }
+        Ok(())
+    }
+
+    /// The client is leaving: a backend that is clean goes on to others, any other is closed.
+    fn part(&self, end: End, boundary: Boundary, mut checkout: Checkout) -> Farewell {
+        if matches!(end, End::Terminated | End::ClientLost)
+            && checkout.backend().pipeline.is_releasable()
+        {
+            self.enrolled.local.detach();
+            if self.sharing == Sharing::Session {
+                checkout.backend().residue = crate::pool::Residue::State;
+            }
+            checkout.release();
+            return Farewell::without_backend(end);
+        }
+        Farewell {
+            end,
+            boundary,
+            checkout: Some(checkout),
+        }
+    }
+}

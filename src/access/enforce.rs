@@ -1,0 +1,326 @@
+//! Enforcement: after any change in the catalogue, end the sessions that no longer stand on it.
+//!
+//! ```text
+//! change committed at revision R
+//!   │ floor      every tenant concerned: decisions older than R are no longer believed
+//!   │ scan       live token sessions in scope, those still logging in too
+//!   │ decide     again, from the catalogue as it is now, once per (token, tenant, role, address)
+//!   │ end        those refused; purge idle backends of the people concerned
+//!   ▼ wait       until the sessions and their backends are gone: then the caller gets its report
+//! ```
+//! There is one way for all causes (a rule removed, narrowed or expired, a token revoked, a person or member
+//! removed, access switched off, networks tightened): decide again. So no cause can be forgotten.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    Access,
+    grant::{Denial, Grant, InvalidToken, decide},
+    registry::SessionHandle,
+    signal::EndCause,
+};
+use crate::{
+    catalog::{
+        CatalogError,
+        types::{AuditEvent, Outcome, Revision},
+    },
+    names::{PersonId, RoleName, SessionId, TenantRef, TokenId},
+};
+
+/// After this long a report is given although a session has not confirmed its end. The parts of an end have
+/// deadlines of their own that add up to less.
+const CONFIRMATION_MAX: Duration = Duration::from_secs(5);
+
+/// Whom a change in the catalogue concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// All people of a tenant, and of its branches.
+    Tenant(TenantRef),
+    /// One person in a tenant and its branches.
+    Member(TenantRef, PersonId),
+    /// One person everywhere.
+    Person(PersonId),
+    /// One token everywhere.
+    Token(TokenId),
+}
+
+/// What an enforcement did, with times measured from its start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RevocationReport {
+    pub revision: Revision,
+    pub sessions_ended: u32,
+    pub backends_closed: u32,
+    /// Sessions that had not confirmed their end when the report was made.
+    pub unconfirmed: u32,
+    pub elapsed_ms: f64,
+    /// Until the sessions were gone; the rest of `elapsed_ms` went to idle backends.
+    pub slowest_ms: f64,
+}
+
+/// A request to a worker: close the backends that were opened for these people. Answers how many it closed,
+/// after they are gone.
+#[derive(Debug)]
+pub struct Purge {
+    pub tenants: Option<Vec<TenantRef>>,
+    pub person: Option<PersonId>,
+    pub done: oneshot::Sender<u32>,
+}
+
+impl Access {
+    /// Re-decides every live token session in `scope` after the change committed at `revision`, ends those that
+    /// no longer hold and returns when they are gone.
+    pub async fn enforce(&self, scope: Scope, revision: Revision) -> RevocationReport {
+        let start = Instant::now();
+        let tenants = self.tenants_in(&scope).await;
+        for tenant in tenants.iter().flatten() {
+            self.raise_floor(tenant, revision);
+        }
+        let in_scope = self
+            .inner
+            .registry
+            .matching(|session| concerns(session, &scope, tenants.as_deref()));
+        let refused = self.refused(in_scope).await;
+        let latch = self.inner.registry.end(&refused);
+        let purge = self.purge(tenants, person_of(&scope, &refused));
+        let sessions_gone = async {
+            let _ = tokio::time::timeout(CONFIRMATION_MAX, latch.wait()).await;
+            start.elapsed()
+        };
+        let (slowest, purged) = tokio::join!(sessions_gone, purge);
+        let unconfirmed = latch.left();
+        let report = RevocationReport {
+            revision,
+            sessions_ended: u32::try_from(refused.len()).unwrap_or(u32::MAX) - unconfirmed,
+            backends_closed: latch.with_backend() + purged,
+            unconfirmed,
+            elapsed_ms: milliseconds(start.elapsed()),
+            slowest_ms: if refused.is_empty() {
+                0.0
+            } else {
+                milliseconds(slowest)
+            },
+        };
+        if !refused.is_empty() {
+            self.report_revocation(&scope, &report);
+        }
+        report
+    }
+
+    /// Ends one session; `None`: there is none of that id.
+    pub async fn end_session(&self, id: SessionId, by: &str) -> Option<RevocationReport> {
+        let start = Instant::now();
+        let session = self.inner.registry.find(id)?;
+        let latch = self
+            .inner
+            .registry
+            .end(&[(Arc::clone(&session), EndCause::Administrator)]);
+        let _ = tokio::time::timeout(CONFIRMATION_MAX, latch.wait()).await;
+        let elapsed_ms = milliseconds(start.elapsed());
+        let report = RevocationReport {
+            revision: session.decided_at(),
+            sessions_ended: 1 - latch.left(),
+            backends_closed: latch.with_backend(),
+            unconfirmed: latch.left(),
+            elapsed_ms,
+            slowest_ms: elapsed_ms,
+        };
+        let event = AuditEvent {
+            tenant: Some(session.identity.tenant.clone()),
+            person: session.grant().map(Grant::person),
+            role: Some(session.identity.role.clone()),
+            session: Some(id),
+            ..event("session.terminated", by, &report)
+        };
+        self.inner.catalog.record_later(event);
+        Some(report)
+    }
+
+    /// Decides again for one session; called by the session itself when its decision is older than the floor.
+    pub async fn recheck(&self, session: &SessionHandle) -> Result<(), EndCause> {
+        match self.decide_again(session).await {
+            Ok(Ok(grant)) => {
+                session.confirm(&grant);
+                Ok(())
+            }
+            Ok(Err(denial)) => Err(cause_of(denial)),
+            Err(_) => Err(EndCause::AuthorityLost),
+        }
+    }
+
+    /// Those of `sessions` that the catalogue no longer allows, each with the cause of its end.
+    async fn refused(
+        &self,
+        sessions: Vec<Arc<SessionHandle>>,
+    ) -> Vec<(Arc<SessionHandle>, EndCause)> {
+        let mut verdicts: HashMap<(TokenId, TenantRef, RoleName, IpAddr), Result<Grant, EndCause>> =
+            HashMap::new();
+        let mut refused = Vec::new();
+        for session in sessions {
+            let Some(token) = session.identity.token.clone() else {
+                continue;
+            };
+            let identity = &session.identity;
+            let key = (
+                token,
+                identity.tenant.clone(),
+                identity.role.clone(),
+                identity.peer.ip(),
+            );
+            if !verdicts.contains_key(&key) {
+                let verdict = match self.decide_again(&session).await {
+                    Ok(decision) => decision.map_err(cause_of),
+                    Err(_) => Err(EndCause::AuthorityLost),
+                };
+                verdicts.insert(key.clone(), verdict);
+            }
+            match verdicts.get(&key) {
+                // A session that is still logging in reads its own decision, which comes after this change.
+                Some(Ok(grant)) if session.grant().is_some() => session.confirm(grant),
+                Some(Ok(_)) | None => {}
+                Some(Err(cause)) => refused.push((session, *cause)),
+            }
+        }
+        refused
+    }
+
+    async fn decide_again(
+        &self,
+        session: &SessionHandle,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
+        let identity = &session.identity;
+        let Some(token) = &identity.token else {
+            return Ok(Err(Denial::InvalidToken(InvalidToken::Unknown)));
+        };
+        let evidence = self
+            .inner
+            .catalog
+            .evidence(token, &identity.tenant, &identity.role)
+            .await?;
+        Ok(decide(
+            &evidence,
+            &identity.role,
+            identity.peer.ip(),
+            OffsetDateTime::now_utc(),
+        ))
+    }
+
+    /// The tenants that `scope` reaches, branches included; `None`: any.
+    async fn tenants_in(&self, scope: &Scope) -> Option<Vec<TenantRef>> {
+        let (Scope::Tenant(tenant) | Scope::Member(tenant, _)) = scope else {
+            return None;
+        };
+        let branches = self.inner.catalog.branches(tenant).await.ok()?;
+        let branches = branches.into_iter().map(|branch| branch.tenant);
+        Some(std::iter::once(tenant.clone()).chain(branches).collect())
+    }
+
+    async fn purge(&self, tenants: Option<Vec<TenantRef>>, person: Option<PersonId>) -> u32 {
+        if tenants.is_none() && person.is_none() {
+            return 0;
+        }
+        let answers: Vec<_> = self
+            .inner
+            .workers
+            .iter()
+            .map(|worker: &mpsc::UnboundedSender<Purge>| {
+                let (done, answer) = oneshot::channel();
+                let _ = worker.send(Purge {
+                    tenants: tenants.clone(),
+                    person,
+                    done,
+                });
+                answer
+            })
+            .collect();
+        let mut closed = 0;
+        for answer in answers {
+            closed += tokio::time::timeout(CONFIRMATION_MAX, answer)
+                .await
+                .map_or(0, |n| n.unwrap_or(0));
+        }
+        closed
+    }
+
+    fn report_revocation(&self, scope: &Scope, report: &RevocationReport) {
+        crate::metrics::revoked(
+            report.sessions_ended,
+            Duration::from_secs_f64(report.elapsed_ms / 1_000.0),
+        );
+        let (tenant, person, token) = match scope {
+            Scope::Tenant(tenant) => (Some(tenant.clone()), None, None),
+            Scope::Member(tenant, person) => (Some(tenant.clone()), Some(*person), None),
+            Scope::Person(person) => (None, Some(*person), None),
+            Scope::Token(token) => (None, None, Some(token.clone())),
+        };
+        self.inner.catalog.record_later(AuditEvent {
+            tenant,
+            person,
+            token,
+            ..event("access.revoked", "system", report)
+        });
+    }
+}
+
+fn event(kind: &str, actor: &str, report: &RevocationReport) -> AuditEvent {
+    AuditEvent {
+        kind: kind.to_owned(),
+        outcome: if report.unconfirmed == 0 {
+            Outcome::Success
+        } else {
+            Outcome::Failure
+        },
+        reason: None,
+        actor: actor.to_owned(),
+        tenant: None,
+        person: None,
+        role: None,
+        session: None,
+        token: None,
+        peer: None,
+        detail: serde_json::json!(report),
+    }
+}
+
+/// Whether `session` may be concerned. One whose person is not known yet always may: its decision is being made.
+fn concerns(session: &SessionHandle, scope: &Scope, tenants: Option<&[TenantRef]>) -> bool {
+    let Some(token) = &session.identity.token else {
+        return false;
+    };
+    let in_tenants = tenants.is_none_or(|tenants| tenants.contains(&session.identity.tenant));
+    let is_person = |person| session.grant().is_none_or(|grant| grant.person() == person);
+    match scope {
+        Scope::Tenant(_) => in_tenants,
+        Scope::Member(_, person) => in_tenants && is_person(*person),
+        Scope::Person(person) => is_person(*person),
+        Scope::Token(revoked) => token == revoked,
+    }
+}
+
+/// Whose idle backends go: the person of the scope; for a token, whoever's sessions it held.
+fn person_of(scope: &Scope, refused: &[(Arc<SessionHandle>, EndCause)]) -> Option<PersonId> {
+    match scope {
+        Scope::Tenant(_) => None,
+        Scope::Member(_, person) | Scope::Person(person) => Some(*person),
+        Scope::Token(_) => refused
+            .iter()
+            .find_map(|(session, _)| session.grant().map(Grant::person)),
+    }
+}
+
+fn cause_of(denial: Denial) -> EndCause {
+    match denial {
+        Denial::RuleExpired | Denial::InvalidToken(InvalidToken::Expired) => EndCause::Expired,
+        _ => EndCause::Revoked,
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}

@@ -1,0 +1,456 @@
+//! Grants and refusals: what follows from the evidence in the catalogue.
+//!
+//! `decide` is a pure function of the evidence and the clock. A [`Grant`] has no other maker, so whoever holds
+//! one knows that a rule allowed it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use time::OffsetDateTime;
+
+use crate::{
+    catalog::types::{
+        Evidence, PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TokenAccess, TokenRecord,
+    },
+    names::{PersonId, RoleName, RuleId, TenantRef, TokenId},
+};
+
+/// Live proof that this person may use this role of this tenant until then.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    person: PersonId,
+    email: String,
+    tenant: TenantRef,
+    role: RoleName,
+    rule: RuleId,
+    token: TokenId,
+    networks: Vec<IpNet>,
+    reach: RuleReach,
+    expires_at: OffsetDateTime,
+    revision: Revision,
+}
+
+impl Grant {
+    #[must_use]
+    pub fn person(&self) -> PersonId {
+        self.person
+    }
+
+    #[must_use]
+    pub fn email(&self) -> &str {
+        &self.email
+    }
+
+    #[must_use]
+    pub fn tenant(&self) -> &TenantRef {
+        &self.tenant
+    }
+
+    #[must_use]
+    pub fn role(&self) -> &RoleName {
+        &self.role
+    }
+
+    #[must_use]
+    pub fn rule(&self) -> RuleId {
+        self.rule
+    }
+
+    #[must_use]
+    pub fn token(&self) -> &TokenId {
+        &self.token
+    }
+
+    /// Networks of the rule; empty: anywhere.
+    #[must_use]
+    pub fn networks(&self) -> &[IpNet] {
+        &self.networks
+    }
+
+    #[must_use]
+    pub fn reach(&self) -> RuleReach {
+        self.reach
+    }
+
+    /// When the grant ends by itself: the earlier of the rule's and the token's expiry.
+    #[must_use]
+    pub fn expires_at(&self) -> OffsetDateTime {
+        self.expires_at
+    }
+
+    /// The catalogue's revision that the grant was decided at.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
+/// Why a token does not open a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// No such token, a wrong secret, an expired or a revoked one: one answer, so that nothing is given away.
+    #[error("the token is not valid")]
+    InvalidToken(InvalidToken),
+    #[error("token access is not enabled for this database")]
+    NotEnabled,
+    #[error("the person is not a member of this project")]
+    NotAMember,
+    #[error("no rule grants this role")]
+    NoRule,
+    #[error("the rule for this role has expired")]
+    RuleExpired,
+    #[error("the rule does not allow the client's network address")]
+    Network,
+    #[error("the rule holds on branches only")]
+    BranchesOnly,
+    #[error("the role is privileged and the project does not allow token access to such roles")]
+    PrivilegedRole,
+    #[error(
+        "the server runs PostgreSQL {version}, older than the {needed} that token access needs"
+    )]
+    ServerTooOld { version: u32, needed: u32 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidToken {
+    Unknown,
+    Expired,
+    Revoked,
+    /// The tenant does not exist: told like an unknown token.
+    Tenant,
+}
+
+impl Denial {
+    /// The machine-readable reason for audit and API.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidToken(InvalidToken::Unknown) => "unknown_token",
+            Self::InvalidToken(InvalidToken::Expired) => "token_expired",
+            Self::InvalidToken(InvalidToken::Revoked) => "token_revoked",
+            Self::InvalidToken(InvalidToken::Tenant) => "unknown_tenant",
+            Self::NotEnabled => "access_disabled",
+            Self::NotAMember => "not_a_member",
+            Self::NoRule => "no_rule",
+            Self::RuleExpired => "rule_expired",
+            Self::Network => "network",
+            Self::BranchesOnly => "branches_only",
+            Self::PrivilegedRole => "privileged_role",
+            Self::ServerTooOld { .. } => "server_too_old",
+        }
+    }
+}
+
+/// Decides from `evidence`, whose token has been verified, whether `role` may be used from `from` at `now`.
+///
+/// Of several rules (a branch may have its own beside its parent's) the one that allows it longest is taken; if
+/// none allows it, the refusal is that of the rule that came nearest.
+pub(super) fn decide(
+    evidence: &Evidence,
+    role: &RoleName,
+    from: IpAddr,
+    now: OffsetDateTime,
+) -> Result<Grant, Denial> {
+    let (Some(token), Some(person)) = (&evidence.token, &evidence.person) else {
+        return Err(Denial::InvalidToken(InvalidToken::Unknown));
+    };
+    if token.revoked_at.is_some() {
+        return Err(Denial::InvalidToken(InvalidToken::Revoked));
+    }
+    if token.expires_at <= now {
+        return Err(Denial::InvalidToken(InvalidToken::Expired));
+    }
+    let tenant = evidence
+        .tenant
+        .as_deref()
+        .ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
+    if !is_enabled(evidence, tenant) {
+        return Err(Denial::NotEnabled);
+    }
+    if evidence.member.is_none() {
+        return Err(Denial::NotAMember);
+    }
+    if is_privileged(role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
+        return Err(Denial::PrivilegedRole);
+    }
+    if !within(&tenant.networks, from) {
+        return Err(Denial::Network);
+    }
+    let rule = best_rule(&evidence.rules, tenant, from, now)?;
+    Ok(Grant {
+        person: person.id,
+        email: person.email.clone(),
+        tenant: tenant.tenant.clone(),
+        role: role.clone(),
+        rule: rule.id,
+        token: token.id.clone(),
+        networks: rule.networks.clone(),
+        reach: rule.reach,
+        expires_at: expiry(rule, token),
+        revision: evidence.revision,
+    })
+}
+
+/// Whether `role` is one that a rule may name only where the tenant allows privileged roles.
+#[must_use]
+pub fn is_privileged(role: &RoleName) -> bool {
+    role.as_str() == "postgres" || role.as_str().starts_with("pg_")
+}
+
+fn is_enabled(evidence: &Evidence, tenant: &Tenant) -> bool {
+    tenant.token_access == TokenAccess::Enabled
+        || evidence.parent_token_access == Some(TokenAccess::Enabled)
+}
+
+fn best_rule<'a>(
+    rules: &'a [Rule],
+    tenant: &Tenant,
+    from: IpAddr,
+    now: OffsetDateTime,
+) -> Result<&'a Rule, Denial> {
+    let mut refusal = Denial::NoRule;
+    let mut best: Option<&Rule> = None;
+    for rule in rules {
+        match allows(rule, tenant, from, now) {
+            Ok(()) if best.is_none_or(|other| other.expires_at < rule.expires_at) => {
+                best = Some(rule)
+            }
+            Ok(()) => {}
+            Err(reason) => refusal = reason,
+        }
+    }
+    best.ok_or(refusal)
+}
+
+fn allows(rule: &Rule, tenant: &Tenant, from: IpAddr, now: OffsetDateTime) -> Result<(), Denial> {
+    if rule.expires_at <= now {
+        return Err(Denial::RuleExpired);
+    }
+    if rule.reach == RuleReach::BranchesOnly && tenant.parent.is_none() {
+        return Err(Denial::BranchesOnly);
+    }
+    if !within(&rule.networks, from) {
+        return Err(Denial::Network);
+    }
+    Ok(())
+}
+
+/// Whether `address` is in one of `networks`; no networks: anywhere. An IPv4 address that comes mapped into
+/// IPv6 is judged as the IPv4 address it is.
+fn within(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.is_empty() || networks.iter().any(|network| network.contains(&address))
+}
+
+fn expiry(rule: &Rule, token: &TokenRecord) -> OffsetDateTime {
+    rule.expires_at.min(token.expires_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use time::Duration;
+
+    use super::*;
+    use crate::catalog::types::*;
+
+    fn tenant() -> Tenant {
+        Tenant {
+            tenant: TenantRef::parse("demo").unwrap(),
+            name: "Demo".into(),
+            parent: None,
+            host: "localhost".into(),
+            port: 5432,
+            default_database: None,
+            backend_tls: BackendTls::Disable,
+            backend_ca: None,
+            login: BackendLogin::RoleSecret,
+            auth_user: None,
+            auth_query: None,
+            auth_database: None,
+            pool_size: None,
+            backend_budget: None,
+            max_clients: None,
+            client_tls: ClientTls::Allow,
+            token_access: TokenAccess::Enabled,
+            privileged_roles: PrivilegedRoles::Refuse,
+            networks: Vec::new(),
+            created_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn role() -> RoleName {
+        RoleName::parse("app").unwrap()
+    }
+
+    fn home() -> IpAddr {
+        "192.0.2.7".parse().unwrap()
+    }
+
+    fn evidence(now: OffsetDateTime) -> Evidence {
+        let person = Person {
+            id: PersonId::generate(),
+            email: "a@example.com".into(),
+            name: "A".into(),
+            created_at: now,
+        };
+        let token = TokenRecord {
+            id: TokenId::parse("abcdefghijkl").unwrap(),
+            person: person.id,
+            name: "t".into(),
+            created_at: now,
+            expires_at: now + Duration::hours(2),
+            revoked_at: None,
+            last_used_at: None,
+            last_used_from: None,
+            mac: [0; 32],
+        };
+        let rule = Rule {
+            id: RuleId::generate(),
+            tenant: TenantRef::parse("demo").unwrap(),
+            person: person.id,
+            role: role(),
+            expires_at: now + Duration::hours(1),
+            networks: Vec::new(),
+            reach: RuleReach::Everywhere,
+            reason: None,
+            created_by: "test".into(),
+            created_at: now,
+        };
+        Evidence {
+            revision: Revision(7),
+            tenant: Some(Arc::new(tenant())),
+            parent_token_access: None,
+            token: Some(token),
+            person: Some(person),
+            member: Some(MemberKind::Member),
+            rules: vec![rule],
+        }
+    }
+
+    fn with_tenant(mut evidence: Evidence, change: impl FnOnce(&mut Tenant)) -> Evidence {
+        let mut changed = tenant();
+        change(&mut changed);
+        evidence.tenant = Some(Arc::new(changed));
+        evidence
+    }
+
+    #[test]
+    fn a_rule_grants_until_the_earlier_of_its_own_and_the_tokens_expiry() {
+        let now = OffsetDateTime::now_utc();
+        let mut evidence = evidence(now);
+        let grant = decide(&evidence, &role(), home(), now).unwrap();
+        assert_eq!(grant.expires_at(), now + Duration::hours(1));
+        assert_eq!(grant.revision(), Revision(7));
+        evidence.token.as_mut().unwrap().expires_at = now + Duration::minutes(5);
+        let grant = decide(&evidence, &role(), home(), now).unwrap();
+        assert_eq!(grant.expires_at(), now + Duration::minutes(5));
+    }
+
+    #[test]
+    fn each_missing_piece_has_its_own_refusal() {
+        let now = OffsetDateTime::now_utc();
+        let refuse =
+            |evidence: &Evidence| decide(evidence, &role(), home(), now).unwrap_err().reason();
+        let whole = evidence(now);
+
+        let cases: [(&str, Evidence); 9] = [
+            (
+                "unknown_token",
+                Evidence {
+                    token: None,
+                    ..whole.clone()
+                },
+            ),
+            (
+                "unknown_tenant",
+                Evidence {
+                    tenant: None,
+                    ..whole.clone()
+                },
+            ),
+            (
+                "not_a_member",
+                Evidence {
+                    member: None,
+                    ..whole.clone()
+                },
+            ),
+            (
+                "no_rule",
+                Evidence {
+                    rules: Vec::new(),
+                    ..whole.clone()
+                },
+            ),
+            (
+                "access_disabled",
+                with_tenant(whole.clone(), |t| t.token_access = TokenAccess::Disabled),
+            ),
+            (
+                "network",
+                with_tenant(whole.clone(), |t| {
+                    t.networks = vec!["10.0.0.0/8".parse().unwrap()]
+                }),
+            ),
+            (
+                "network",
+                changed_rule(&whole, |r| r.networks = vec!["10.0.0.0/8".parse().unwrap()]),
+            ),
+            ("rule_expired", changed_rule(&whole, |r| r.expires_at = now)),
+            (
+                "branches_only",
+                changed_rule(&whole, |r| r.reach = RuleReach::BranchesOnly),
+            ),
+        ];
+        for (reason, evidence) in cases {
+            assert_eq!(refuse(&evidence), reason);
+        }
+    }
+
+    fn changed_rule(evidence: &Evidence, change: impl FnOnce(&mut Rule)) -> Evidence {
+        let mut evidence = evidence.clone();
+        change(&mut evidence.rules[0]);
+        evidence
+    }
+
+    #[test]
+    fn a_branch_takes_its_parents_switch_and_branch_rules() {
+        let now = OffsetDateTime::now_utc();
+        let mut evidence = with_tenant(evidence(now), |t| {
+            t.parent = Some(TenantRef::parse("main").unwrap());
+            t.token_access = TokenAccess::Disabled;
+        });
+        evidence.rules[0].reach = RuleReach::BranchesOnly;
+        assert_eq!(
+            decide(&evidence, &role(), home(), now).unwrap_err(),
+            Denial::NotEnabled
+        );
+        evidence.parent_token_access = Some(TokenAccess::Enabled);
+        assert!(decide(&evidence, &role(), home(), now).is_ok());
+    }
+
+    #[test]
+    fn an_ipv4_client_on_an_ipv6_socket_is_judged_as_ipv4() {
+        let now = OffsetDateTime::now_utc();
+        let evidence = changed_rule(&evidence(now), |r| {
+            r.networks = vec!["192.0.2.0/24".parse().unwrap()]
+        });
+        let mapped: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
+        assert!(decide(&evidence, &role(), mapped, now).is_ok());
+    }
+
+    #[test]
+    fn privileged_roles_need_the_tenants_word() {
+        let now = OffsetDateTime::now_utc();
+        let postgres = RoleName::parse("postgres").unwrap();
+        let evidence = evidence(now);
+        assert_eq!(
+            decide(&evidence, &postgres, home(), now).unwrap_err(),
+            Denial::PrivilegedRole
+        );
+        let allowed = with_tenant(evidence, |t| t.privileged_roles = PrivilegedRoles::Allow);
+        assert!(decide(&allowed, &postgres, home(), now).is_ok());
+    }
+}

@@ -1,0 +1,125 @@
+//! Who calls: whoever holds the admin key, or a person with a token.
+//!
+//! The admin key opens everything; a token opens what a person may ask about themselves. The key is one for
+//! all administrators, so a caller may add who they are in a header: a claim, kept in the audit trail as one.
+
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::{AdminState, error::ApiError};
+use crate::catalog::Token;
+
+/// Header with the name of the administrator who calls.
+pub const ACTOR_HEADER: &str = "sluice-actor";
+const ACTOR_MAX_BYTES: usize = 64;
+
+/// Lets the request through if it bears the admin key.
+pub(super) async fn require_admin_key(
+    State(state): State<AdminState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match bearer(request.headers()) {
+        Some(given) if same(given, state.admin_key.expose()) => next.run(request).await,
+        Some(_) => refusal("this is not the admin key").into_response(),
+        None => refusal("this call needs the admin key").into_response(),
+    }
+}
+
+/// Compares digests, so that the time taken tells nothing about the key, not even its length.
+fn same(given: &str, key: &str) -> bool {
+    let digest = |text: &str| Sha256::digest(text.as_bytes());
+    digest(given).ct_eq(&digest(key)).into()
+}
+
+fn refusal(message: &'static str) -> ApiError {
+    ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with_hint(
+        "send `Authorization: Bearer KEY`; the key is the one of [admin] in the configuration",
+    )
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credentials) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| credentials.trim())
+}
+
+/// Who an administrator says they are, for the audit trail: `admin-key` or `admin-key:name`.
+pub(super) struct Actor(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Actor {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let Some(name) = parts.headers.get(ACTOR_HEADER) else {
+            return Ok(Self("admin-key".to_owned()));
+        };
+        let visible = |name: &&str| name.bytes().all(|byte| byte.is_ascii_graphic());
+        match name.to_str().ok().filter(visible) {
+            Some(name) if (1..=ACTOR_MAX_BYTES).contains(&name.len()) => {
+                Ok(Self(format!("admin-key:{name}")))
+            }
+            _ => Err(ApiError::malformed(format!(
+                "{ACTOR_HEADER} takes 1 to {ACTOR_MAX_BYTES} visible ASCII characters without spaces"
+            ))),
+        }
+    }
+}
+
+/// The personal access token that a call bears: well-formed, not checked yet.
+pub(super) struct BearerToken(pub(super) Token);
+
+impl<S: Send + Sync> FromRequestParts<S> for BearerToken {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        bearer(&parts.headers)
+            .and_then(Token::parse)
+            .map(Self)
+            .ok_or_else(invalid_token)
+    }
+}
+
+/// One answer for every token that is not valid, so that nothing is given away.
+pub(super) fn invalid_token() -> ApiError {
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "invalid_token",
+        "the token is not valid",
+    )
+    .with_hint(
+        "send `Authorization: Bearer slp_…` with a token that is neither expired nor revoked",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bearer_scheme_is_needed_in_any_case() {
+        let headers = |value: &str| {
+            let value = value.parse().unwrap();
+            HeaderMap::from_iter([(header::AUTHORIZATION, value)])
+        };
+        assert_eq!(bearer(&headers("Bearer abc")), Some("abc"));
+        assert_eq!(bearer(&headers("bearer abc")), Some("abc"));
+        assert_eq!(bearer(&headers("Basic abc")), None);
+        assert_eq!(bearer(&headers("abc")), None);
+    }
+
+    #[test]
+    fn a_key_is_the_same_only_if_all_of_it_is() {
+        assert!(same("0123456789abcdef", "0123456789abcdef"));
+        assert!(!same("0123456789abcde", "0123456789abcdef"));
+        assert!(!same("", "0123456789abcdef"));
+    }
+}

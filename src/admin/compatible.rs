@@ -1,0 +1,233 @@
+//! The routes under `/v1/projects` with the shapes of Supabase's Management API, so that its clients work here.
+//!
+//! Times are Unix seconds, networks are split by family, errors carry a `message` at the top. A role without
+//! `expires_at` gets the longest time that a rule may have: nothing here holds for ever.
+
+use std::net::IpAddr;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    middleware,
+    routing::{delete, get, put},
+};
+use time::OffsetDateTime;
+
+use super::{
+    AdminState,
+    auth::{self, Actor, BearerToken},
+    compatible_values::{
+        Authorisation, AuthorisationRequest, Grants, ListItem, NewGrants, Switch, SwitchState,
+        UserGrants, UserRole, with_message,
+    },
+    error::ApiError,
+    extract::{Body, Segments},
+    people, tenants,
+    values::{Done, Removed},
+};
+use crate::{
+    access::{AccessError, Denial, Grant, Scope},
+    catalog::{
+        Token,
+        types::{AuditEvent, Outcome, Rule},
+    },
+    names::{RoleName, TenantRef},
+};
+
+pub(super) fn routes(state: &AdminState) -> Router<AdminState> {
+    // What administrators do, with the admin key.
+    let guarded = Router::new()
+        .route("/v1/projects/{ref}/jit-access", get(switch).put(set_switch))
+        .route("/v1/projects/{ref}/database/jit", put(replace))
+        .route("/v1/projects/{ref}/database/jit/list", get(list))
+        .route("/v1/projects/{ref}/database/jit/{person}", delete(remove))
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            auth::require_admin_key,
+        ));
+    // What a person asks about themselves, with their token.
+    let own = Router::new().route("/v1/projects/{ref}/database/jit", get(own).post(authorise));
+    guarded
+        .merge(own)
+        .layer(middleware::map_response(with_message))
+}
+
+async fn switch(
+    State(state): State<AdminState>,
+    Segments(tenant): Segments<TenantRef>,
+) -> Result<Json<SwitchState>, ApiError> {
+    let tenant = tenants::find(&state.catalog, &tenant).await?;
+    Ok(Json(SwitchState {
+        state: tenant.token_access,
+        applied: None,
+    }))
+}
+
+async fn set_switch(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(tenant): Segments<TenantRef>,
+    Body(wanted): Body<Switch>,
+) -> Result<Json<SwitchState>, ApiError> {
+    let done = tenants::switch_access(&state, &actor, tenant, wanted.state).await?;
+    let all_gone = done.revocation.is_none_or(|report| report.unconfirmed == 0);
+    Ok(Json(SwitchState {
+        state: done.value.state,
+        applied: Some(all_gone),
+    }))
+}
+
+async fn replace(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(tenant): Segments<TenantRef>,
+    Body(wanted): Body<NewGrants>,
+) -> Result<Json<Done<Grants>>, ApiError> {
+    let now = OffsetDateTime::now_utc();
+    let rules = wanted.roles.into_iter().map(|role| role.into_rule(now));
+    let rules = rules.collect::<Result<Vec<_>, _>>()?;
+    let person = wanted.user_id;
+    let changed = state
+        .catalog
+        .replace_rules(&tenant, person, rules, &actor)
+        .await?;
+    let answer = |rules: Vec<Rule>| Grants {
+        user_id: person,
+        user_roles: rules.iter().map(UserRole::from).collect(),
+    };
+    Ok(Json(
+        state
+            .enforced(changed, Scope::Member(tenant, person), answer)
+            .await,
+    ))
+}
+
+async fn list(
+    State(state): State<AdminState>,
+    Segments(tenant): Segments<TenantRef>,
+) -> Result<Json<UserGrants>, ApiError> {
+    tenants::find(&state.catalog, &tenant).await?;
+    let rules = state.catalog.rules(&tenant).await?;
+    let members = state.catalog.members(&tenant).await?;
+    let items = members.into_iter().filter_map(|member| {
+        let own = rules.iter().filter(|rule| rule.person == member.person);
+        let user_roles: Vec<_> = own.map(UserRole::from).collect();
+        (!user_roles.is_empty()).then_some(ListItem {
+            user_id: member.person,
+            user_roles,
+            primary_email: member.email,
+        })
+    });
+    Ok(Json(UserGrants {
+        items: items.collect(),
+    }))
+}
+
+async fn remove(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((tenant, person)): Segments<(TenantRef, String)>,
+) -> Result<Json<Done<Removed>>, ApiError> {
+    let person = people::find(&state.catalog, &person).await?.id;
+    let changed = state.catalog.remove_rules(&tenant, person, &actor).await?;
+    let scope = Scope::Member(tenant, person);
+    Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
+}
+
+/// The caller's rules: the tenant's own and, for a branch, its parent's.
+async fn own(
+    State(state): State<AdminState>,
+    BearerToken(token): BearerToken,
+    Segments(tenant): Segments<TenantRef>,
+) -> Result<Json<Grants>, ApiError> {
+    let person = state
+        .access
+        .authenticate(&token)
+        .await?
+        .ok_or_else(auth::invalid_token)?;
+    let mut rules = state.catalog.rules_of(&tenant, person).await?;
+    let known = state.catalog.tenant(&tenant).await?;
+    if let Some(parent) = known.as_ref().and_then(|tenant| tenant.parent.as_ref()) {
+        rules.extend(state.catalog.rules_of(parent, person).await?);
+    }
+    if rules.is_empty() {
+        // Also where there is no such tenant: a token must not find out which ones exist.
+        return Err(refusal(Denial::NoRule));
+    }
+    Ok(Json(Grants {
+        user_id: person,
+        user_roles: rules.iter().map(UserRole::from).collect(),
+    }))
+}
+
+/// Whether the caller's token may use a role now, as the PAM module of a database asks it.
+async fn authorise(
+    State(state): State<AdminState>,
+    BearerToken(token): BearerToken,
+    Segments(tenant): Segments<TenantRef>,
+    Body(asked): Body<AuthorisationRequest>,
+) -> Result<Json<Authorisation>, ApiError> {
+    let from = asked
+        .rhost
+        .parse::<IpAddr>()
+        .map_err(|_| ApiError::malformed("`rhost` must be the client's IP address"))?;
+    let decision = state
+        .access
+        .authorise(&token, &tenant, &asked.role, from)
+        .await;
+    let event = event(&token, &tenant, &asked.role, from, &decision);
+    state.catalog.record_later(event);
+    match decision {
+        Ok(grant) => Ok(Json(Authorisation {
+            user_id: grant.person(),
+            user_role: UserRole::from(&grant),
+        })),
+        Err(AccessError::Denied(denial)) => Err(refusal(denial)),
+        Err(AccessError::Unavailable(error)) => Err(error.into()),
+    }
+}
+
+fn event(
+    token: &Token,
+    tenant: &TenantRef,
+    role: &RoleName,
+    from: IpAddr,
+    decision: &Result<Grant, AccessError>,
+) -> AuditEvent {
+    let (kind, outcome) = match decision {
+        Ok(_) => ("auth.succeeded", Outcome::Success),
+        Err(_) => ("auth.denied", Outcome::Failure),
+    };
+    let person = decision.as_ref().ok().map(Grant::person);
+    let actor = person.map_or_else(|| "unknown".to_owned(), |person| format!("person:{person}"));
+    AuditEvent {
+        reason: match decision {
+            Ok(_) => None,
+            Err(AccessError::Denied(denial)) => Some(denial.reason().to_owned()),
+            Err(AccessError::Unavailable(_)) => Some("catalogue_unavailable".to_owned()),
+        },
+        tenant: Some(tenant.clone()),
+        person,
+        role: Some(role.clone()),
+        token: Some(token.id().clone()),
+        peer: Some(from.to_string()),
+        detail: serde_json::json!({ "through": "authorise call" }),
+        ..AuditEvent::new(kind, outcome, actor)
+    }
+}
+
+/// 401: not a valid token. 406: nothing was ever set up for this. 403: it was, but does not hold here and now.
+fn refusal(denial: Denial) -> ApiError {
+    let status = match denial {
+        Denial::InvalidToken(_) => return auth::invalid_token(),
+        Denial::NotAMember | Denial::NoRule => StatusCode::NOT_ACCEPTABLE,
+        Denial::NotEnabled
+        | Denial::RuleExpired
+        | Denial::Network
+        | Denial::BranchesOnly
+        | Denial::PrivilegedRole
+        | Denial::ServerTooOld { .. } => StatusCode::FORBIDDEN,
+    };
+    ApiError::new(status, denial.reason(), denial.to_string())
+}

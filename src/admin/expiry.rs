@@ -1,0 +1,67 @@
+//! When something is to end, as people write it: a time (`2026-05-25T18:00:00Z`) or a while (`24h`, `7d`).
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExpiryError {
+    #[error("`{0}` has no unit: write 30m, 24h or 7d, or a time such as 2026-05-25T18:00:00Z")]
+    BareNumber(String),
+    #[error("`{0}` is neither a while (30m, 24h, 7d) nor a time such as 2026-05-25T18:00:00Z")]
+    Neither(String),
+    #[error("`{0}` reaches beyond the year 9999")]
+    OutOfRange(String),
+}
+
+/// The instant that `text` means at the time `now`.
+pub fn parse(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, ExpiryError> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Seconds from now, seconds since 1970 or milliseconds: a guess could be wrong by decades.
+        return Err(ExpiryError::BareNumber(text.to_owned()));
+    }
+    if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
+        return Ok(at);
+    }
+    let span =
+        humantime::parse_duration(text).map_err(|_| ExpiryError::Neither(text.to_owned()))?;
+    let span =
+        time::Duration::try_from(span).map_err(|_| ExpiryError::OutOfRange(text.to_owned()))?;
+    now.checked_add(span)
+        .ok_or_else(|| ExpiryError::OutOfRange(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-05-25 10:00 UTC);
+
+    #[test]
+    fn a_while_counts_from_now_and_a_time_stands() {
+        assert_eq!(parse("24h", NOW), Ok(datetime!(2026-05-26 10:00 UTC)));
+        assert_eq!(parse("1h 30m", NOW), Ok(datetime!(2026-05-25 11:30 UTC)));
+        assert_eq!(
+            parse("2026-06-01T12:00:00+02:00", NOW),
+            Ok(datetime!(2026-06-01 10:00 UTC))
+        );
+    }
+
+    #[test]
+    fn a_bare_number_is_refused_because_its_unit_is_a_guess() {
+        let refused = parse("1780000000", NOW).unwrap_err();
+        assert!(matches!(refused, ExpiryError::BareNumber(_)));
+        assert!(refused.to_string().contains("no unit"));
+    }
+
+    #[test]
+    fn nonsense_and_the_far_future_are_refused() {
+        assert!(matches!(parse("soon", NOW), Err(ExpiryError::Neither(_))));
+        assert!(matches!(parse("", NOW), Err(ExpiryError::Neither(_))));
+        assert!(matches!(
+            parse("9999999999h", NOW),
+            Err(ExpiryError::OutOfRange(_))
+        ));
+    }
+}

@@ -1,0 +1,230 @@
+//! Rules: member → role, until when, from where, on branches only or not.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    routing::{get, put},
+};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::{
+    AdminState,
+    auth::Actor,
+    error::ApiError,
+    expiry,
+    extract::{Body, Params, Segments},
+    people, tenants,
+    values::{Done, OneRule, Removed, RuleAddition, RuleStatus, RuleTerms, RuleView, Rules},
+};
+use crate::{
+    access::Scope,
+    catalog::{
+        Catalog,
+        types::{NewRule, Person, Rule, RuleReach},
+    },
+    names::{PersonId, RoleName, TenantRef},
+};
+
+pub(super) fn routes() -> Router<AdminState> {
+    Router::new()
+        .route("/v1/tenants/{ref}/rules", get(list).post(add))
+        .route(
+            "/v1/tenants/{ref}/rules/{person}",
+            axum::routing::delete(remove_all),
+        )
+        .route(
+            "/v1/tenants/{ref}/rules/{person}/{role}",
+            put(replace).patch(set).delete(remove),
+        )
+}
+
+/// One rule as a path names it.
+type RulePath = (TenantRef, String, RoleName);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    person: Option<String>,
+}
+
+async fn list(
+    State(state): State<AdminState>,
+    Segments(tenant): Segments<TenantRef>,
+    Params(filter): Params<Filter>,
+) -> Result<Json<Rules>, ApiError> {
+    tenants::find(&state.catalog, &tenant).await?;
+    let rules = match filter.person {
+        None => state.catalog.rules(&tenant).await?,
+        Some(person) => {
+            let person = people::find(&state.catalog, &person).await?.id;
+            state.catalog.rules_of(&tenant, person).await?
+        }
+    };
+    let members = state.catalog.members(&tenant).await?;
+    let email = |person| {
+        let member = members.iter().find(|member| member.person == person);
+        member
+            .map(|member| member.email.clone())
+            .unwrap_or_default()
+    };
+    let rules = rules.into_iter().map(|rule| {
+        let email = email(rule.person);
+        view(rule, email)
+    });
+    Ok(Json(Rules {
+        rules: rules.collect(),
+    }))
+}
+
+async fn add(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(tenant): Segments<TenantRef>,
+    Body(addition): Body<RuleAddition>,
+) -> Result<(StatusCode, Json<Done<OneRule>>), ApiError> {
+    let now = OffsetDateTime::now_utc();
+    let new = NewRule {
+        expires_at: expiry::parse(&addition.expires, now)?,
+        role: addition.role,
+        networks: addition.networks,
+        reach: addition.reach,
+        reason: addition.reason,
+    };
+    let _order = state.changes.in_order().await;
+    let person = people::find(&state.catalog, &addition.person).await?;
+    // One that has run out is replaced: it allows nothing any more.
+    let old = current(&state.catalog, &tenant, person.id, &new.role).await?;
+    if old.is_some_and(|old| old.expires_at > now) {
+        return Err(already_there(&person, &new.role));
+    }
+    write(&state, &actor, tenant, person, new)
+        .await
+        .map(|done| (StatusCode::CREATED, Json(done)))
+}
+
+async fn replace(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((tenant, person, role)): Segments<RulePath>,
+    Body(terms): Body<RuleTerms>,
+) -> Result<Json<Done<OneRule>>, ApiError> {
+    let expires = terms.expires.ok_or_else(|| {
+        ApiError::invalid("`expires` is missing")
+            .with_hint("every rule ends: write 24h, 7d or a time")
+    })?;
+    let new = NewRule {
+        role,
+        expires_at: expiry::parse(&expires, OffsetDateTime::now_utc())?,
+        networks: terms.networks.unwrap_or_default(),
+        reach: terms.reach.unwrap_or(RuleReach::Everywhere),
+        reason: terms.reason.flatten(),
+    };
+    let person = people::find(&state.catalog, &person).await?;
+    write(&state, &actor, tenant, person, new).await.map(Json)
+}
+
+async fn set(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((tenant, person, role)): Segments<RulePath>,
+    Body(terms): Body<RuleTerms>,
+) -> Result<Json<Done<OneRule>>, ApiError> {
+    let now = OffsetDateTime::now_utc();
+    let expires_at = terms
+        .expires
+        .map(|text| expiry::parse(&text, now))
+        .transpose()?;
+    let _order = state.changes.in_order().await;
+    let person = people::find(&state.catalog, &person).await?;
+    let old = current(&state.catalog, &tenant, person.id, &role).await?;
+    let old = old.ok_or_else(|| {
+        ApiError::missing("rule", &role)
+            .with_hint("`sluice rule list TENANT` shows the rules, `rule add` makes one")
+    })?;
+    let new = NewRule {
+        role,
+        expires_at: expires_at.unwrap_or(old.expires_at),
+        networks: terms.networks.unwrap_or(old.networks),
+        reach: terms.reach.unwrap_or(old.reach),
+        reason: terms.reason.unwrap_or(old.reason),
+    };
+    write(&state, &actor, tenant, person, new).await.map(Json)
+}
+
+async fn remove(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((tenant, person, role)): Segments<RulePath>,
+) -> Result<Json<Done<Removed>>, ApiError> {
+    let person = people::find(&state.catalog, &person).await?.id;
+    let changed = state
+        .catalog
+        .remove_rule(&tenant, person, &role, &actor)
+        .await?;
+    let scope = Scope::Member(tenant, person);
+    Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
+}
+
+async fn remove_all(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((tenant, person)): Segments<(TenantRef, String)>,
+) -> Result<Json<Done<Removed>>, ApiError> {
+    let person = people::find(&state.catalog, &person).await?.id;
+    let changed = state.catalog.remove_rules(&tenant, person, &actor).await?;
+    let scope = Scope::Member(tenant, person);
+    Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
+}
+
+async fn current(
+    catalog: &Catalog,
+    tenant: &TenantRef,
+    person: PersonId,
+    role: &RoleName,
+) -> Result<Option<Rule>, ApiError> {
+    let rules = catalog.rules_of(tenant, person).await?;
+    Ok(rules.into_iter().find(|rule| rule.role == *role))
+}
+
+async fn write(
+    state: &AdminState,
+    actor: &str,
+    tenant: TenantRef,
+    person: Person,
+    new: NewRule,
+) -> Result<Done<OneRule>, ApiError> {
+    let changed = state
+        .catalog
+        .set_rule(&tenant, person.id, new, actor)
+        .await?;
+    let answer = |rule| OneRule {
+        rule: view(rule, person.email),
+    };
+    Ok(state
+        .enforced(changed, Scope::Member(tenant, person.id), answer)
+        .await)
+}
+
+fn already_there(person: &Person, role: &RoleName) -> ApiError {
+    ApiError::new(
+        StatusCode::CONFLICT,
+        "exists",
+        format!("{} has a rule for role `{role}` already", person.email),
+    )
+    .with_hint("`sluice rule set` (PATCH) changes it")
+}
+
+fn view(rule: Rule, email: String) -> RuleView {
+    let status = if rule.expires_at > OffsetDateTime::now_utc() {
+        RuleStatus::Active
+    } else {
+        RuleStatus::Expired
+    };
+    RuleView {
+        rule,
+        email,
+        status,
+    }
+}

@@ -1,0 +1,222 @@
+//! Tenants, their switch for token access, their members and the secrets of their roles.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    routing::{get, put},
+};
+
+use super::{
+    AdminState,
+    auth::Actor,
+    change::harmless,
+    error::ApiError,
+    extract::{Body, Segments},
+    people, tenant_fields,
+    values::{
+        AccessState, Done, MemberTerms, Members, OneMember, OneTenant, Removed, SecretText,
+        TenantFields, Tenants,
+    },
+};
+use crate::{
+    access::Scope,
+    catalog::{
+        Catalog,
+        types::{RoleSecret, Tenant, TokenAccess},
+    },
+    names::{RoleName, TenantRef},
+    protocol::scram::Verifier,
+};
+
+pub(super) fn routes() -> Router<AdminState> {
+    Router::new()
+        .route("/v1/tenants", get(list).post(add))
+        .route("/v1/tenants/{ref}", get(show).patch(set).delete(remove))
+        .route("/v1/tenants/{ref}/access", get(access).put(set_access))
+        .route("/v1/tenants/{ref}/members", get(members))
+        .route(
+            "/v1/tenants/{ref}/members/{person}",
+            put(set_member).delete(remove_member),
+        )
+        .route(
+            "/v1/tenants/{ref}/roles/{role}/secret",
+            put(set_secret).delete(remove_secret),
+        )
+}
+
+/// The tenant `name`, or the refusal that says that there is none.
+pub(super) async fn find(catalog: &Catalog, name: &TenantRef) -> Result<Tenant, ApiError> {
+    let found = catalog.tenant(name).await?;
+    found.map(|tenant| Tenant::clone(&tenant)).ok_or_else(|| {
+        ApiError::missing("tenant", name).with_hint("`sluice tenant list` shows the tenants")
+    })
+}
+
+async fn list(State(state): State<AdminState>) -> Result<Json<Tenants>, ApiError> {
+    let tenants = state.catalog.tenants().await?;
+    Ok(Json(Tenants { tenants }))
+}
+
+async fn add(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Body(fields): Body<TenantFields>,
+) -> Result<(StatusCode, Json<Done<OneTenant>>), ApiError> {
+    let tenant = tenant_fields::new_tenant(fields)?;
+    let made = state.catalog.create_tenant(tenant, &actor).await?;
+    Ok((StatusCode::CREATED, Json(harmless(made, one))))
+}
+
+async fn show(
+    State(state): State<AdminState>,
+    Segments(name): Segments<TenantRef>,
+) -> Result<Json<OneTenant>, ApiError> {
+    find(&state.catalog, &name).await.map(one).map(Json)
+}
+
+async fn set(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(name): Segments<TenantRef>,
+    Body(fields): Body<TenantFields>,
+) -> Result<Json<Done<OneTenant>>, ApiError> {
+    let _order = state.changes.in_order().await;
+    let tenant = find(&state.catalog, &name).await?;
+    let tenant = tenant_fields::changed(tenant, fields)?;
+    let changed = state.catalog.update_tenant(tenant, &actor).await?;
+    Ok(Json(
+        state.enforced(changed, Scope::Tenant(name), one).await,
+    ))
+}
+
+async fn remove(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(name): Segments<TenantRef>,
+) -> Result<Json<Done<Removed>>, ApiError> {
+    let changed = state.catalog.remove_tenant(&name, &actor).await?;
+    let scope = Scope::Tenant(name);
+    Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
+}
+
+async fn access(
+    State(state): State<AdminState>,
+    Segments(name): Segments<TenantRef>,
+) -> Result<Json<AccessState>, ApiError> {
+    let tenant = find(&state.catalog, &name).await?;
+    Ok(Json(AccessState {
+        state: tenant.token_access,
+    }))
+}
+
+async fn set_access(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(name): Segments<TenantRef>,
+    Body(wanted): Body<AccessState>,
+) -> Result<Json<Done<AccessState>>, ApiError> {
+    switch_access(&state, &actor, name, wanted.state)
+        .await
+        .map(Json)
+}
+
+/// Turns token access of a tenant on or off. Its rules stay as they are either way.
+pub(super) async fn switch_access(
+    state: &AdminState,
+    actor: &str,
+    name: TenantRef,
+    wanted: TokenAccess,
+) -> Result<Done<AccessState>, ApiError> {
+    let _order = state.changes.in_order().await;
+    let tenant = Tenant {
+        token_access: wanted,
+        ..find(&state.catalog, &name).await?
+    };
+    let changed = state.catalog.update_tenant(tenant, actor).await?;
+    let answer = |tenant: Tenant| AccessState {
+        state: tenant.token_access,
+    };
+    Ok(state.enforced(changed, Scope::Tenant(name), answer).await)
+}
+
+async fn members(
+    State(state): State<AdminState>,
+    Segments(name): Segments<TenantRef>,
+) -> Result<Json<Members>, ApiError> {
+    find(&state.catalog, &name).await?;
+    let members = state.catalog.members(&name).await?;
+    Ok(Json(Members { members }))
+}
+
+async fn set_member(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((name, person)): Segments<(TenantRef, String)>,
+    Body(terms): Body<MemberTerms>,
+) -> Result<Json<Done<OneMember>>, ApiError> {
+    let person = people::find(&state.catalog, &person).await?.id;
+    let changed = state
+        .catalog
+        .set_member(&name, person, terms.kind, &actor)
+        .await?;
+    let scope = Scope::Member(name, person);
+    Ok(Json(
+        state
+            .enforced(changed, scope, |member| OneMember { member })
+            .await,
+    ))
+}
+
+async fn remove_member(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((name, person)): Segments<(TenantRef, String)>,
+) -> Result<Json<Done<Removed>>, ApiError> {
+    let person = people::find(&state.catalog, &person).await?.id;
+    let changed = state.catalog.remove_member(&name, person, &actor).await?;
+    let scope = Scope::Member(name, person);
+    Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
+}
+
+async fn set_secret(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((name, role)): Segments<(TenantRef, RoleName)>,
+    Body(secret): Body<SecretText>,
+) -> Result<Json<Done<Removed>>, ApiError> {
+    let secret = match secret {
+        SecretText::Password(password) if password.is_empty() => {
+            return Err(ApiError::invalid("the password is empty"));
+        }
+        SecretText::Password(password) => RoleSecret::Password(password),
+        SecretText::Verifier(verifier) => {
+            Verifier::parse(&verifier).map_err(|error| {
+                ApiError::invalid(format!("the verifier cannot be used: {error}"))
+                    .with_hint("take it from pg_authid.rolpassword; it starts with SCRAM-SHA-256$")
+            })?;
+            RoleSecret::Verifier(verifier)
+        }
+    };
+    let changed = state
+        .catalog
+        .set_role_secret(&name, &role, secret, &actor)
+        .await?;
+    Ok(Json(harmless(changed, |_| Removed {})))
+}
+
+async fn remove_secret(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((name, role)): Segments<(TenantRef, RoleName)>,
+) -> Result<Json<Done<Removed>>, ApiError> {
+    let changed = state
+        .catalog
+        .remove_role_secret(&name, &role, &actor)
+        .await?;
+    Ok(Json(harmless(changed, |_| Removed {})))
+}
+
+const fn one(tenant: Tenant) -> OneTenant {
+    OneTenant { tenant }
+}

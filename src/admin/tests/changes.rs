@@ -1,0 +1,294 @@
+//! What administrators change, and what that does to live sessions.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+use super::world::{ADMIN_KEY, EMAIL, ROLE, World, eventually};
+
+#[tokio::test]
+async fn a_tenant_is_added_shown_changed_and_removed() {
+    let world = World::start().await;
+    let new = json!({"ref": "demo", "host": "db.example.com", "pool_size": 5});
+    let made = world.make(Method::POST, "/v1/tenants", new.clone()).await;
+    assert_eq!(made["tenant"]["backend_tls"], "verify-full");
+    let (status, body) = world.send(Method::POST, "/v1/tenants", new).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (StatusCode::CONFLICT, &json!("exists"))
+    );
+    let set = world
+        .make(
+            Method::PATCH,
+            "/v1/tenants/demo",
+            json!({"pool_size": null, "port": 6000}),
+        )
+        .await;
+    assert_eq!(
+        (&set["tenant"]["pool_size"], &set["tenant"]["port"]),
+        (&Value::Null, &json!(6000))
+    );
+    let (_, listed) = world.get("/v1/tenants").await;
+    assert_eq!(listed["tenants"][0], set["tenant"]);
+    let (status, _) = world.delete("/v1/tenants/demo").await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, body) = world.get("/v1/tenants/demo").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(
+        body["error"]["hint"]
+            .as_str()
+            .unwrap()
+            .contains("tenant list")
+    );
+}
+
+#[tokio::test]
+async fn a_role_secret_is_checked_before_it_is_stored() {
+    let world = World::start().await;
+    world.settle().await;
+    let path = "/v1/tenants/demo/roles/app/secret";
+    for body in [
+        json!({"password": ""}),
+        json!({"verifier": "SCRAM-SHA-256$nonsense"}),
+        json!({"password": "x", "verifier": "y"}),
+        json!({}),
+    ] {
+        let (status, answer) = world.send(Method::PUT, path, body.clone()).await;
+        assert!(status.is_client_error(), "{body}: {status} {answer}");
+    }
+    world
+        .make(Method::PUT, path, json!({"password": "secret"}))
+        .await;
+    let (status, _) = world.delete(path).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, _) = world.delete(path).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_person_is_found_by_id_and_by_address() {
+    let world = World::start().await;
+    world.settle().await;
+    let (_, by_address) = world.get(&format!("/v1/people/{EMAIL}")).await;
+    let id = by_address["person"]["id"].as_str().unwrap();
+    let (_, by_id) = world.get(&format!("/v1/people/{id}")).await;
+    assert_eq!(by_id, by_address);
+    assert_eq!(by_id["memberships"][0]["tenant"], "demo");
+    let (status, _) = world.get("/v1/people/nobody@example.com").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_token_is_shown_once_and_never_again() {
+    let world = World::start().await;
+    let token = world.settle().await;
+    let (_, listed) = world.get(&format!("/v1/people/{EMAIL}/tokens")).await;
+    assert_eq!(listed["tokens"][0]["name"], "laptop");
+    let (_, audit) = world.get("/v1/audit").await;
+    assert!(!listed.to_string().contains(&token));
+    assert!(!audit.to_string().contains(&token));
+}
+
+#[tokio::test]
+async fn expiries_must_be_meant_and_within_bounds() {
+    let world = World::start().await;
+    world.settle().await;
+    for (expires, code) in [
+        ("3600", "invalid"),
+        ("soon", "invalid"),
+        ("2020-01-01T00:00:00Z", "expiry_in_the_past"),
+        ("91d", "expiry_too_far"),
+    ] {
+        let rule = json!({"person": EMAIL, "role": ROLE, "expires": expires});
+        let (status, body) = world
+            .send(Method::POST, "/v1/tenants/demo/rules", rule)
+            .await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{expires}");
+        assert_eq!(body["error"]["code"], code, "{expires}");
+    }
+}
+
+#[tokio::test]
+async fn only_members_get_rules_and_only_for_roles_that_may_be_granted() {
+    let world = World::start().await;
+    world.settle().await;
+    world
+        .make(
+            Method::POST,
+            "/v1/people",
+            json!({"email": "guest@example.com"}),
+        )
+        .await;
+    for (person, role, code) in [
+        ("guest@example.com", ROLE, "not_a_member"),
+        (EMAIL, "postgres", "privileged_role"),
+        (EMAIL, "pg_read_all_data", "privileged_role"),
+    ] {
+        let rule = json!({"person": person, "role": role, "expires": "1h"});
+        let (status, body) = world
+            .send(Method::POST, "/v1/tenants/demo/rules", rule)
+            .await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{person} {role}");
+        assert_eq!(body["error"]["code"], code, "{person} {role}");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_is_added_once_and_changed_in_place() {
+    let world = World::start().await;
+    world.settle().await;
+    let rule =
+        json!({"person": EMAIL, "role": ROLE, "expires": "24h", "networks": ["127.0.0.0/8"]});
+    let added = world
+        .make(Method::POST, "/v1/tenants/demo/rules", rule.clone())
+        .await;
+    let (status, _) = world
+        .send(Method::POST, "/v1/tenants/demo/rules", rule)
+        .await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    let path = format!("/v1/tenants/demo/rules/{EMAIL}/{ROLE}");
+    let set = world
+        .make(Method::PATCH, &path, json!({"reason": "ticket 7"}))
+        .await;
+    assert_eq!(set["rule"]["id"], added["rule"]["id"]);
+    assert_eq!(set["rule"]["networks"], json!(["127.0.0.0/8"]));
+    let replaced = world
+        .make(Method::PUT, &path, json!({"expires": "1h"}))
+        .await;
+    assert_eq!(replaced["rule"]["networks"], json!([]));
+    assert_eq!(replaced["rule"]["reason"], Value::Null);
+    let (_, listed) = world
+        .get(&format!("/v1/tenants/demo/rules?person={EMAIL}"))
+        .await;
+    assert_eq!(listed["rules"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&listed["rules"][0]["email"], &listed["rules"][0]["status"]),
+        (&json!(EMAIL), &json!("active"))
+    );
+}
+
+#[tokio::test]
+async fn whatever_takes_access_away_ends_the_sessions_before_it_answers() {
+    let member = format!("/v1/tenants/demo/members/{EMAIL}");
+    let rule = format!("/v1/tenants/demo/rules/{EMAIL}/{ROLE}");
+    let elsewhere = json!({"networks": ["192.0.2.0/24"]});
+    for (method, path, body) in [
+        (Method::DELETE, rule.clone(), Value::Null),
+        (
+            Method::DELETE,
+            format!("/v1/tenants/demo/rules/{EMAIL}"),
+            Value::Null,
+        ),
+        (Method::PATCH, rule, elsewhere.clone()),
+        (Method::DELETE, "/v1/tokens/ID".to_owned(), Value::Null),
+        (Method::DELETE, member, Value::Null),
+        (Method::DELETE, format!("/v1/people/{EMAIL}"), Value::Null),
+        (
+            Method::PUT,
+            "/v1/tenants/demo/access".to_owned(),
+            json!({"state": "disabled"}),
+        ),
+        (Method::PATCH, "/v1/tenants/demo".to_owned(), elsewhere),
+        (Method::DELETE, "/v1/tenants/demo".to_owned(), Value::Null),
+        (
+            Method::PUT,
+            "/v1/projects/demo/jit-access".to_owned(),
+            json!({"state": "disabled"}),
+        ),
+        (
+            Method::DELETE,
+            format!("/v1/projects/demo/database/jit/{EMAIL}"),
+            Value::Null,
+        ),
+    ] {
+        let world = World::start().await;
+        let token = world.settle().await;
+        world.grant().await;
+        let session = world.log_in(&token).await;
+        let path = path.replace("ID", &token[4..16]);
+        let body = (!body.is_null()).then_some(body);
+        let (status, answer) = world.call(Some(ADMIN_KEY), method, &path, body).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+        assert!(world.access.registry().is_empty(), "{path}");
+        assert!(session.is_finished(), "{path}");
+        if let Some(report) = answer.get("revocation") {
+            assert_eq!(report["sessions_ended"], 1, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_leaves_access_alone_leaves_sessions_alone() {
+    let world = World::start().await;
+    let token = world.settle().await;
+    world.grant().await;
+    let session = world.log_in(&token).await;
+    let rule = format!("/v1/tenants/demo/rules/{EMAIL}/{ROLE}");
+    for (method, path, body) in [
+        (Method::PATCH, rule.as_str(), json!({"expires": "48h"})),
+        (
+            Method::PATCH,
+            "/v1/tenants/demo",
+            json!({"networks": ["127.0.0.0/8"]}),
+        ),
+        (
+            Method::PUT,
+            "/v1/tenants/demo/access",
+            json!({"state": "enabled"}),
+        ),
+    ] {
+        let answer = world.make(method, path, body).await;
+        assert_eq!(answer["revocation"]["sessions_ended"], 0, "{path}");
+    }
+    let (_, listed) = world
+        .get(&format!("/v1/sessions?tenant=demo&person={EMAIL}"))
+        .await;
+    assert_eq!(listed["sessions"][0]["email"], EMAIL);
+    let id = listed["sessions"][0]["id"].as_str().unwrap();
+    let (status, answer) = world.delete(&format!("/v1/sessions/{id}")).await;
+    assert_eq!(
+        (status, &answer["revocation"]["sessions_ended"]),
+        (StatusCode::OK, &json!(1))
+    );
+    session.await.unwrap();
+    let (status, _) = world.delete(&format!("/v1/sessions/{id}")).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_change_is_made_whole_although_the_caller_hangs_up() {
+    let world = World::start().await;
+    let token = world.settle().await;
+    world.grant().await;
+    let session = world.log_in(&token).await;
+    let order = world.changes.in_order().await;
+    let mut caller = TcpStream::connect(world.address).await.unwrap();
+    let body = r#"{"state": "disabled"}"#;
+    let request = format!(
+        "PUT /v1/tenants/demo/access HTTP/1.1\r\nHost: sluice\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    caller.write_all(request.as_bytes()).await.unwrap();
+    eventually(|| world.changes.under_way() == 1).await;
+    drop(caller);
+    drop(order);
+    session.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_trail_says_who_did_what_and_is_whole() {
+    let world = World::start().await;
+    world.settle().await;
+    world.grant().await;
+    let (_, audit) = world
+        .get(&format!("/v1/audit?tenant=demo&person={EMAIL}&limit=1"))
+        .await;
+    let row = &audit["rows"][0];
+    assert_eq!((&row["email"], &row["role"]), (&json!(EMAIL), &json!(ROLE)));
+    assert_eq!(row["actor"], "admin-key");
+    let (_, verdict) = world.get("/v1/audit/verify").await;
+    assert_eq!(verdict["fault"], Value::Null);
+    let (status, _) = world.get("/v1/audit?limit=1001").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}

@@ -1,0 +1,190 @@
+//! Keys, health, metrics, reload, unknown routes, the end of service.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::world::{ADMIN_KEY, World};
+use crate::admin::{MetricsGuard, Readiness};
+
+#[tokio::test]
+async fn every_call_but_health_and_readiness_needs_a_key() {
+    let world = World::start().await;
+    for path in [
+        "/v1/tenants",
+        "/v1/tenants/demo",
+        "/v1/tenants/demo/access",
+        "/v1/tenants/demo/members",
+        "/v1/tenants/demo/rules",
+        "/v1/people",
+        "/v1/people/first@example.com/tokens",
+        "/v1/sessions",
+        "/v1/audit",
+        "/v1/audit/verify",
+        "/v1/projects/demo/jit-access",
+        "/v1/projects/demo/database/jit",
+        "/v1/projects/demo/database/jit/list",
+    ] {
+        for bearer in [None, Some("wrong"), Some("")] {
+            let (status, body) = world.call(bearer, Method::GET, path, None).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
+            assert!(body["error"]["hint"].is_string(), "{path}: {body}");
+        }
+    }
+    for path in ["/health", "/ready"] {
+        let (status, _) = world.call(None, Method::GET, path, None).await;
+        assert_eq!(status, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_admin_key_is_no_token_and_a_token_no_admin_key() {
+    let world = World::start().await;
+    let token = world.settle().await;
+    let (status, _) = world
+        .call(Some(&token), Method::GET, "/v1/people", None)
+        .await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    let (status, _) = world.get("/v1/projects/demo/database/jit").await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn metrics_can_be_put_behind_the_key() {
+    for (guard, without) in [
+        (MetricsGuard::Open, StatusCode::OK),
+        (MetricsGuard::AdminKey, StatusCode::UNAUTHORIZED),
+    ] {
+        let world = World::guarding_metrics(guard).await;
+        let (status, _) = world.call(None, Method::GET, "/metrics", None).await;
+        assert_eq!(status, without, "{guard:?}");
+        let (status, _) = world.get("/metrics").await;
+        assert_eq!(status, StatusCode::OK, "{guard:?}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_ready_only_while_new_clients_are_served() {
+    let world = World::start().await;
+    for (readiness, expected) in [
+        (Readiness::Starting, StatusCode::SERVICE_UNAVAILABLE),
+        (Readiness::Ready, StatusCode::OK),
+        (Readiness::Draining, StatusCode::SERVICE_UNAVAILABLE),
+    ] {
+        world.readiness.send_replace(readiness);
+        let (status, _) = world.call(None, Method::GET, "/ready", None).await;
+        assert_eq!(status, expected, "{readiness:?}");
+        let (status, _) = world.call(None, Method::GET, "/health", None).await;
+        assert_eq!(status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_reload_answers_what_came_of_it() {
+    let mut world = World::start().await;
+    let mut reloads = std::mem::replace(&mut world.reloads, tokio::sync::mpsc::channel(1).1);
+    let operator = tokio::spawn(async move {
+        let good = reloads.recv().await.unwrap();
+        good.answer.send(Ok(())).unwrap();
+        let bad = reloads.recv().await.unwrap();
+        bad.answer
+            .send(Err("pooler.toml, line 3: no".into()))
+            .unwrap();
+    });
+    let (status, _) = world.send(Method::POST, "/v1/reload", json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, body) = world.send(Method::POST, "/v1/reload", json!({})).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(body["error"]["message"], "pooler.toml, line 3: no");
+    operator.await.unwrap();
+}
+
+#[tokio::test]
+async fn unknown_routes_and_methods_are_refused_in_the_one_shape() {
+    let world = World::start().await;
+    let (status, body) = world.get("/v1/tenant").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert_eq!(body["error"]["code"], "not_found");
+    let (status, body) = world.delete("/v1/tenants").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(body["error"]["code"], "method_not_allowed");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_fit_is_refused_with_the_place_named() {
+    let world = World::start().await;
+    let (status, body) = world
+        .send(
+            Method::POST,
+            "/v1/people",
+            json!({"email": "a@example.com", "phone": "1"}),
+        )
+        .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("unknown field `phone`"), "{message}");
+    let (status, body) = world
+        .call(Some(ADMIN_KEY), Method::POST, "/v1/people", None)
+        .await;
+    assert_eq!(
+        (status, &body["error"]["message"]),
+        (
+            StatusCode::BAD_REQUEST,
+            &json!("the body is empty, it must be JSON")
+        )
+    );
+    let long = Value::String("x".repeat(300_000));
+    let (status, _) = world
+        .send(Method::POST, "/v1/people", json!({ "email": long }))
+        .await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    let (status, _) = world.get("/v1/sessions?persona=x").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn service_ends_when_it_is_asked_to() {
+    let world = World::start().await;
+    world.get("/health").await;
+    world.shutdown.cancel();
+    world.server.await.unwrap().unwrap();
+}
+
+/// The routes that docs/api.md describes: method and path.
+fn documented() -> Vec<(Method, &'static str)> {
+    let lines = include_str!("../../../docs/api.md").lines();
+    let routes = lines.filter_map(|line| line.strip_prefix("### ")?.split_once(' '));
+    routes
+        .map(|(method, path)| (method.parse().unwrap(), path))
+        .collect()
+}
+
+#[tokio::test]
+async fn every_documented_route_is_there() {
+    let world = World::start().await;
+    for (method, path) in documented() {
+        let key = (path != "/v1/reload").then_some(ADMIN_KEY);
+        let (status, body) = world.call(key, method.clone(), path, None).await;
+        assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        let message = body["error"]["message"].as_str().unwrap_or_default();
+        assert!(!message.contains("no route"), "{method} {path}");
+    }
+}
+
+#[test]
+fn every_route_is_documented() {
+    let source = concat!(
+        include_str!("../audit.rs"),
+        include_str!("../compatible.rs"),
+        include_str!("../health.rs"),
+        include_str!("../people.rs"),
+        include_str!("../rules.rs"),
+        include_str!("../sessions.rs"),
+        include_str!("../tenants.rs"),
+        include_str!("../tokens.rs"),
+    );
+    let documented = documented();
+    let paths = source.split('"').filter(|text| text.starts_with("/v1/"));
+    for path in paths {
+        assert!(documented.iter().any(|(_, known)| *known == path), "{path}");
+    }
+}

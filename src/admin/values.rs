@@ -1,0 +1,263 @@
+//! What the admin API takes and answers, as values; the command line reads and writes the same ones.
+//!
+//! Fields that are left out of a change stay as they are; `null` clears what may be empty.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize};
+use zeroize::Zeroizing;
+
+use crate::{
+    access::{RevocationReport, SessionView},
+    catalog::types::{
+        AuditRow, BackendLogin, BackendTls, ClientTls, Member, MemberKind, Person, PrivilegedRoles,
+        Revision, Rule, RuleReach, Tenant, TokenAccess, TokenRecord,
+    },
+    names::{DatabaseName, RoleName, TenantRef},
+};
+
+/// A committed change: what it left behind, and whom it cut off.
+#[derive(Serialize, Deserialize)]
+pub struct Done<T> {
+    #[serde(flatten)]
+    pub value: T,
+    pub revision: Revision,
+    /// Of changes that can end sessions: how many, and how long it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revocation: Option<RevocationReport>,
+}
+
+/// What a removal leaves behind.
+#[derive(Serialize, Deserialize)]
+pub struct Removed {}
+
+#[derive(Serialize, Deserialize)]
+pub struct Tenants {
+    pub tenants: Vec<Tenant>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct OneTenant {
+    pub tenant: Tenant,
+}
+
+/// A tenant to be made, or what is to change in one.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantFields {
+    /// Needed to make a tenant; never changes afterwards, nor does `parent`.
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TenantRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub default_database: Option<Option<DatabaseName>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend_tls: Option<BackendTls>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub backend_ca: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login: Option<BackendLogin>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub auth_user: Option<Option<RoleName>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub auth_query: Option<Option<String>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub auth_database: Option<Option<DatabaseName>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub pool_size: Option<Option<u32>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub backend_budget: Option<Option<u32>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub max_clients: Option<Option<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_tls: Option<ClientTls>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_access: Option<TokenAccess>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub privileged_roles: Option<PrivilegedRoles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<IpNet>>,
+}
+
+/// Tells `null` (clear it) from a field that is not there (leave it).
+fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    input: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(input).map(Some)
+}
+
+/// A role's secret: either what is typed, or the verifier that PostgreSQL stores.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SecretText {
+    #[serde(with = "wiped")]
+    Password(Zeroizing<String>),
+    #[serde(with = "wiped")]
+    Verifier(Zeroizing<String>),
+}
+
+/// Text that is wiped from memory when it has been used.
+mod wiped {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use zeroize::Zeroizing;
+
+    pub(super) fn serialize<S: Serializer>(
+        text: &Zeroizing<String>,
+        output: S,
+    ) -> Result<S::Ok, S::Error> {
+        output.serialize_str(text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<Zeroizing<String>, D::Error> {
+        String::deserialize(input).map(Zeroizing::new)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessState {
+    pub state: TokenAccess,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct People {
+    pub people: Vec<Person>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPerson {
+    pub email: String,
+    /// The e-mail address unless told.
+    pub name: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct OnePerson {
+    pub person: Person,
+    pub memberships: Vec<Member>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Members {
+    pub members: Vec<Member>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct OneMember {
+    pub member: Member,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberTerms {
+    pub kind: MemberKind,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Tokens {
+    pub tokens: Vec<TokenRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenTerms {
+    pub name: String,
+    /// RFC 3339 time or duration from now.
+    pub expires: String,
+}
+
+/// A token just made; the only answer that holds the whole of it.
+#[derive(Serialize, Deserialize)]
+pub struct IssuedToken {
+    pub token: TokenRecord,
+    #[serde(with = "wiped")]
+    pub secret: Zeroizing<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Rules {
+    pub rules: Vec<RuleView>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct OneRule {
+    pub rule: RuleView,
+}
+
+/// A rule with what a reader would look up next.
+#[derive(Serialize, Deserialize)]
+pub struct RuleView {
+    #[serde(flatten)]
+    pub rule: Rule,
+    pub email: String,
+    pub status: RuleStatus,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuleStatus {
+    Active,
+    Expired,
+}
+
+/// A rule to be added; refused where one for the role holds already.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleAddition {
+    /// Id or e-mail address.
+    pub person: String,
+    pub role: RoleName,
+    pub expires: String,
+    #[serde(default)]
+    pub networks: Vec<IpNet>,
+    #[serde(default = "everywhere")]
+    pub reach: RuleReach,
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// The whole of a rule (PUT: `expires` is needed, the rest has defaults) or what is to change in it (PATCH).
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuleTerms {
+    /// RFC 3339 time or duration from now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<IpNet>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reach: Option<RuleReach>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Option<String>>,
+}
+
+const fn everywhere() -> RuleReach {
+    RuleReach::Everywhere
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Sessions {
+    pub sessions: Vec<SessionView>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct AuditRows {
+    pub rows: Vec<AuditView>,
+}
+
+/// A row of the trail, and the e-mail address of its person where the person still exists.
+#[derive(Serialize, Deserialize)]
+pub struct AuditView {
+    #[serde(flatten)]
+    pub row: AuditRow,
+    pub email: Option<String>,
+}

@@ -1,0 +1,287 @@
+//! Connecting to a tenant's PostgreSQL: reach it, encrypt, say who we are, prove it, read its parameters.
+//!
+//! Four steps in reading order, under one deadline that the caller sets. Nothing the server sends is trusted:
+//! every length is checked, and a message that does not belong in its step ends the attempt.
+
+use std::io;
+
+use bytes::BytesMut;
+use postgres_protocol::authentication::{
+    md5_hash,
+    sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
+};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpStream, lookup_host},
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Server,
+    connection::{Connection, Message, ParameterStatuses},
+};
+use crate::{
+    names::{DatabaseName, RoleName},
+    net::{
+        client_tls::{ClientIdentity, ClientTlsError},
+        stream::{Keepalive, Stream, tune},
+    },
+    protocol::{
+        error::ErrorResponse,
+        frame::backend as tag,
+        message,
+        scram::{ClientWithKeys, ScramError, ScramKeys},
+        startup::{ProtocolVersion, SecretKey},
+    },
+};
+
+/// How a connection proves that it may act for its role.
+pub enum Credentials {
+    /// The keys that a client's own SCRAM login gave us.
+    Keys(ScramKeys),
+    Password(Zeroizing<String>),
+    Certificate(ClientIdentity),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("cannot resolve the host name: {0}")]
+    Resolve(#[source] io::Error),
+    #[error("cannot connect: {0}")]
+    Unreachable(#[source] io::Error),
+    #[error("no connection within {0:?}")]
+    TimedOut(std::time::Duration),
+    #[error("TLS: {0}")]
+    Tls(#[from] ClientTlsError),
+    #[error("the connection broke during login: {0}")]
+    Broken(#[source] io::Error),
+    #[error("the server refused: {}", .0.message)]
+    Refused(Box<ErrorResponse>),
+    #[error("the server asks for an authentication method that our credentials do not fit")]
+    Method,
+    #[error("SCRAM with the server: {0}")]
+    Scram(#[from] ScramError),
+    #[error("SCRAM with the server: {0}")]
+    ScramPassword(#[source] io::Error),
+    #[error("the server's answer does not follow the protocol")]
+    Protocol,
+}
+
+/// Opens a connection to `server` as `role`. Without a deadline of its own.
+pub(super) async fn connect(
+    server: &Server,
+    role: &RoleName,
+    database: &DatabaseName,
+    credentials: &Credentials,
+) -> Result<Connection, ConnectError> {
+    let tcp = reach(server).await?;
+    let stream = encrypt(server, tcp, credentials).await?;
+    let mut connection = Connection::new(stream);
+    let mut out = BytesMut::new();
+    let startup = [
+        ("user", role.as_str()),
+        ("database", database.as_str()),
+        ("application_name", "sluice"),
+        ("client_encoding", "UTF8"),
+    ];
+    message::startup(ProtocolVersion::V3_0, startup, &mut out)
+        .map_err(|_| ConnectError::Protocol)?;
+    send(&mut connection, &out).await?;
+    authenticate(&mut connection, role, credentials).await?;
+    read_parameters(&mut connection).await?;
+    Ok(connection)
+}
+
+/// A connected and tuned socket to the first address that answers.
+pub(super) async fn reach(server: &Server) -> Result<TcpStream, ConnectError> {
+    let addresses = lookup_host((server.host.as_str(), server.port))
+        .await
+        .map_err(ConnectError::Resolve)?;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(tcp) => {
+                tune(&tcp, &Keepalive::default()).map_err(ConnectError::Unreachable)?;
+                return Ok(tcp);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(ConnectError::Unreachable(last))
+}
+
+async fn encrypt(
+    server: &Server,
+    tcp: TcpStream,
+    credentials: &Credentials,
+) -> Result<Stream, ConnectError> {
+    let stream = match credentials {
+        Credentials::Certificate(identity) => {
+            server
+                .tls
+                .with_identity(identity)?
+                .connect(tcp, &server.host)
+                .await?
+        }
+        Credentials::Keys(_) | Credentials::Password(_) => {
+            server.tls.connect(tcp, &server.host).await?
+        }
+    };
+    Ok(stream)
+}
+
+async fn authenticate(
+    connection: &mut Connection,
+    role: &RoleName,
+    credentials: &Credentials,
+) -> Result<(), ConnectError> {
+    loop {
+        let message = receive(connection).await?;
+        if message.tag != tag::AUTHENTICATION {
+            return Err(ConnectError::Protocol);
+        }
+        let (kind, rest) = message
+            .body
+            .split_first_chunk::<4>()
+            .ok_or(ConnectError::Protocol)?;
+        let mut out = BytesMut::new();
+        match u32::from_be_bytes(*kind) {
+            0 => return Ok(()),
+            3 => {
+                // In clear only inside TLS: a password never goes over the wire readable.
+                let Credentials::Password(password) = credentials else {
+                    return Err(ConnectError::Method);
+                };
+                if !connection.stream().is_encrypted() {
+                    return Err(ConnectError::Method);
+                }
+                message::password(password.as_bytes(), &mut out)
+                    .map_err(|_| ConnectError::Protocol)?;
+            }
+            5 => {
+                let Credentials::Password(password) = credentials else {
+                    return Err(ConnectError::Method);
+                };
+                let salt = rest.try_into().map_err(|_| ConnectError::Protocol)?;
+                let hash = md5_hash(role.as_str().as_bytes(), password.as_bytes(), salt);
+                message::password(hash.as_bytes(), &mut out).map_err(|_| ConnectError::Protocol)?;
+            }
+            10 if offers_scram(rest) => {
+                scram(connection, credentials).await?;
+                continue;
+            }
+            _ => return Err(ConnectError::Method),
+        }
+        send(connection, &out).await?;
+    }
+}
+
+fn offers_scram(mechanisms: &[u8]) -> bool {
+    mechanisms
+        .split(|byte| *byte == 0)
+        .any(|mechanism| mechanism == SCRAM_SHA_256.as_bytes())
+}
+
+async fn scram(connection: &mut Connection, credentials: &Credentials) -> Result<(), ConnectError> {
+    match credentials {
+        Credentials::Keys(keys) => {
+            let (client, first) = ClientWithKeys::new(keys.clone());
+            let server_first = sasl_initial(connection, first.as_bytes()).await?;
+            let (wait, last) = client.respond(&server_first)?;
+            let server_final = sasl_response(connection, last.as_bytes()).await?;
+            Ok(wait.verify(&server_final)?)
+        }
+        Credentials::Password(password) => {
+            let mut client = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+            let server_first = sasl_initial(connection, client.message()).await?;
+            client
+                .update(&server_first)
+                .map_err(ConnectError::ScramPassword)?;
+            let server_final = sasl_response(connection, client.message()).await?;
+            client
+                .finish(&server_final)
+                .map_err(ConnectError::ScramPassword)
+        }
+        Credentials::Certificate(_) => Err(ConnectError::Method),
+    }
+}
+
+async fn sasl_initial(
+    connection: &mut Connection,
+    response: &[u8],
+) -> Result<BytesMut, ConnectError> {
+    let mut out = BytesMut::new();
+    message::sasl_initial(SCRAM_SHA_256, response, &mut out).map_err(|_| ConnectError::Protocol)?;
+    send(connection, &out).await?;
+    receive_sasl(connection, 11).await
+}
+
+async fn sasl_response(
+    connection: &mut Connection,
+    response: &[u8],
+) -> Result<BytesMut, ConnectError> {
+    let mut out = BytesMut::new();
+    message::sasl_response(response, &mut out);
+    send(connection, &out).await?;
+    receive_sasl(connection, 12).await
+}
+
+async fn receive_sasl(connection: &mut Connection, kind: u32) -> Result<BytesMut, ConnectError> {
+    let mut message = receive(connection).await?;
+    if message.tag != tag::AUTHENTICATION || message.body.get(..4) != Some(&kind.to_be_bytes()) {
+        return Err(ConnectError::Protocol);
+    }
+    Ok(message.body.split_off(4))
+}
+
+/// Reads up to the first ReadyForQuery: the server's parameters and our cancel key.
+async fn read_parameters(connection: &mut Connection) -> Result<(), ConnectError> {
+    let mut parameters = ParameterStatuses::default();
+    loop {
+        let message = receive(connection).await?;
+        match message.tag {
+            tag::PARAMETER_STATUS => parameters
+                .update(&message.body)
+                .ok_or(ConnectError::Protocol)?,
+            tag::BACKEND_KEY_DATA => {
+                let (pid, secret) = message
+                    .body
+                    .split_first_chunk::<4>()
+                    .ok_or(ConnectError::Protocol)?;
+                let secret = SecretKey::new(secret).ok_or(ConnectError::Protocol)?;
+                connection.set_key(u32::from_be_bytes(*pid), secret);
+            }
+            tag::READY_FOR_QUERY => break,
+            tag::NEGOTIATE_PROTOCOL_VERSION => {}
+            _ => return Err(ConnectError::Protocol),
+        }
+    }
+    connection.set_parameters(parameters);
+    Ok(())
+}
+
+async fn send(connection: &mut Connection, bytes: &[u8]) -> Result<(), ConnectError> {
+    let stream = connection.stream_mut();
+    stream
+        .write_all(bytes)
+        .await
+        .map_err(ConnectError::Broken)?;
+    stream.flush().await.map_err(ConnectError::Broken)
+}
+
+/// The next message; notices are passed over and an error is the end.
+async fn receive(connection: &mut Connection) -> Result<Message, ConnectError> {
+    loop {
+        let message = connection.receive().await.map_err(ConnectError::Broken)?;
+        match message.tag {
+            tag::ERROR_RESPONSE => {
+                return Err(ConnectError::Refused(Box::new(ErrorResponse::parse(
+                    &message.body,
+                ))));
+            }
+            tag::NOTICE_RESPONSE => {}
+            _ => return Ok(message),
+        }
+    }
+}

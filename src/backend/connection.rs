@@ -1,0 +1,321 @@
+//! A connection that has logged in, and the pooler's own conversations on it.
+//!
+//! While a client is attached the relay drives the stream by itself. Between clients the pooler may speak: to
+//! apply settings, to ask what is set, to look up a verifier. Those exchanges go through [`Connection::query`].
+
+use std::{io, time::Duration};
+
+use bytes::{Buf as _, BytesMut};
+use postgres_protocol::{IsNull, message::frontend};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::{
+    net::stream::Stream,
+    protocol::{
+        error::ErrorResponse,
+        frame::{HEADER_BYTES, Header, backend as tag},
+        message,
+        startup::SecretKey,
+    },
+};
+
+/// The largest message that the pooler reads whole for itself. Ours are small; a larger one is hostile.
+const MESSAGE_MAX_BYTES: usize = 256 * 1024;
+
+/// PostgreSQL reports about fifteen parameters.
+const PARAMETERS_MAX: usize = 256;
+
+/// One whole message from the server.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub tag: u8,
+    pub body: BytesMut,
+}
+
+/// The server's parameters as it reported them (ParameterStatus), in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ParameterStatuses(Vec<(String, String)>);
+
+impl ParameterStatuses {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Sets `name` if the server reports it at all.
+    pub fn overlay(&mut self, name: &str, value: &str) {
+        if let Some((_, known)) = self
+            .0
+            .iter_mut()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        {
+            value.clone_into(known);
+        }
+    }
+
+    /// Takes the body of a ParameterStatus; `None`: it is malformed, or there are absurdly many.
+    pub fn update(&mut self, body: &[u8]) -> Option<()> {
+        let mut parts = body.split(|byte| *byte == 0);
+        let name = std::str::from_utf8(parts.next()?).ok()?;
+        let value = String::from_utf8_lossy(parts.next()?).into_owned();
+        if let Some((_, known)) = self.0.iter_mut().find(|(known, _)| known == name) {
+            *known = value;
+        } else if self.0.len() < PARAMETERS_MAX {
+            self.0.push((name.to_owned(), value));
+        } else {
+            return None;
+        }
+        Some(())
+    }
+
+    /// The server's major version, e.g. 17; `None`: it does not say.
+    #[must_use]
+    pub fn server_major(&self) -> Option<u32> {
+        let version = self.get("server_version")?;
+        version
+            .split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
+    }
+}
+
+/// What came of one exchange with the server.
+#[derive(Debug, Default)]
+pub struct Reply {
+    pub rows: Vec<Vec<Option<String>>>,
+    pub error: Option<Box<ErrorResponse>>,
+    /// The byte of the ReadyForQuery that ended it.
+    pub status: u8,
+}
+
+/// Why an exchange has no reply. The connection is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    #[error("the connection to the server broke: {0}")]
+    Broken(#[from] io::Error),
+    #[error("the server did not answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("the server's answer does not follow the protocol")]
+    Protocol,
+    #[error("the text cannot be sent to a server: {0}")]
+    Text(#[from] message::MessageError),
+    #[error("the server reported: {}", .0.message)]
+    Refused(Box<ErrorResponse>),
+}
+
+/// A logged-in connection to a PostgreSQL server.
+pub struct Connection {
+    stream: Stream,
+    pid: u32,
+    secret: Option<SecretKey>,
+    pub parameters: ParameterStatuses,
+    buffer: BytesMut,
+}
+
+impl Connection {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            pid: 0,
+            secret: None,
+            parameters: ParameterStatuses::default(),
+            buffer: BytesMut::new(),
+        }
+    }
+
+    pub(super) fn set_key(&mut self, pid: u32, secret: SecretKey) {
+        self.pid = pid;
+        self.secret = Some(secret);
+    }
+
+    pub(super) fn set_parameters(&mut self, parameters: ParameterStatuses) {
+        self.parameters = parameters;
+    }
+
+    #[must_use]
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    pub fn stream_mut(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    #[must_use]
+    pub fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    /// The server process's id, as `pg_backend_pid()` answers it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What a CancelRequest to this server process must show.
+    #[must_use]
+    pub fn secret(&self) -> Option<&SecretKey> {
+        self.secret.as_ref()
+    }
+
+    /// Runs `sql` as one simple query and reads the whole answer.
+    pub async fn query(&mut self, sql: &str, limit: Duration) -> Result<Reply, ExchangeError> {
+        let mut out = BytesMut::new();
+        message::query(sql, &mut out)?;
+        self.exchange(&out, limit).await
+    }
+
+    /// Runs `sql` with `parameters` as text, bound and never part of the statement.
+    pub async fn query_with(
+        &mut self,
+        sql: &str,
+        parameters: &[&str],
+        limit: Duration,
+    ) -> Result<Reply, ExchangeError> {
+        let mut out = BytesMut::new();
+        frontend::parse("", sql, [], &mut out)?;
+        let bind = |value: &&str, out: &mut BytesMut| {
+            out.extend_from_slice(value.as_bytes());
+            Ok(IsNull::No)
+        };
+        frontend::bind("", "", [], parameters, bind, [], &mut out)
+            .map_err(|_| ExchangeError::Protocol)?;
+        frontend::execute("", 0, &mut out)?;
+        frontend::sync(&mut out);
+        self.exchange(&out, limit).await
+    }
+
+    async fn exchange(&mut self, request: &[u8], limit: Duration) -> Result<Reply, ExchangeError> {
+        let answer = async {
+            self.stream.write_all(request).await?;
+            self.stream.flush().await?;
+            self.read_reply().await
+        };
+        tokio::time::timeout(limit, answer)
+            .await
+            .map_err(|_| ExchangeError::TimedOut(limit))?
+    }
+
+    /// Reads up to the next ReadyForQuery.
+    async fn read_reply(&mut self) -> Result<Reply, ExchangeError> {
+        let mut reply = Reply::default();
+        loop {
+            let message = self.receive().await?;
+            match message.tag {
+                tag::DATA_ROW => reply
+                    .rows
+                    .push(read_row(&message.body).ok_or(ExchangeError::Protocol)?),
+                tag::ERROR_RESPONSE => {
+                    reply.error = Some(Box::new(ErrorResponse::parse(&message.body)))
+                }
+                tag::PARAMETER_STATUS => self
+                    .parameters
+                    .update(&message.body)
+                    .ok_or(ExchangeError::Protocol)?,
+                tag::READY_FOR_QUERY => {
+                    reply.status = message
+                        .body
+                        .first()
+                        .copied()
+                        .ok_or(ExchangeError::Protocol)?;
+                    return if self.buffer.is_empty() {
+                        Ok(reply)
+                    } else {
+                        Err(ExchangeError::Protocol)
+                    };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The next whole message. Cancel-safe: what has come stays buffered.
+    pub(super) async fn receive(&mut self) -> io::Result<Message> {
+        loop {
+            let header = Header::parse(&self.buffer).map_err(invalid_data)?;
+            if let Some(header) = header {
+                if header.body_bytes > MESSAGE_MAX_BYTES {
+                    return Err(invalid_data("a message of the server is too long"));
+                }
+                if self.buffer.len() >= header.message_bytes() {
+                    let mut body = self.buffer.split_to(header.message_bytes());
+                    body.advance(HEADER_BYTES);
+                    if self.buffer.is_empty() {
+                        // An idle connection holds no memory for reading.
+                        self.buffer = BytesMut::new();
+                    }
+                    return Ok(Message {
+                        tag: header.tag,
+                        body,
+                    });
+                }
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
+fn invalid_data(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, cause)
+}
+
+/// The columns of a DataRow as text; `None`: it is malformed.
+fn read_row(mut body: &[u8]) -> Option<Vec<Option<String>>> {
+    let columns = usize::from(body.try_get_u16().ok()?);
+    let mut row = Vec::with_capacity(columns.min(64));
+    for _ in 0..columns {
+        let length = body.try_get_i32().ok()?;
+        let value = if length == -1 {
+            None
+        } else {
+            let (value, rest) = body.split_at_checked(usize::try_from(length).ok()?)?;
+            body = rest;
+            Some(String::from_utf8_lossy(value).into_owned())
+        };
+        row.push(value);
+    }
+    body.is_empty().then_some(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_whole_or_not_at_all() {
+        let row = b"\0\x02\0\0\0\x01a\xff\xff\xff\xff";
+        assert_eq!(read_row(row), Some(vec![Some("a".to_owned()), None]));
+        for end in 0..row.len() {
+            assert_eq!(read_row(&row[..end]), None);
+        }
+        assert_eq!(read_row(b"\0\x01\xff\xff\xff\x00"), None);
+        assert_eq!(read_row(b"\0\x01\0\0\0\x01ab"), None);
+    }
+
+    #[test]
+    fn the_major_version_is_read_from_any_form_of_server_version() {
+        for (text, major) in [
+            ("17.10", 17),
+            ("18beta1", 18),
+            ("15.18 (Debian 15.18-0+deb12u1)", 15),
+        ] {
+            let mut parameters = ParameterStatuses::default();
+            parameters
+                .update(format!("server_version\0{text}\0").as_bytes())
+                .unwrap();
+            assert_eq!(parameters.server_major(), Some(major));
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The admin API as the command line uses it: where it is, the key, one call, its answer.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use reqwest::{
+    IntoUrl, Method, RequestBuilder, StatusCode, Url,
+    header::{self, HeaderValue},
+    redirect::Policy,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::{error::CliError, input};
+use crate::admin::ACTOR_HEADER;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A call that ends sessions returns when they are gone; this is far beyond the longest of those.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where the admin API is and how its answers are shown. Without `Debug`: it may hold the key.
+#[derive(Args)]
+pub(super) struct Connection {
+    /// Address of the admin API
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "SLUICE_ADMIN_URL",
+        default_value = "http://127.0.0.1:6544",
+        value_parser = plain_http,
+        help_heading = "Admin API"
+    )]
+    admin_url: Url,
+
+    /// The admin key; better in the environment or in a file than here, where `ps` shows it
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "SLUICE_ADMIN_KEY",
+        hide_env_values = true,
+        value_parser = secret,
+        help_heading = "Admin API"
+    )]
+    admin_key: Option<Zeroizing<String>>,
+
+    /// File that holds the admin key; goes before --admin-key
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Admin API")]
+    admin_key_file: Option<PathBuf>,
+
+    /// Print the answer as JSON, for scripts
+    #[arg(long, global = true, help_heading = "Admin API")]
+    pub(super) json: bool,
+}
+
+pub(super) fn plain_http(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if url.scheme() != "http" || url.host_str().is_none() {
+        return Err(
+            "it must look like http://127.0.0.1:6544 (the admin API speaks plain HTTP; reach a remote one \
+             through a tunnel, e.g. ssh -L 6544:127.0.0.1:6544 HOST)"
+                .to_owned(),
+        );
+    }
+    Ok(url)
+}
+
+#[allow(clippy::unnecessary_wraps)] // clap asks for a Result
+fn secret(text: &str) -> Result<Zeroizing<String>, std::convert::Infallible> {
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+impl Connection {
+    pub(super) fn open(&self) -> Result<Client, CliError> {
+        let key = match (&self.admin_key_file, &self.admin_key) {
+            (Some(path), _) => input::secret_file(path)?,
+            (None, Some(key)) => key.clone(),
+            (None, None) => return Err(CliError::NoKey),
+        };
+        Client::new(self.admin_url.clone(), &key)
+    }
+}
+
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    authorization: HeaderValue,
+}
+
+impl Client {
+    /// The admin API at `base`, called with `key`.
+    pub(super) fn new(base: impl IntoUrl, key: &str) -> Result<Self, CliError> {
+        let bearer = Zeroizing::new(format!("Bearer {}", key.trim()));
+        let mut authorization =
+            HeaderValue::from_str(&bearer).map_err(|_| CliError::KeyCharacters)?;
+        authorization.set_sensitive(true);
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
+            // The key goes to the address that was named and nowhere else.
+            .no_proxy()
+            .redirect(Policy::none())
+            .build()
+            .map_err(CliError::Setup)?;
+        Ok(Self {
+            http,
+            base: base.into_url().map_err(CliError::Setup)?,
+            authorization,
+        })
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+    ) -> Result<Received<T>, CliError> {
+        self.call(self.request(Method::GET, path)).await
+    }
+
+    /// Asks with `query` in the address; fields that are `None` are left out.
+    pub(super) async fn find<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &impl Serialize,
+    ) -> Result<Received<T>, CliError> {
+        self.call(self.request(Method::GET, path).query(query))
+            .await
+    }
+
+    pub(super) async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: &impl Serialize,
+    ) -> Result<Received<T>, CliError> {
+        self.call(self.request(method, path).json(body)).await
+    }
+
+    pub(super) async fn delete<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+    ) -> Result<Received<T>, CliError> {
+        self.call(self.request(Method::DELETE, path)).await
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        // An http address can always be extended; `plain_http` has let nothing else through.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        let mut request = self
+            .http
+            .request(method, url)
+            .header(header::AUTHORIZATION, self.authorization.clone());
+        if let Some(user) = operating_user() {
+            request = request.header(ACTOR_HEADER, user);
+        }
+        request
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<Received<T>, CliError> {
+        let unreachable = |source: reqwest::Error| CliError::Unreachable {
+            url: self.base.to_string(),
+            source: source.without_url(),
+        };
+        let answer = request.send().await.map_err(unreachable)?;
+        let (status, url) = (answer.status(), answer.url().to_string());
+        let body = answer.bytes().await.map_err(unreachable)?;
+        read(status, &body)
+            .map_err(|failure| failure.unwrap_or(CliError::Unreadable { url, status }))
+    }
+}
+
+/// Who runs this command, for the audit trail.
+fn operating_user() -> Option<HeaderValue> {
+    let user = std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .ok()?;
+    HeaderValue::from_str(&user).ok()
+}
+
+/// The answer's value, or what the API said against it; `Err(None)` if it is neither.
+fn read<T: DeserializeOwned>(
+    status: StatusCode,
+    body: &[u8],
+) -> Result<Received<T>, Option<CliError>> {
+    if !status.is_success() {
+        let Failure { error } = serde_json::from_slice(body).map_err(|_| None)?;
+        return Err(Some(CliError::Refused {
+            message: error.message,
+            hint: error.hint,
+        }));
+    }
+    let json: Value = serde_json::from_slice(body).map_err(|_| None)?;
+    let value = T::deserialize(&json).map_err(|_| None)?;
+    Ok(Received { json, value })
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    error: FailureText,
+}
+
+#[derive(Deserialize)]
+struct FailureText {
+    message: String,
+    hint: Option<String>,
+}
+
+/// What the API answered, as it came and as we read it.
+pub(super) struct Received<T> {
+    json: Value,
+    pub(super) value: T,
+}
+
+impl<T> Received<T> {
+    /// The answer with the `text` that people are shown for it.
+    pub(super) fn shown(self, text: impl FnOnce(&T) -> String) -> Answer {
+        Answer {
+            text: text(&self.value),
+            json: self.json,
+            verdict: Verdict::Good,
+        }
+    }
+}
+
+/// What a command has to say, for people and for scripts.
+pub(super) struct Answer {
+    pub(super) json: Value,
+    pub(super) text: String,
+    pub(super) verdict: Verdict,
+}
+
+/// Whether the command found what it was to find; `Bad` makes the exit status 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Good,
+    Bad,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_plain_http_address_is_taken() {
+        assert!(plain_http("http://127.0.0.1:6544").is_ok());
+        assert!(
+            plain_http("https://pooler.example.com")
+                .unwrap_err()
+                .contains("ssh -L")
+        );
+        assert!(plain_http("127.0.0.1:6544").is_err());
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_its_hint() {
+        let body = br#"{"error": {"code": "not_found", "message": "no tenant demo", "hint": "see tenant list"}}"#;
+        let refused = read::<Value>(StatusCode::NOT_FOUND, body)
+            .err()
+            .flatten()
+            .unwrap();
+        assert_eq!(refused.to_string(), "no tenant demo\nhint: see tenant list");
+        assert!(matches!(
+            read::<Value>(StatusCode::BAD_GATEWAY, b"<html>").err(),
+            Some(None)
+        ));
+    }
+}

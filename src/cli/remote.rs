@@ -1,0 +1,114 @@
+//! Commands that are one call to the admin API of a running pooler: dispatch, printing, exit status.
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    access::AccessAction,
+    audit::AuditAction,
+    client::{Answer, Client, Connection, Verdict},
+    error::CliError,
+    member::MemberAction,
+    person::PersonAction,
+    rule::RuleAction,
+    session::SessionAction,
+    tenant::TenantAction,
+    token::TokenAction,
+};
+
+#[derive(Subcommand)]
+pub enum Remote {
+    /// Tenants: the PostgreSQL services behind the pooler
+    Tenant(Call<TenantAction>),
+    /// People who may hold tokens
+    Person(Call<PersonAction>),
+    /// Which people belong to a tenant
+    Member(Call<MemberAction>),
+    /// Personal access tokens: what a person types as password
+    Token(Call<TokenAction>),
+    /// Rules: which member may use which role, until when, from where
+    Rule(Call<RuleAction>),
+    /// The switch for token access of a tenant
+    Access(Call<AccessAction>),
+    /// Who is connected with a token right now
+    Session(Call<SessionAction>),
+    /// Who did what, when and as which role
+    Audit(Call<AuditAction>),
+}
+
+/// One action and where to send it.
+#[derive(Args)]
+pub struct Call<A: Subcommand> {
+    #[command(subcommand)]
+    action: A,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Remote {
+    /// Makes the call, prints what came of it, and says how the process is to exit.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(CliError::Runtime);
+        match runtime.and_then(|runtime| runtime.block_on(self.outcome())) {
+            Ok(outcome) => outcome.print(),
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    pub(super) async fn outcome(self) -> Result<Outcome, CliError> {
+        match self {
+            Self::Tenant(call) => call.outcome(TenantAction::run).await,
+            Self::Person(call) => call.outcome(PersonAction::run).await,
+            Self::Member(call) => call.outcome(MemberAction::run).await,
+            Self::Token(call) => call.outcome(TokenAction::run).await,
+            Self::Rule(call) => call.outcome(RuleAction::run).await,
+            Self::Access(call) => call.outcome(AccessAction::run).await,
+            Self::Session(call) => call.outcome(SessionAction::run).await,
+            Self::Audit(call) => call.outcome(AuditAction::run).await,
+        }
+    }
+}
+
+impl<A: Subcommand> Call<A> {
+    async fn outcome(
+        self,
+        act: impl AsyncFnOnce(A, &Client) -> Result<Answer, CliError>,
+    ) -> Result<Outcome, CliError> {
+        let client = self.connection.open()?;
+        let answer = act(self.action, &client).await?;
+        let text = if self.connection.json {
+            format!("{:#}", answer.json)
+        } else {
+            answer.text
+        };
+        Ok(Outcome {
+            text,
+            verdict: answer.verdict,
+        })
+    }
+}
+
+/// What is printed in the end.
+pub(super) struct Outcome {
+    pub(super) text: String,
+    pub(super) verdict: Verdict,
+}
+
+impl Outcome {
+    fn print(&self) -> ExitCode {
+        // A reader that has seen enough (`| head`) is no failure.
+        let _ = writeln!(std::io::stdout(), "{}", self.text);
+        match self.verdict {
+            Verdict::Good => ExitCode::SUCCESS,
+            Verdict::Bad => ExitCode::FAILURE,
+        }
+    }
+}

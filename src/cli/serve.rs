@@ -1,0 +1,282 @@
+//! `sluice serve`: check everything, bind, serve, and stop in good order.
+//!
+//! Nothing is bound before all that can be checked has been: a wrong configuration, a missing certificate or an
+//! unreachable catalogue never takes a port first.
+
+use std::{
+    error::Error,
+    fmt,
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
+};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::ServeArgs;
+use crate::{
+    access::certificates::CertificateAuthority,
+    admin::{self, AdminState, Changes, MetricsGuard, Readiness, ReloadError, ReloadRequest},
+    catalog::Catalog,
+    config::Config,
+    listener::{Listeners, Pooler, Setup},
+    metrics,
+    net::server_tls::ServerTls,
+    session::Process,
+    telemetry::{self, Telemetry},
+};
+
+/// Reload requests that may wait for their turn.
+const RELOADS_MAX: usize = 8;
+
+/// A step of the start that failed, with what it was.
+#[derive(Debug)]
+struct StartError {
+    step: &'static str,
+    cause: Box<dyn Error + Send + Sync>,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.step, self.cause)?;
+        let mut source = self.cause.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+trait During<T> {
+    fn during(self, step: &'static str) -> Result<T, StartError>;
+}
+
+impl<T, E: Into<Box<dyn Error + Send + Sync>>> During<T> for Result<T, E> {
+    fn during(self, step: &'static str) -> Result<T, StartError> {
+        self.map_err(|cause| StartError {
+            step,
+            cause: cause.into(),
+        })
+    }
+}
+
+/// Runs the pooler until it is told to stop.
+pub fn run(args: &ServeArgs) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let outcome = runtime
+        .during("cannot start")
+        .and_then(|runtime| runtime.block_on(serve(args)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "sluice: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: &ServeArgs) -> Result<(), StartError> {
+    let config = Config::load(&args.config).during("configuration")?;
+    let tls = load_tls(&config)?;
+    let authority = load_authority(&config)?;
+    if args.check {
+        let _ = writeln!(io::stdout(), "{}: ok", args.config.display());
+        return Ok(());
+    }
+    let telemetry = telemetry::init(&config.log).during("log")?;
+    let recorder = metrics::install().during("metrics")?;
+    let key = Zeroizing::new(*config.catalog.key.expose());
+    let catalog = Catalog::open(&config.catalog.path, &key)
+        .await
+        .during("catalogue")?;
+
+    let listeners = Listeners::bind(&config).during("listener")?;
+    let admin_socket = admin_socket(&config)?;
+    let mut signals = Signals::new().during("signals")?;
+    let mut hangup = signal(SignalKind::hangup()).during("signals")?;
+    announce(&config, &listeners, &admin_socket);
+
+    let (readiness, ready) = watch::channel(Readiness::Starting);
+    let (reload, mut reloads) = mpsc::channel::<ReloadRequest>(RELOADS_MAX);
+    let setup = Setup {
+        config: config.clone(),
+        catalog: catalog.clone(),
+        tls,
+        authority,
+    };
+    let pooler = Pooler::start(setup, listeners).during("worker threads")?;
+    let stop = CancellationToken::new();
+    let state = AdminState {
+        catalog,
+        access: pooler.process().access.clone(),
+        admin_key: Arc::new(config.admin.key.clone()),
+        metrics: recorder.clone(),
+        metrics_guard: metrics_guard(&config),
+        readiness: ready,
+        reload,
+        changes: Changes::default(),
+    };
+    let admin = tokio::spawn(admin::serve(
+        tokio::net::TcpListener::from_std(admin_socket).during("admin listener")?,
+        state,
+        stop.clone(),
+    ));
+    let upkeep = tokio::spawn(metrics::upkeep(recorder, stop.clone()));
+    readiness.send_replace(Readiness::Ready);
+
+    let reloader = Reloader {
+        path: &args.config,
+        process: Arc::clone(pooler.process()),
+        telemetry,
+    };
+    loop {
+        tokio::select! {
+            () = signals.stop() => break,
+            _ = hangup.recv() => reloader.by_signal(),
+            Some(request) = reloads.recv() => reloader.by_request(request.answer),
+        }
+    }
+    tracing::info!("draining");
+    readiness.send_replace(Readiness::Draining);
+    tokio::select! {
+        () = pooler.drain() => {}
+        () = signals.stop() => tracing::warn!("told to stop again: not waiting for sessions any more"),
+    }
+    stop.cancel();
+    let _ = tokio::join!(admin, upkeep);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn load_tls(config: &Config) -> Result<Option<ServerTls>, StartError> {
+    let tls = config
+        .tls
+        .as_ref()
+        .map(|tls| ServerTls::load(&tls.certificate, &tls.key));
+    tls.transpose().during("tls")
+}
+
+fn load_authority(config: &Config) -> Result<Option<Arc<CertificateAuthority>>, StartError> {
+    match (
+        &config.token_access.ca_certificate,
+        &config.token_access.ca_key,
+    ) {
+        (Some(certificate), Some(key)) => Ok(Some(Arc::new(
+            CertificateAuthority::load(certificate, key).during("token_access")?,
+        ))),
+        _ => Ok(None),
+    }
+}
+
+fn admin_socket(config: &Config) -> Result<std::net::TcpListener, StartError> {
+    let count = std::num::NonZeroUsize::MIN;
+    let mut sockets = crate::net::listener::bind(config.admin.listen, count, "admin.listen")
+        .during("admin listener")?;
+    sockets
+        .pop()
+        .ok_or(io::Error::from(io::ErrorKind::NotConnected))
+        .during("admin listener")
+}
+
+/// On another than a loopback address, metrics name tenants to whoever asks: then the key is asked for.
+fn metrics_guard(config: &Config) -> MetricsGuard {
+    if config.admin.listen.ip().is_loopback() {
+        MetricsGuard::Open
+    } else {
+        MetricsGuard::AdminKey
+    }
+}
+
+fn announce(config: &Config, listeners: &Listeners, admin: &std::net::TcpListener) {
+    let pooler = listeners
+        .pooler_address()
+        .map(|address| address.to_string())
+        .unwrap_or_default();
+    let direct = listeners
+        .direct_address()
+        .map(|address| address.to_string());
+    let admin = admin
+        .local_addr()
+        .map(|address| address.to_string())
+        .unwrap_or_default();
+    tracing::info!(
+        pooler,
+        direct,
+        admin,
+        workers = config.listen.workers,
+        tls = config.tls.is_some(),
+        "sluice is up"
+    );
+}
+
+/// The signals that a service manager sends.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Takes a changed configuration into use without dropping a client.
+struct Reloader<'a> {
+    path: &'a Path,
+    process: Arc<Process>,
+    telemetry: Telemetry,
+}
+
+impl Reloader<'_> {
+    fn by_signal(&self) {
+        match self.reload() {
+            Ok(()) => tracing::info!("configuration reloaded"),
+            Err(error) => tracing::error!(%error, "the configuration stays as it was"),
+        }
+    }
+
+    fn by_request(&self, answer: oneshot::Sender<Result<(), ReloadError>>) {
+        let _ = answer.send(self.reload());
+    }
+
+    /// Limits, timeouts, certificate and log level change; addresses, workers and catalogue need a restart.
+    fn reload(&self) -> Result<(), ReloadError> {
+        let new = Config::load(self.path)?;
+        if let Some(tls) = &self.process.tls {
+            tls.reload()?;
+        }
+        self.telemetry.change_level(&new.log)?;
+        let old = self.process.config.load();
+        if old.needs_restart(&new) {
+            tracing::warn!(
+                "changes of addresses, workers, the catalogue or the overall budget take effect at the next start only"
+            );
+        }
+        self.process.config.store(Arc::new(Config {
+            listen: old.listen.clone(),
+            ..new
+        }));
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! `sluice tenant`: the PostgreSQL services behind the pooler, and the secrets of their roles.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+
+use super::{
+    client::{Answer, Client},
+    error::CliError,
+    input,
+    output::{self, Table},
+    tenant_options::TenantOptions,
+};
+use crate::{
+    admin::values::{Done, OneTenant, Removed, SecretText, Tenants},
+    catalog::types::Tenant,
+    names::{RoleName, TenantRef},
+};
+
+#[derive(Subcommand)]
+pub enum TenantAction {
+    /// Register a PostgreSQL server as a tenant
+    #[command(
+        mut_arg("host", |host| host.required(true)),
+        after_help = "Example:\n  sluice tenant add demo --host 127.0.0.1 --port 54321 --database app \\\n      --login certificate --tls verify-full --ca server-ca.crt --token-access"
+    )]
+    Add {
+        /// Short id; clients log in as ROLE.REF
+        #[arg(value_name = "REF")]
+        tenant: TenantRef,
+        /// The tenant that this one is a branch of
+        #[arg(long, value_name = "REF")]
+        parent: Option<TenantRef>,
+        /// Enable token access at once
+        #[arg(long)]
+        token_access: bool,
+        #[command(flatten)]
+        options: Box<TenantOptions>,
+    },
+    /// List all tenants
+    #[command(after_help = "Example:\n  sluice tenant list")]
+    List,
+    /// Show everything about one tenant
+    #[command(after_help = "Example:\n  sluice tenant show demo")]
+    Show {
+        #[arg(value_name = "REF")]
+        tenant: TenantRef,
+    },
+    /// Change what is named and leave the rest; an empty value clears what may be empty
+    #[command(
+        after_help = "Examples:\n  sluice tenant set demo --pool-size 20 --network 192.0.2.0/24\n  sluice tenant set demo --database ''"
+    )]
+    Set {
+        #[arg(value_name = "REF")]
+        tenant: TenantRef,
+        #[command(flatten)]
+        options: Box<TenantOptions>,
+    },
+    /// Forget a tenant with its rules, members and secrets, and end its sessions
+    #[command(after_help = "Example:\n  sluice tenant remove demo")]
+    Remove {
+        #[arg(value_name = "REF")]
+        tenant: TenantRef,
+    },
+    /// The stored password or verifier of a role
+    #[command(subcommand)]
+    Secret(SecretAction),
+}
+
+#[derive(Subcommand)]
+pub enum SecretAction {
+    /// Store the secret of a role, encrypted
+    #[command(
+        after_help = "Examples:\n  sluice tenant secret set demo app_user --password-file app_user.password\n  psql -Atc \"select rolpassword from pg_authid where rolname = 'app_user'\" |\n      sluice tenant secret set demo app_user --verifier-file -"
+    )]
+    Set(SecretFiles),
+    /// Forget the secret of a role
+    #[command(after_help = "Example:\n  sluice tenant secret remove demo app_user")]
+    Remove {
+        #[arg(value_name = "REF")]
+        tenant: TenantRef,
+        role: RoleName,
+    },
+}
+
+#[derive(Args)]
+pub struct SecretFiles {
+    #[arg(value_name = "REF")]
+    tenant: TenantRef,
+    role: RoleName,
+    /// File with the password; - reads standard input
+    #[arg(long, value_name = "FILE", required_unless_present = "verifier_file")]
+    password_file: Option<PathBuf>,
+    /// File with the SCRAM-SHA-256$… verifier; - reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "password_file")]
+    verifier_file: Option<PathBuf>,
+}
+
+impl TenantAction {
+    pub(super) async fn run(self, client: &Client) -> Result<Answer, CliError> {
+        match self {
+            Self::Add {
+                tenant,
+                parent,
+                token_access,
+                options,
+            } => {
+                let body = options.addition(tenant, parent, token_access)?;
+                let made = client
+                    .send::<Done<OneTenant>>(Method::POST, &["v1", "tenants"], &body)
+                    .await?;
+                Ok(made.shown(|done| format!("tenant added\n{}", describe(&done.value.tenant))))
+            }
+            Self::List => {
+                let found = client.get::<Tenants>(&["v1", "tenants"]).await?;
+                Ok(found.shown(|found| table(found).to_string()))
+            }
+            Self::Show { tenant } => {
+                let path = ["v1", "tenants", tenant.as_str()];
+                let found = client.get::<OneTenant>(&path).await?;
+                Ok(found.shown(|found| describe(&found.tenant)))
+            }
+            Self::Set { tenant, options } => {
+                let path = ["v1", "tenants", tenant.as_str()];
+                let body = options.changes()?;
+                let set = client
+                    .send::<Done<OneTenant>>(Method::PATCH, &path, &body)
+                    .await?;
+                Ok(set.shown(|done| {
+                    format!(
+                        "{}\n{}",
+                        output::done("tenant set", done),
+                        describe(&done.value.tenant)
+                    )
+                }))
+            }
+            Self::Remove { tenant } => {
+                let path = ["v1", "tenants", tenant.as_str()];
+                let gone = client.delete::<Done<Removed>>(&path).await?;
+                Ok(gone.shown(|done| output::done("tenant removed", done)))
+            }
+            Self::Secret(SecretAction::Set(files)) => files.run(client).await,
+            Self::Secret(SecretAction::Remove { tenant, role }) => {
+                let path = [
+                    "v1",
+                    "tenants",
+                    tenant.as_str(),
+                    "roles",
+                    role.as_str(),
+                    "secret",
+                ];
+                let gone = client.delete::<Done<Removed>>(&path).await?;
+                Ok(gone.shown(|done| output::done("secret removed", done)))
+            }
+        }
+    }
+}
+
+impl SecretFiles {
+    async fn run(self, client: &Client) -> Result<Answer, CliError> {
+        let body = match (&self.password_file, &self.verifier_file) {
+            (_, Some(path)) => SecretText::Verifier(input::secret_file(path)?),
+            (Some(path), None) => SecretText::Password(input::secret_file(path)?),
+            (None, None) => return Err(CliError::NothingToChange),
+        };
+        let (tenant, role) = (self.tenant.as_str(), self.role.as_str());
+        let path = ["v1", "tenants", tenant, "roles", role, "secret"];
+        let set = client
+            .send::<Done<Removed>>(Method::PUT, &path, &body)
+            .await?;
+        Ok(set.shown(|done| output::done(&format!("secret of {} stored", self.role), done)))
+    }
+}
+
+fn table(found: &Tenants) -> Table {
+    let mut table = Table::new(
+        &[
+            "REF",
+            "NAME",
+            "SERVER",
+            "TLS",
+            "LOGIN",
+            "TOKEN ACCESS",
+            "BRANCH OF",
+        ],
+        "no tenants yet; add one with `sluice tenant add REF --host HOST`",
+    );
+    for tenant in &found.tenants {
+        table.row([
+            tenant.tenant.to_string(),
+            tenant.name.clone(),
+            server(tenant),
+            output::word(&tenant.backend_tls),
+            output::word(&tenant.login),
+            output::word(&tenant.token_access),
+            output::or_dash(tenant.parent.as_ref()),
+        ]);
+    }
+    table
+}
+
+fn describe(tenant: &Tenant) -> String {
+    let configured =
+        |value: Option<u32>| value.map_or_else(|| "as configured".to_owned(), |n| n.to_string());
+    output::facts(&[
+        ("ref", tenant.tenant.to_string()),
+        ("name", tenant.name.clone()),
+        ("branch of", output::or_dash(tenant.parent.as_ref())),
+        ("server", server(tenant)),
+        (
+            "database",
+            tenant
+                .default_database
+                .as_ref()
+                .map_or_else(|| "the one asked for".to_owned(), ToString::to_string),
+        ),
+        ("tls to server", output::word(&tenant.backend_tls)),
+        (
+            "trusted ca",
+            if tenant.backend_ca.is_some() {
+                "own".to_owned()
+            } else {
+                "public ones".to_owned()
+            },
+        ),
+        ("login", output::word(&tenant.login)),
+        ("auth user", output::or_dash(tenant.auth_user.as_ref())),
+        (
+            "auth query",
+            tenant
+                .auth_query
+                .clone()
+                .unwrap_or_else(|| "built-in".to_owned()),
+        ),
+        (
+            "auth database",
+            output::or_dash(tenant.auth_database.as_ref()),
+        ),
+        ("pool size", configured(tenant.pool_size)),
+        ("backend budget", configured(tenant.backend_budget)),
+        ("max clients", configured(tenant.max_clients)),
+        ("client tls", output::word(&tenant.client_tls)),
+        ("token access", output::word(&tenant.token_access)),
+        ("privileged roles", output::word(&tenant.privileged_roles)),
+        ("token networks", output::list(&tenant.networks, "any")),
+        ("added", output::instant(tenant.created_at)),
+    ])
+}
+
+fn server(tenant: &Tenant) -> String {
+    if tenant.host.contains(':') {
+        format!("[{}]:{}", tenant.host, tenant.port)
+    } else {
+        format!("{}:{}", tenant.host, tenant.port)
+    }
+}

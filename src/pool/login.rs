@@ -1,0 +1,53 @@
+//! How a pool's backends log in to the server.
+
+use std::{sync::Arc, time::Duration};
+
+use zeroize::Zeroizing;
+
+use crate::{
+    access::certificates::{CertificateAuthority, MintError, Subject},
+    backend::Credentials,
+    names::{PersonId, RoleName, RuleId, TenantRef},
+    protocol::scram::ScramKeys,
+};
+
+/// What a pool's credentials are made from, each time a backend is opened.
+pub enum Login {
+    Keys(ScramKeys),
+    Password(Zeroizing<String>),
+    /// A certificate minted for the person and role, valid for the login only.
+    Certificate {
+        authority: Arc<CertificateAuthority>,
+        tenant: TenantRef,
+        role: RoleName,
+        person: PersonId,
+        rule: RuleId,
+        lifetime: Duration,
+    },
+}
+
+impl Login {
+    /// The credentials for one connection.
+    pub fn credentials(&self) -> Result<Credentials, MintError> {
+        Ok(match self {
+            Self::Keys(keys) => Credentials::Keys(keys.clone()),
+            Self::Password(password) => Credentials::Password(password.clone()),
+            Self::Certificate {
+                authority,
+                tenant,
+                role,
+                person,
+                rule,
+                lifetime,
+            } => {
+                let subject = Subject {
+                    person: *person,
+                    role,
+                    grant: rule.0,
+                    tenant,
+                };
+                Credentials::Certificate(authority.mint(&subject, *lifetime)?.identity)
+            }
+        })
+    }
+}

@@ -1,0 +1,371 @@
+//! The pools of one worker: tenants, their budgets, and who gets the next backend.
+//!
+//! ```text
+//! Pools (one per worker)
+//!   └── TenantPools      budget over all pools of the tenant
+//!         └── Pool       idle backends (last in, first out), waiters (first in, first out)
+//! ```
+//! All of it lives on one thread: no lock, no atomic but the overall budget's.
+//!
+//! A freed backend goes to whoever has waited longest in the tenant among those it can help: a waiter of its own
+//! pool takes it as it is; for a waiter of another pool, held up by the tenant's budget, it is closed and another
+//! one is opened in its stead.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use rustc_hash::FxHashMap;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::{Pool, PoolKey, budget::OverallBudget, budget::Share, login::Login};
+use crate::{
+    access::Purge,
+    backend::Server,
+    catalog::types::Tenant,
+    config,
+    metrics::{GaugeGuard, TenantMetrics},
+    names::TenantRef,
+};
+
+/// All pools of one worker.
+pub struct Pools {
+    tenants: RefCell<FxHashMap<TenantRef, Rc<TenantPools>>>,
+    shared: Rc<Shared>,
+}
+
+/// What every pool of a worker needs.
+pub(super) struct Shared {
+    pub(super) settings: config::Pool,
+    pub(super) overall: Arc<OverallBudget>,
+    /// Connects and closes in progress; waited for at shutdown.
+    pub(super) tasks: TaskTracker,
+    /// Wakes the task that watches idle backends.
+    pub(super) watcher: RefCell<Waker>,
+    pub(super) min_server_version: u32,
+}
+
+/// Sizes that a tenant may set for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Backends per pool.
+    pub pool: u32,
+    /// Backends over all pools of the tenant.
+    pub budget: u32,
+    /// Backends of the pool that asks for verifiers, outside the budget.
+    pub auth_query: u32,
+}
+
+/// One tenant's pools and their common budget.
+pub struct TenantPools {
+    pub(super) shared: Rc<Shared>,
+    pub(super) metrics: TenantMetrics,
+    /// The catalogue's record that the server was made from.
+    record: RefCell<Arc<Tenant>>,
+    server: RefCell<Rc<Server>>,
+    sizes: Cell<Sizes>,
+    open: Cell<u32>,
+    pools: RefCell<FxHashMap<PoolKey, Rc<Pool>>>,
+}
+
+/// One backend's place in its pool and in the budgets, given back by dropping it.
+pub(super) struct Place {
+    pool: Rc<Pool>,
+    _share: Share,
+    _gauge: GaugeGuard,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pool.open.set(self.pool.open.get() - 1);
+        let tenant = &self.pool.tenant;
+        if self.pool.is_budgeted() {
+            tenant.open.set(tenant.open.get() - 1);
+        }
+        tenant.serve_longest_waiter();
+    }
+}
+
+impl Pools {
+    #[must_use]
+    pub fn new(
+        settings: config::Pool,
+        overall: Arc<OverallBudget>,
+        min_server_version: u32,
+    ) -> Self {
+        let shared = Shared {
+            settings,
+            overall,
+            tasks: TaskTracker::new(),
+            watcher: RefCell::new(Waker::noop().clone()),
+            min_server_version,
+        };
+        Self {
+            tenants: RefCell::default(),
+            shared: Rc::new(shared),
+        }
+    }
+
+    /// The pools of `tenant`. Its server is made with `server` at first, and again when the tenant's record has
+    /// changed; backends of the old server are then not handed out any more.
+    pub fn tenant<E>(
+        &self,
+        tenant: &Arc<Tenant>,
+        sizes: Sizes,
+        server: impl FnOnce() -> Result<Server, E>,
+    ) -> Result<Rc<TenantPools>, E> {
+        let known = self.tenants.borrow().get(&tenant.tenant).cloned();
+        if let Some(known) = known {
+            known.sizes.set(sizes);
+            if !Arc::ptr_eq(&known.record.borrow(), tenant) {
+                known.renew(tenant, server()?);
+            }
+            return Ok(known);
+        }
+        let pools = Rc::new(TenantPools {
+            shared: Rc::clone(&self.shared),
+            record: RefCell::new(Arc::clone(tenant)),
+            server: RefCell::new(Rc::new(server()?)),
+            sizes: Cell::new(sizes),
+            metrics: TenantMetrics::new(&tenant.tenant),
+            open: Cell::new(0),
+            pools: RefCell::default(),
+        });
+        self.tenants
+            .borrow_mut()
+            .insert(tenant.tenant.clone(), Rc::clone(&pools));
+        Ok(pools)
+    }
+
+    /// Closes the backends that `purge` names and answers how many, after they are gone.
+    pub fn purge(&self, purge: Purge) {
+        let chosen = self.matching(|pool| {
+            let key = &pool.key;
+            matches!(&key.principal, super::Principal::Person(person)
+                if purge.person.is_none_or(|purged| purged == *person))
+                && purge
+                    .tenants
+                    .as_ref()
+                    .is_none_or(|tenants| tenants.contains(&key.tenant))
+        });
+        let closing: Vec<_> = chosen.iter().flat_map(|pool| pool.retire_all()).collect();
+        let count = u32::try_from(closing.len()).unwrap_or(u32::MAX);
+        self.shared.tasks.spawn_local(async move {
+            futures_util::future::join_all(closing).await;
+            let _ = purge.done.send(count);
+        });
+    }
+
+    /// Watches idle backends for as long as the worker lives: one that speaks or leaves is discarded.
+    pub async fn watch_idle(&self) -> std::convert::Infallible {
+        std::future::poll_fn(|context| {
+            self.shared.watcher.borrow_mut().clone_from(context.waker());
+            for pool in self.matching(|_| true) {
+                pool.drop_broken_idle(context);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Housekeeping, called a few times a second: idle timeout, lifetime, empty pools, the overall budget.
+    pub fn tick(&self, now: Instant) {
+        let mut wanted = self.shared.overall.take_wanted();
+        for pool in self.matching(|_| true) {
+            pool.expire_idle(now);
+            while wanted > 0 && pool.give_up_idle() {
+                wanted -= 1;
+            }
+        }
+        for tenant in self.tenants.borrow().values() {
+            // Waiters held up by the overall budget have nobody else to wake them.
+            tenant.serve_longest_waiter();
+            tenant.pools.borrow_mut().retain(|_, pool| pool.is_in_use());
+        }
+        self.tenants
+            .borrow_mut()
+            .retain(|_, tenant| tenant.is_in_use());
+    }
+
+    /// Closes every idle backend and waits for all connects and closes to end.
+    pub async fn shut_down(&self, limit: Duration) {
+        for pool in self.matching(|_| true) {
+            self.shared
+                .tasks
+                .spawn_local(futures_util::future::join_all(pool.retire_all()));
+        }
+        self.shared.tasks.close();
+        let _ = tokio::time::timeout(limit, self.shared.tasks.wait()).await;
+    }
+
+    fn matching(&self, chosen: impl Fn(&Pool) -> bool) -> Vec<Rc<Pool>> {
+        let tenants = self.tenants.borrow();
+        let pools = tenants
+            .values()
+            .flat_map(|tenant| tenant.pools.borrow().values().cloned().collect::<Vec<_>>());
+        pools.filter(|pool| chosen(pool)).collect()
+    }
+}
+
+impl TenantPools {
+    /// The pool of `key`; made with `login` if there is none yet, else its login is renewed.
+    pub fn pool(self: &Rc<Self>, key: PoolKey, login: Login) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        if let Some(pool) = pools.get(&key) {
+            pool.set_login(login);
+            return Rc::clone(pool);
+        }
+        let pool = Rc::new(Pool::new(key.clone(), Rc::clone(self), login));
+        pools.insert(key, Rc::clone(&pool));
+        pool
+    }
+
+    #[must_use]
+    pub fn server(&self) -> Rc<Server> {
+        Rc::clone(&self.server.borrow())
+    }
+
+    fn renew(&self, tenant: &Arc<Tenant>, server: Server) {
+        let old = self.record.replace(Arc::clone(tenant));
+        let same_server = (&old.host, old.port, old.backend_tls, &old.backend_ca)
+            == (
+                &tenant.host,
+                tenant.port,
+                tenant.backend_tls,
+                &tenant.backend_ca,
+            );
+        self.server.replace(Rc::new(server));
+        if same_server {
+            return;
+        }
+        let pools: Vec<_> = self.pools.borrow().values().cloned().collect();
+        for pool in pools {
+            self.shared
+                .tasks
+                .spawn_local(futures_util::future::join_all(pool.retire_all()));
+        }
+    }
+
+    pub(super) fn sizes(&self) -> Sizes {
+        self.sizes.get()
+    }
+
+    /// A place for one more backend of `pool`, taken from an idle sibling if the budget is spent; `None`: wait.
+    pub(super) fn reserve(&self, pool: &Rc<Pool>) -> Option<Place> {
+        if pool.open.get() >= pool.size() {
+            return None;
+        }
+        if pool.is_budgeted() && self.open.get() >= self.sizes.get().budget {
+            self.take_idle_from_sibling(pool);
+            return None;
+        }
+        let Some(share) = self.shared.overall.take() else {
+            if !self.take_idle_from_sibling(pool) {
+                self.shared.overall.want();
+            }
+            return None;
+        };
+        pool.open.set(pool.open.get() + 1);
+        if pool.is_budgeted() {
+            self.open.set(self.open.get() + 1);
+        }
+        Some(Place {
+            pool: Rc::clone(pool),
+            _share: share,
+            _gauge: self.metrics.backend(),
+        })
+    }
+
+    /// Closes the backend that has been idle longest in another pool. Its place is free once it is gone; then
+    /// the longest waiter is served.
+    fn take_idle_from_sibling(&self, pool: &Rc<Pool>) -> bool {
+        if self.closing_for_budget() >= self.uncovered_waiters() {
+            return true;
+        }
+        let pools = self.pools.borrow();
+        let siblings = pools.values().filter(|sibling| !Rc::ptr_eq(sibling, pool));
+        let oldest = siblings
+            .filter_map(|sibling| Some((sibling.oldest_idle()?, Rc::clone(sibling))))
+            .min_by_key(|(since, _)| *since);
+        drop(pools);
+        oldest.is_some_and(|(_, sibling)| sibling.give_up_idle())
+    }
+
+    fn closing_for_budget(&self) -> usize {
+        self.pools
+            .borrow()
+            .values()
+            .map(|pool| pool.closing.get())
+            .sum()
+    }
+
+    fn uncovered_waiters(&self) -> usize {
+        self.pools
+            .borrow()
+            .values()
+            .map(|pool| pool.uncovered())
+            .sum()
+    }
+
+    /// Opens a backend for whoever has waited longest among the pools that may grow.
+    pub(super) fn serve_longest_waiter(&self) {
+        loop {
+            let candidate = {
+                let pools = self.pools.borrow();
+                let growing = pools.values().filter(|pool| pool.may_grow());
+                let waiting =
+                    growing.filter_map(|pool| Some((pool.first_uncovered()?, Rc::clone(pool))));
+                waiting.min_by_key(|(since, _)| *since)
+            };
+            let Some((_, pool)) = candidate else { return };
+            if !pool.open_one() {
+                return;
+            }
+        }
+    }
+
+    /// The pool whose front waiter has waited longer than `since` and could have a backend but for the budget.
+    pub(super) fn longer_waiting_sibling(
+        &self,
+        pool: &Rc<Pool>,
+        since: Option<Instant>,
+    ) -> Option<Rc<Pool>> {
+        let pools = self.pools.borrow();
+        if pools.len() < 2 {
+            return None;
+        }
+        let siblings = pools
+            .values()
+            .filter(|sibling| !Rc::ptr_eq(sibling, pool) && sibling.is_budgeted());
+        let held_up: Vec<_> = siblings
+            .filter(|sibling| sibling.may_grow() && sibling.uncovered() > 0)
+            .collect();
+        // What closes already is enough for them.
+        if self.closing_for_budget() >= held_up.iter().map(|sibling| sibling.uncovered()).sum() {
+            return None;
+        }
+        let waiting = held_up
+            .into_iter()
+            .filter_map(|sibling| Some((sibling.first_uncovered()?, sibling)));
+        let (longest, sibling) = waiting.min_by_key(|(since, _)| *since)?;
+        since
+            .is_none_or(|since| longest < since)
+            .then(|| Rc::clone(sibling))
+    }
+
+    fn is_in_use(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) > 1 || !self.pools.borrow().is_empty()
+    }
+}
+
+impl Shared {
+    /// Registers the watcher with an idle backend; ready: the backend has spoken or left.
+    pub(super) fn watch<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        poll(&mut Context::from_waker(&self.watcher.borrow()))
+    }
+}

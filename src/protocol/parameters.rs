@@ -1,0 +1,143 @@
+//! Session settings: what a client has set, what a backend has been told, and how to turn one into the other.
+//!
+//! Names compare without case, as PostgreSQL's do. Values are compared as they are: equal text, equal setting.
+//!
+//! Source: <https://www.postgresql.org/docs/current/config-setting.html>
+
+use std::{
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    fmt::Write as _,
+    hash::{Hash, Hasher},
+};
+
+/// The settings of one session, by lower-case name. Compared by hash first, so unequal ones cost next to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    hash: u64,
+    values: BTreeMap<String, String>,
+}
+
+impl Hash for Settings {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash.hash(state);
+    }
+}
+
+impl FromIterator<(String, String)> for Settings {
+    /// Of two settings of one name the later one counts.
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(settings: I) -> Self {
+        let values: BTreeMap<_, _> = settings
+            .into_iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect();
+        let mut hasher = DefaultHasher::new();
+        values.hash(&mut hasher);
+        Self {
+            hash: if values.is_empty() {
+                0
+            } else {
+                hasher.finish()
+            },
+            values,
+        }
+    }
+}
+
+impl Settings {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The statements that turn a session with settings `from` into one with these; empty: nothing to do.
+    ///
+    /// Values go through `set_config`, which reads them as the configuration file does: `a, b` in a
+    /// `search_path` is two schemas.
+    #[must_use]
+    pub fn statements_from(&self, from: &Self) -> String {
+        let mut sql = String::new();
+        for name in from
+            .values
+            .keys()
+            .filter(|name| !self.values.contains_key(*name))
+        {
+            let _ = write!(sql, "RESET {};", quote_name(name));
+        }
+        let mut call = "SELECT ";
+        for (name, value) in self
+            .values
+            .iter()
+            .filter(|(name, value)| from.values.get(*name) != Some(value))
+        {
+            let (name, value) = (quote_literal(name), quote_literal(value));
+            let _ = write!(sql, "{call}pg_catalog.set_config({name},{value},false)");
+            call = ",";
+        }
+        sql
+    }
+}
+
+/// A setting's name as an identifier, each part of a qualified one by itself.
+fn quote_name(name: &str) -> String {
+    let parts: Vec<String> = name
+        .split('.')
+        .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
+        .collect();
+    parts.join(".")
+}
+
+/// A literal that means the same whatever `standard_conforming_strings` is.
+fn quote_literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn equal_settings_need_no_statement_whatever_their_order_and_case() {
+        let one = settings(&[("DateStyle", "ISO"), ("work_mem", "4MB")]);
+        let other = settings(&[("work_mem", "4MB"), ("datestyle", "ISO")]);
+        assert_eq!(one, other);
+        assert_eq!(one.statements_from(&other), "");
+    }
+
+    #[test]
+    fn a_difference_becomes_one_call_and_what_is_gone_is_reset() {
+        let from = settings(&[("a.b", "1"), ("work_mem", "4MB")]);
+        let to = settings(&[("search_path", "x, y"), ("work_mem", "8MB")]);
+        assert_eq!(
+            to.statements_from(&from),
+            "RESET \"a\".\"b\";SELECT pg_catalog.set_config(E'search_path',E'x, y',false),\
+             pg_catalog.set_config(E'work_mem',E'8MB',false)"
+        );
+    }
+
+    #[test]
+    fn a_value_cannot_leave_its_quotes() {
+        let hostile = settings(&[("application_name", "x'; drop table t; --\\")]);
+        assert_eq!(
+            hostile.statements_from(&Settings::default()),
+            "SELECT pg_catalog.set_config(E'application_name',E'x''; drop table t; --\\\\',false)"
+        );
+    }
+}

@@ -1,0 +1,402 @@
+//! What a backend still owes its client, and so when it may be released.
+//!
+//! A value without IO: it is told the tag of every message in both directions, in the order the server sees or
+//! sends them. Requests wait in a queue until their answer has come; an error in the extended protocol takes
+//! everything up to the next Sync with it, as the server does. A backend is releasable when its last
+//! ReadyForQuery was idle, nothing is owed, no extended batch is open and no COPY is pending.
+//!
+//! ```text
+//! client:  Parse Bind Execute Sync        Query           Execute(copy)   CopyData… CopyDone Sync
+//! queue:   [P    B    E       S   ]       [Q]             [E copy-in]
+//! server:  1     2    …C      Z           …C Z            G                         C        Z
+//! ```
+//! Source: <https://www.postgresql.org/docs/current/protocol-flow.html>
+
+use std::collections::VecDeque;
+
+use super::frame::{backend, frontend};
+
+/// The state of the server's transaction as ReadyForQuery reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionStatus {
+    Idle,
+    InTransaction,
+    Failed,
+}
+
+impl TransactionStatus {
+    /// Reads the byte of a ReadyForQuery.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            b'I' => Some(Self::Idle),
+            b'T' => Some(Self::InTransaction),
+            b'E' => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+
+/// A message that the server answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    Parse,
+    Bind,
+    Describe,
+    Execute,
+    Close,
+    Sync,
+    /// A simple query or a function call: answered up to its own ReadyForQuery.
+    Query,
+    /// CopyDone or CopyFail: answered by nothing, but it ends a COPY FROM STDIN.
+    CopyEnd,
+}
+
+/// Where the server stands with COPY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copy {
+    No,
+    /// It takes CopyData until CopyDone or CopyFail; meanwhile it ignores Flush and Sync.
+    In,
+    /// Replication: both directions at once.
+    Both,
+}
+
+/// The server sent something that does not fit what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PipelineError {
+    #[error("the server sent ReadyForQuery although none was due")]
+    UnexpectedReady,
+    #[error("the server reported an unknown transaction status")]
+    UnknownStatus,
+    #[error("the server sent a message of unknown type {0:#04x}")]
+    UnknownMessage(u8),
+}
+
+/// A client message that cannot be sent to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("invalid frontend message type {0}")]
+pub struct InvalidMessage(pub u8);
+
+/// The requests that a server has not answered yet.
+#[derive(Debug)]
+pub struct Pipeline {
+    owed: VecDeque<Request>,
+    status: TransactionStatus,
+    /// Extended messages went out since the last Sync: the server will wait for one.
+    batch: Batch,
+    copy: Copy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Batch {
+    Closed,
+    Open,
+    /// An error was reported: the server skips everything until Sync, and so do we.
+    Skipping,
+}
+
+impl Default for Pipeline {
+    fn default() -> Self {
+        Self {
+            owed: VecDeque::new(),
+            status: TransactionStatus::Idle,
+            batch: Batch::Closed,
+            copy: Copy::No,
+        }
+    }
+}
+
+impl Pipeline {
+    #[must_use]
+    pub fn status(&self) -> TransactionStatus {
+        self.status
+    }
+
+    /// Whether another client may have this backend.
+    #[must_use]
+    pub fn is_releasable(&self) -> bool {
+        self.owed.is_empty()
+            && self.status == TransactionStatus::Idle
+            && self.batch == Batch::Closed
+            && self.copy == Copy::No
+    }
+
+    /// Whether the server is at work for the client or waits for more of a batch.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.owed.is_empty() || self.copy != Copy::No
+    }
+
+    /// A message of type `tag` goes to the server.
+    pub fn to_server(&mut self, tag: u8) -> Result<(), InvalidMessage> {
+        match tag {
+            frontend::QUERY | frontend::FUNCTION_CALL => self.request_whole(),
+            frontend::SYNC => self.request_sync(),
+            frontend::PARSE => self.request_extended(Request::Parse),
+            frontend::BIND => self.request_extended(Request::Bind),
+            frontend::DESCRIBE => self.request_extended(Request::Describe),
+            frontend::EXECUTE => self.request_extended(Request::Execute),
+            frontend::CLOSE => self.request_extended(Request::Close),
+            frontend::COPY_DONE | frontend::COPY_FAIL => self.end_copy(),
+            frontend::COPY_DATA | frontend::FLUSH => {}
+            other => return Err(InvalidMessage(other)),
+        }
+        Ok(())
+    }
+
+    /// A message of type `tag` has come from the server; `first` is the first byte of its body, if any.
+    pub fn from_server(&mut self, tag: u8, first: Option<u8>) -> Result<(), PipelineError> {
+        match tag {
+            backend::READY_FOR_QUERY => return self.ready(first),
+            backend::ERROR_RESPONSE => self.error(),
+            backend::PARSE_COMPLETE => self.answered(Request::Parse),
+            backend::BIND_COMPLETE => self.answered(Request::Bind),
+            backend::CLOSE_COMPLETE => self.answered(Request::Close),
+            backend::ROW_DESCRIPTION | backend::NO_DATA => self.answered(Request::Describe),
+            backend::COMMAND_COMPLETE
+            | backend::EMPTY_QUERY_RESPONSE
+            | backend::PORTAL_SUSPENDED => {
+                self.copy = Copy::No;
+                self.answered(Request::Execute);
+            }
+            backend::COPY_IN_RESPONSE => self.begin_copy_in(),
+            backend::COPY_BOTH_RESPONSE => self.copy = Copy::Both,
+            backend::AUTHENTICATION
+            | backend::BACKEND_KEY_DATA
+            | backend::COPY_DATA
+            | backend::COPY_DONE
+            | backend::COPY_OUT_RESPONSE
+            | backend::DATA_ROW
+            | backend::FUNCTION_CALL_RESPONSE
+            | backend::NOTICE_RESPONSE
+            | backend::NOTIFICATION_RESPONSE
+            | backend::PARAMETER_DESCRIPTION
+            | backend::PARAMETER_STATUS => {}
+            other => return Err(PipelineError::UnknownMessage(other)),
+        }
+        Ok(())
+    }
+
+    fn request_whole(&mut self) {
+        if self.batch != Batch::Skipping {
+            self.owed.push_back(Request::Query);
+        }
+    }
+
+    fn request_extended(&mut self, request: Request) {
+        if self.batch != Batch::Skipping {
+            self.batch = Batch::Open;
+            self.owed.push_back(request);
+        }
+    }
+
+    fn request_sync(&mut self) {
+        if self.copy == Copy::In {
+            return;
+        }
+        self.batch = Batch::Closed;
+        self.owed.push_back(Request::Sync);
+    }
+
+    fn end_copy(&mut self) {
+        if self.copy == Copy::In {
+            self.copy = Copy::No;
+        } else if self.batch != Batch::Skipping && self.is_busy() {
+            // It may be ahead of a CopyInResponse that has not come yet; it is dropped where there is none.
+            self.owed.push_back(Request::CopyEnd);
+        }
+    }
+
+    /// The server reads CopyData now. What the client sent behind the COPY in one go is read in copy mode too:
+    /// Syncs before the end of the data are ignored by the server.
+    fn begin_copy_in(&mut self) {
+        let end = self
+            .owed
+            .iter()
+            .position(|request| *request == Request::CopyEnd);
+        let ahead = end.unwrap_or(self.owed.len());
+        let mut index = 0;
+        self.owed.retain(|request| {
+            let ignored = index > 0 && index < ahead && *request == Request::Sync;
+            let is_end = Some(index) == end;
+            index += 1;
+            !ignored && !is_end
+        });
+        if end.is_none() {
+            self.copy = Copy::In;
+            if self.owed.front() == Some(&Request::Execute) {
+                self.batch = Batch::Open;
+            }
+        }
+    }
+
+    fn answered(&mut self, request: Request) {
+        self.drop_stray_copy_ends();
+        if self.owed.front() == Some(&request) {
+            self.owed.pop_front();
+        }
+    }
+
+    fn error(&mut self) {
+        self.copy = Copy::No;
+        self.drop_stray_copy_ends();
+        match self.owed.front() {
+            // The error is part of the answer of a simple query, or asynchronous: nothing is skipped.
+            Some(Request::Query) | None if self.batch != Batch::Open => {}
+            Some(Request::Query | Request::Sync) => {}
+            _ => self.skip_to_sync(),
+        }
+    }
+
+    fn skip_to_sync(&mut self) {
+        while let Some(request) = self.owed.front() {
+            if *request == Request::Sync {
+                return;
+            }
+            self.owed.pop_front();
+        }
+        self.batch = Batch::Skipping;
+    }
+
+    fn ready(&mut self, status: Option<u8>) -> Result<(), PipelineError> {
+        self.status = status
+            .and_then(TransactionStatus::from_byte)
+            .ok_or(PipelineError::UnknownStatus)?;
+        self.copy = Copy::No;
+        self.drop_stray_copy_ends();
+        match self.owed.pop_front() {
+            Some(Request::Query | Request::Sync) => {
+                self.drop_stray_copy_ends();
+                Ok(())
+            }
+            _ => Err(PipelineError::UnexpectedReady),
+        }
+    }
+
+    fn drop_stray_copy_ends(&mut self) {
+        while self.owed.front() == Some(&Request::CopyEnd) {
+            self.owed.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays a script: `>` before what goes to the server, `<` before what comes from it (`I`, `T`, `E` after Z).
+    fn play(script: &str) -> Pipeline {
+        let mut pipeline = Pipeline::default();
+        for step in script.split_whitespace() {
+            let bytes = step.as_bytes();
+            match bytes[0] {
+                b'>' => pipeline.to_server(bytes[1]).unwrap(),
+                _ => pipeline
+                    .from_server(bytes[1], bytes.get(2).copied())
+                    .unwrap(),
+            }
+        }
+        pipeline
+    }
+
+    fn assert_released_only_at_the_end(script: &str) {
+        let steps: Vec<&str> = script.split_whitespace().collect();
+        for end in 1..steps.len() {
+            let part = steps[..end].join(" ");
+            assert!(
+                !play(&part).is_releasable(),
+                "released too early after {part}"
+            );
+        }
+        assert!(play(script).is_releasable(), "not released after {script}");
+    }
+
+    #[test]
+    fn a_backend_is_released_after_the_last_answer_and_not_before() {
+        for script in [
+            ">Q <T <D <C <ZI",
+            ">Q >Q <C <ZI <C <ZI",
+            ">P >B >D >E >S <1 <2 <n <C <ZI",
+            ">P >B >E >S >P >B >E >S <1 <2 <C <ZI <1 <2 <C <ZI",
+            ">P >D >S <1 <t <T <ZI",
+            ">P >B >E >H <1 <2 <C >S <ZI",
+            ">F <V <ZI",
+            ">Q <C <ZT >Q <C <ZI",
+            ">Q <E <ZI",
+            ">S <ZI",
+            ">C >S <3 <ZI",
+        ] {
+            assert_released_only_at_the_end(script);
+        }
+    }
+
+    #[test]
+    fn an_open_or_failed_transaction_keeps_its_backend() {
+        assert!(!play(">Q <C <ZT").is_releasable());
+        assert!(!play(">Q <E <ZE").is_releasable());
+        assert_eq!(play(">Q <E <ZE").status(), TransactionStatus::Failed);
+    }
+
+    #[test]
+    fn an_error_takes_everything_up_to_the_next_sync_with_it() {
+        for script in [
+            ">P >B >E >S <E <ZI",
+            ">P >B >E >S <1 <E <ZI",
+            ">P >B <E >E >Q >S <ZI",
+            ">P >B >E >H <1 <E >P >B >E >S <ZI",
+            ">P >B >E >S >P >B >E >S <1 <E <ZI <1 <2 <C <ZI",
+        ] {
+            assert_released_only_at_the_end(script);
+        }
+    }
+
+    #[test]
+    fn copy_in_holds_the_backend_until_its_own_end() {
+        for script in [
+            ">Q <G >d >d >c <C <ZI",
+            ">Q <G >d >f <E <ZI",
+            ">P >B >E <1 <2 <G >d >c >S <C <ZI",
+            ">Q >d >c <G <C <ZI",
+        ] {
+            assert_released_only_at_the_end(script);
+        }
+    }
+
+    #[test]
+    fn a_sync_sent_with_the_copy_is_ignored_by_the_server_and_not_owed() {
+        assert_released_only_at_the_end(">P >B >E >S <1 <2 <G >d >c >S <C <ZI");
+        assert_released_only_at_the_end(">P >B >E >S <1 <2 <G >d >S >c >S <C <ZI");
+    }
+
+    #[test]
+    fn a_copy_that_the_server_refuses_half_way_leaves_nothing_owed() {
+        assert!(play(">Q <G >d <E <ZI").is_releasable());
+        assert!(play(">Q <G >d <E <ZI >d >c").is_releasable());
+        assert!(play(">P >B >E >S <1 <2 <G >d <E >c >S <ZI").is_releasable());
+    }
+
+    #[test]
+    fn copy_out_is_part_of_its_query() {
+        assert_released_only_at_the_end(">Q <H <d <d <c <C <ZI");
+    }
+
+    #[test]
+    fn a_ready_that_nobody_asked_for_is_an_error() {
+        let mut pipeline = Pipeline::default();
+        assert_eq!(
+            pipeline.from_server(b'Z', Some(b'I')),
+            Err(PipelineError::UnexpectedReady)
+        );
+        pipeline.to_server(b'Q').unwrap();
+        assert_eq!(
+            pipeline.from_server(b'Z', Some(b'?')),
+            Err(PipelineError::UnknownStatus)
+        );
+        assert_eq!(
+            pipeline.from_server(b'!', None),
+            Err(PipelineError::UnknownMessage(b'!'))
+        );
+        assert_eq!(pipeline.to_server(b'p'), Err(InvalidMessage(b'p')));
+    }
+}

@@ -1,0 +1,165 @@
+//! Arrival: handshake and route on the worker that accepted, then the move to the client's home worker.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use tokio::{
+    net::TcpStream,
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Sharing,
+    client::Client,
+    crowd::Presence,
+    error::End,
+    finish,
+    handshake::{CancelRequest, Handshake, HandshakeSettings, Hello, handshake},
+    route::{Route, route},
+    serve,
+    worker::{Command, Place, Process, Worker},
+};
+use crate::{
+    metrics::{CancelOutcome, cancel_request},
+    net::{
+        buffer::BufferPool,
+        stream::{Detached, Keepalive, Stream, tune},
+    },
+    protocol::startup::{Replication, Startup},
+};
+
+/// A client on its way to its home worker.
+pub struct Arrival {
+    stream: Detached,
+    settled: Settled,
+}
+
+/// What is known of a client after its handshake.
+pub(super) struct Settled {
+    pub(super) startup: Startup,
+    pub(super) route: Route,
+    pub(super) peer: SocketAddr,
+    pub(super) end_point: Option<Arc<[u8]>>,
+    pub(super) sharing: Sharing,
+    pub(super) deadline: Instant,
+    pub(super) presence: Presence,
+    pub(super) _place: Place,
+}
+
+impl Arrival {
+    /// Joins the reactor of the worker it has come to.
+    pub(super) fn settle(self, buffers: &BufferPool) -> std::io::Result<(Client, Settled)> {
+        Ok((Client::new(self.stream.attach()?, buffers), self.settled))
+    }
+}
+
+/// Takes a fresh connection to where it belongs: its home worker, or the session it wants to cancel.
+pub async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, sharing: Sharing) {
+    let config = worker.process.config.load_full();
+    let deadline = Instant::now() + config.timeouts.login;
+    let address = Process::limited_address(peer.ip());
+    let presence = worker
+        .process
+        .crowd
+        .enter(address, worker.process.unauthenticated_limit());
+    if tune(&tcp, &Keepalive::default()).is_err() {
+        return;
+    }
+    let settings = HandshakeSettings {
+        tls: worker.process.tls.clone(),
+        proxy_from: config.listen.proxy_protocol_from.clone(),
+    };
+    let shaking = Box::pin(timeout_at(deadline, handshake(tcp, peer, &settings)));
+    let shaken = tokio::select! {
+        shaken = shaking => shaken,
+        () = presence.pushed_out() => return,
+    };
+    match shaken {
+        Ok(Ok(Handshake::Session(hello))) => {
+            welcome(&worker, hello, sharing, deadline, presence).await
+        }
+        Ok(Ok(Handshake::Cancel(request))) => cancel(&worker, request).await,
+        Ok(Err(error)) => {
+            if let Some(stream) = error.stream {
+                finish::tell(&worker, stream, &End::Startup(error.cause)).await;
+            }
+        }
+        Ok(Ok(Handshake::Closed)) | Err(_) => {}
+    }
+}
+
+async fn welcome(
+    worker: &Rc<Worker>,
+    hello: Hello,
+    sharing: Sharing,
+    deadline: Instant,
+    presence: Presence,
+) {
+    let Hello {
+        stream,
+        startup,
+        peer,
+        end_point,
+    } = hello;
+    let (route, place) = match admit(worker, &stream, &startup) {
+        Ok(admitted) => admitted,
+        Err(end) => return finish::tell(worker, stream, &end).await,
+    };
+    let home = route
+        .tenant
+        .as_ref()
+        .map_or(worker.index, |tenant| worker.process.home(tenant));
+    let settled = Settled {
+        startup,
+        route,
+        peer,
+        end_point,
+        sharing,
+        deadline,
+        presence,
+        _place: place,
+    };
+    let Ok(stream) = stream.detach() else { return };
+    let arrival = Arrival { stream, settled };
+    if home == worker.index {
+        return Box::pin(serve(Rc::clone(worker), arrival)).await;
+    }
+    // A worker that is gone has drained: so has the client's chance.
+    let _ = worker.process.workers[home].send(Command::Arrive(Box::new(arrival)));
+}
+
+fn admit(worker: &Worker, stream: &Stream, startup: &Startup) -> Result<(Route, Place), End> {
+    let sni = stream.tls().and_then(|tls| tls.sni);
+    let route = route(startup, sni.as_deref()).map_err(|_| End::Credentials {
+        user: startup.user.clone(),
+        reason: "malformed_name",
+    })?;
+    if startup.replication != Replication::No {
+        return Err(End::Replication);
+    }
+    let limit = worker.process.config.load().limits.clients;
+    let place = worker.process.client_place().ok_or(End::TooMany {
+        what: "clients",
+        limit,
+    })?;
+    Ok((route, place))
+}
+
+/// Forwards a cancel request and closes its connection when it has taken effect.
+async fn cancel(worker: &Worker, request: CancelRequest) {
+    let Some((session, home)) = worker.process.cancel_keys.find(&request.key) else {
+        tracing::info!(peer = %request.peer, "cancel request with an unknown key");
+        return cancel_request(CancelOutcome::UnknownKey);
+    };
+    cancel_request(CancelOutcome::Forwarded);
+    if home == worker.index {
+        return worker.cancel(session).await;
+    }
+    let (done, taken) = oneshot::channel();
+    if worker.process.workers[home]
+        .send(Command::Cancel { session, done })
+        .is_ok()
+    {
+        let _ = taken.await;
+    }
+}

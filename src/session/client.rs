@@ -1,0 +1,87 @@
+//! A client's connection with the bytes on their way in both directions.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+};
+
+use bytes::BytesMut;
+
+use super::error::End;
+use crate::{
+    net::{
+        buffer::{Buffer, BufferPool},
+        stream::Stream,
+    },
+    protocol::frame::{Header, frontend},
+};
+
+/// The client's side of a session.
+pub(super) struct Client {
+    pub(super) stream: Stream,
+    /// What the client has sent and nobody has taken yet.
+    pub(super) inbox: Buffer,
+    /// What the client is to be sent.
+    pub(super) outbox: Buffer,
+}
+
+impl Client {
+    pub(super) fn new(stream: Stream, buffers: &BufferPool) -> Self {
+        Self {
+            stream,
+            inbox: Buffer::new(buffers.clone()),
+            outbox: Buffer::new(buffers.clone()),
+        }
+    }
+
+    /// Reads more of what the client sends; an end of the stream is an error.
+    pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, End>> {
+        self.inbox
+            .poll_fill(&mut self.stream, context)
+            .map(|result| match result {
+                Ok(0) | Err(_) => Err(End::ClientLost),
+                Ok(count) => Ok(count),
+            })
+    }
+
+    pub(super) fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        self.outbox
+            .poll_drain(&mut self.stream, context)
+            .map_err(End::from_client_io)
+    }
+
+    /// Sends `bytes` whole.
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), End> {
+        self.outbox.put(bytes);
+        poll_fn(|context| self.poll_drain(context)).await
+    }
+
+    /// The body of the next message, which must answer an authentication request (tag `p`).
+    pub(super) async fn receive_password(
+        &mut self,
+        body_max_bytes: usize,
+    ) -> Result<BytesMut, End> {
+        loop {
+            match Header::parse(self.inbox.bytes()).map_err(|_| End::ClientLength)? {
+                Some(Header {
+                    tag: frontend::TERMINATE,
+                    ..
+                }) => return Err(End::Terminated),
+                Some(header) if header.tag != frontend::PASSWORD => {
+                    return Err(End::PasswordExpected(header.tag));
+                }
+                Some(header) if header.body_bytes > body_max_bytes => {
+                    return Err(End::ClientLength);
+                }
+                Some(header) if self.inbox.bytes().len() >= header.message_bytes() => {
+                    let message = &self.inbox.bytes()[..header.message_bytes()];
+                    let body = BytesMut::from(&message[message.len() - header.body_bytes..]);
+                    self.inbox.consume(header.message_bytes());
+                    return Ok(body);
+                }
+                Some(_) | None => {}
+            }
+            poll_fn(|context| self.poll_fill(context)).await?;
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The end of a session: the one place where the client is told, and where log, audit and metrics learn of it.
+
+use std::{
+    future::Future, net::SocketAddr, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration,
+};
+
+use bytes::BytesMut;
+use time::OffsetDateTime;
+
+use super::{
+    Session,
+    arrive::Settled,
+    client::Client,
+    error::{End, Row},
+    relay::Boundary,
+    route::Mode,
+    worker::Worker,
+};
+use crate::{
+    access::{Activity, Grant, SessionHandle},
+    catalog::types::{AuditEvent, Outcome},
+    metrics::{LoginOutcome, Method, TenantMetrics, session_ended},
+    net::stream::Stream,
+    pool::Checkout,
+    protocol::error::ErrorResponse,
+};
+
+/// How long a client may take to take in its last message.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+
+/// How a session ends, with the backend it still holds.
+pub(super) struct Farewell {
+    pub(super) end: End,
+    pub(super) boundary: Boundary,
+    pub(super) checkout: Option<Checkout>,
+}
+
+impl Farewell {
+    pub(super) fn without_backend(end: End) -> Self {
+        Self {
+            end,
+            boundary: Boundary::Whole,
+            checkout: None,
+        }
+    }
+}
+
+/// Ends a session that had logged in: tells the client, closes the backend, and writes both down.
+pub(super) async fn finish(session: Session, mut client: Client, farewell: Farewell) {
+    let Farewell {
+        end,
+        boundary,
+        checkout,
+    } = farewell;
+    session.enter(Activity::Ending);
+    let row = end.row(&session.worker.process.config.load().timeouts);
+    let commit_in_flight = checkout.is_some() && matches!(end, End::Signalled(_));
+    let response = row
+        .response
+        .as_ref()
+        .filter(|_| boundary == Boundary::Whole);
+    let told = async {
+        if let Some(response) = response {
+            let _ = client.send(&encode(response, commit_in_flight)).await;
+        }
+    };
+    let gone = async {
+        if let Some(checkout) = checkout {
+            checkout.close().await;
+        }
+    };
+    // The backend first of all: a client that does not read must not keep a query running.
+    tokio::join!(gone, within(LAST_WORDS_MAX, told));
+    note_end(&session, &row);
+    linger(&session.worker, client.stream);
+}
+
+/// Refuses a client that has not logged in.
+pub(super) async fn refuse(worker: &Rc<Worker>, mut client: Client, arrival: &Settled, end: End) {
+    let row = end.row(&worker.process.config.load().timeouts);
+    note_refusal(worker, arrival, &end, &row).await;
+    if let Some(response) = &row.response {
+        within(LAST_WORDS_MAX, client.send(&encode(response, false))).await;
+    }
+    linger(worker, client.stream);
+}
+
+/// Tells a client that has not come as far as a login.
+pub(super) async fn tell(worker: &Rc<Worker>, stream: Stream, end: &End) {
+    let row = end.row(&worker.process.config.load().timeouts);
+    tracing::debug!(reason = row.reason, %end, "connection refused");
+    let mut client = Client::new(stream, &worker.buffers);
+    if let Some(response) = &row.response {
+        within(LAST_WORDS_MAX, client.send(&encode(response, false))).await;
+    }
+    linger(worker, client.stream);
+}
+
+/// Closes the connection so that the client reads our last words, without holding up anybody for it.
+fn linger(worker: &Rc<Worker>, stream: Stream) {
+    worker
+        .sessions
+        .spawn_local(stream.graceful_close(LAST_WORDS_MAX));
+}
+
+async fn within<T>(limit: Duration, future: impl Future<Output = T>) {
+    let _ = tokio::time::timeout(limit, future).await;
+}
+
+fn encode(response: &ErrorResponse, commit_in_flight: bool) -> BytesMut {
+    let mut out = BytesMut::new();
+    if commit_in_flight && response.detail.is_none() {
+        let detail = "The transaction was rolled back, unless its COMMIT had been sent: then its outcome is unknown.";
+        response.clone().with_detail(detail).write(&mut out);
+    } else {
+        response.write(&mut out);
+    }
+    out
+}
+
+/// A login that came through.
+pub(super) fn note_login(session: &Session) {
+    let handle = session.handle();
+    let method = method_of(handle);
+    session.metrics.login(method, LoginOutcome::Allowed);
+    let event = AuditEvent {
+        detail: serde_json::json!({
+            "method": method.as_str(), "database": handle.identity.database, "tls": handle.identity.tls,
+            "application_name": handle.identity.application_name,
+            "rule": handle.grant().map(Grant::rule), "expires_at": handle.grant().map(|grant| grant.expires_at().unix_timestamp()),
+        }),
+        ..event("auth.succeeded", Outcome::Success, handle)
+    };
+    session.worker.process.catalog.record_later(event);
+    tracing::info!(
+        session = %handle.id, peer = %handle.identity.peer, tenant = %handle.identity.tenant,
+        role = %handle.identity.role, person = handle.grant().map(Grant::email), "logged in"
+    );
+}
+
+async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &Row) {
+    let method = if arrival.route.mode == Mode::Token {
+        Method::Token
+    } else {
+        Method::Password
+    };
+    let tenant = match &arrival.route.tenant {
+        Some(tenant) => worker
+            .process
+            .catalog
+            .tenant(tenant)
+            .await
+            .ok()
+            .flatten()
+            .map(|tenant| tenant.tenant.clone()),
+        None => None,
+    };
+    let metrics = tenant.as_ref().map_or_else(
+        || Rc::new(TenantMetrics::unknown()),
+        |tenant| worker.metrics(tenant),
+    );
+    metrics.login(method, outcome(end));
+    if matches!(end, End::ClientLost | End::Terminated) {
+        return tracing::debug!(peer = %arrival.peer, "client left during login");
+    }
+    let event = AuditEvent {
+        reason: Some(row.reason.to_owned()),
+        tenant,
+        role: Some(arrival.route.role.clone()),
+        peer: Some(arrival.peer.to_string()),
+        detail: serde_json::json!({ "method": method.as_str() }),
+        ..AuditEvent::new(
+            "auth.denied",
+            Outcome::Failure,
+            format!("role:{}", arrival.route.role),
+        )
+    };
+    worker.process.catalog.record_later(event);
+    log(row, arrival.peer, "login refused", end);
+}
+
+fn outcome(end: &End) -> LoginOutcome {
+    match end {
+        End::ClientLost | End::Terminated | End::LoginTimeout(_) | End::Crowded => {
+            LoginOutcome::Abandoned
+        }
+        End::CannotVerify | End::Checkout(_) | End::Exchange(_) | End::BackendLost => {
+            LoginOutcome::Failed
+        }
+        _ => LoginOutcome::Refused,
+    }
+}
+
+fn note_end(session: &Session, row: &Row) {
+    let handle = session.handle();
+    session_ended(row.reason);
+    let lasted = OffsetDateTime::now_utc() - handle.started_at;
+    let event = AuditEvent {
+        reason: Some(row.reason.to_owned()),
+        detail: serde_json::json!({
+            "seconds": lasted.as_seconds_f64(), "transactions": handle.transactions.load(Relaxed),
+            "bytes_in": handle.bytes_in.load(Relaxed), "bytes_out": handle.bytes_out.load(Relaxed),
+        }),
+        ..event("session.ended", Outcome::Success, handle)
+    };
+    session.worker.process.catalog.record_later(event);
+    tracing::info!(
+        session = %handle.id, peer = %handle.identity.peer, tenant = %handle.identity.tenant,
+        role = %handle.identity.role, person = handle.grant().map(Grant::email), reason = row.reason, "session ended"
+    );
+}
+
+fn log(row: &Row, peer: SocketAddr, what: &str, end: &End) {
+    match row.level {
+        tracing::Level::ERROR => tracing::error!(%peer, reason = row.reason, %end, "{what}"),
+        tracing::Level::WARN => tracing::warn!(%peer, reason = row.reason, %end, "{what}"),
+        _ => tracing::info!(%peer, reason = row.reason, %end, "{what}"),
+    }
+}
+
+fn event(kind: &str, outcome: Outcome, handle: &SessionHandle) -> AuditEvent {
+    let person = handle.grant().map(Grant::person);
+    let actor = person.map_or_else(
+        || format!("role:{}", handle.identity.role),
+        |person| format!("person:{person}"),
+    );
+    AuditEvent {
+        tenant: Some(handle.identity.tenant.clone()),
+        person,
+        role: Some(handle.identity.role.clone()),
+        session: Some(handle.id),
+        token: handle.identity.token.clone(),
+        peer: Some(handle.identity.peer.to_string()),
+        ..AuditEvent::new(kind, outcome, actor)
+    }
+}
+
+fn method_of(handle: &SessionHandle) -> Method {
+    if handle.identity.token.is_some() {
+        Method::Token
+    } else {
+        Method::Password
+    }
+}

@@ -1,0 +1,233 @@
+//! A session as its own worker sees it: what it is doing since when, and how to reach its backend.
+//!
+//! Limits of time are not kept with a timer each. The worker's clock ticks a few times a second and looks at
+//! every session it serves; so starting and stopping a limit costs one store.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use crate::{
+    access::{Activity, EndCause, SessionHandle},
+    backend::{Server, cancel},
+    config::Timeouts,
+    pool::{Backend, Cancels},
+    protocol::startup::SecretKey,
+};
+
+/// How long before its end a session is told of it.
+const NOTICES: [Duration; 2] = [Duration::from_secs(600), Duration::from_secs(60)];
+
+/// One session on its home worker.
+pub(super) struct Local {
+    pub(super) handle: Arc<SessionHandle>,
+    since: Cell<Instant>,
+    transaction_since: Cell<Option<Instant>>,
+    backend: RefCell<Option<Target>>,
+    cancel_asked: Cell<Asked>,
+    expiry: Cell<Option<Expiry>>,
+    /// How many of `NOTICES` have been given, and whether the last of them still has to be sent.
+    notices: Cell<(usize, Asked)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    No,
+    Yes,
+}
+
+/// What a cancel request is aimed at.
+struct Target {
+    server: Rc<Server>,
+    pid: u32,
+    secret: Option<SecretKey>,
+    cancels: Rc<Cancels>,
+}
+
+/// When a grant runs out, by two clocks: the wall's, and one that cannot be set.
+#[derive(Debug, Clone, Copy)]
+struct Expiry {
+    at_ms: i64,
+    boot: Duration,
+}
+
+/// The time as every clock of this process has it, read once per tick.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    wall_ms: i64,
+    boot: Duration,
+}
+
+impl Now {
+    pub(super) fn read() -> Self {
+        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let (seconds, nanoseconds) = (u64::try_from(boot.tv_sec), u32::try_from(boot.tv_nsec));
+        let wall_ns = OffsetDateTime::now_utc().unix_timestamp_nanos();
+        Self {
+            instant: Instant::now(),
+            wall_ms: i64::try_from(wall_ns / 1_000_000).unwrap_or(i64::MAX),
+            boot: Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0)),
+        }
+    }
+}
+
+impl Local {
+    pub(super) fn new(handle: Arc<SessionHandle>, now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            handle,
+            since: Cell::new(now),
+            transaction_since: Cell::new(None),
+            backend: RefCell::new(None),
+            cancel_asked: Cell::new(Asked::No),
+            expiry: Cell::new(None),
+            notices: Cell::new((0, Asked::No)),
+        })
+    }
+
+    /// Ready once the session has to end, whatever it is doing.
+    pub(super) fn poll_end(&self, context: &mut Context<'_>) -> Poll<EndCause> {
+        match self.handle.poll_end(context) {
+            Poll::Ready(EndCause::Drain) => Poll::Pending,
+            other => other,
+        }
+    }
+
+    /// Ready once the session has to end, given that no transaction is open.
+    pub(super) fn poll_end_or_drain(&self, context: &mut Context<'_>) -> Poll<EndCause> {
+        self.handle.poll_end(context)
+    }
+
+    /// Notes what the session does from `now` on.
+    pub(super) fn enter(&self, activity: Activity, now: Instant) {
+        self.handle.set_activity(activity);
+        self.since.set(now);
+    }
+
+    /// Notes the backend that serves the session from `now` on.
+    pub(super) fn attach(&self, backend: &Backend, server: Rc<Server>, now: Instant) {
+        self.handle.set_backend_pid(backend.pid());
+        self.transaction_since.set(Some(now));
+        self.cancel_asked.set(Asked::No);
+        self.backend.replace(Some(Target {
+            server,
+            pid: backend.pid(),
+            secret: backend.connection.secret().cloned(),
+            cancels: Rc::clone(backend.cancels()),
+        }));
+    }
+
+    /// Notes that the backend has left.
+    pub(super) fn detach(&self) {
+        self.handle.set_backend_pid(0);
+        self.transaction_since.set(None);
+        self.backend.replace(None);
+    }
+
+    /// Cancels what the session runs: on its backend, or by taking it out of the queue. Returns when the request
+    /// has taken effect or come to nothing.
+    pub(super) async fn cancel(&self) {
+        let target = self.backend.borrow().as_ref().and_then(|target| {
+            let barrier = target.cancels.announce();
+            Some((
+                Rc::clone(&target.server),
+                target.pid,
+                target.secret.clone()?,
+                barrier,
+            ))
+        });
+        match target {
+            Some((server, pid, secret, _barrier)) => {
+                if let Err(error) = cancel(&server, pid, &secret).await {
+                    tracing::warn!(session = %self.handle.id, %error, "cannot forward a cancel request");
+                }
+            }
+            None if self.handle.activity() == Activity::Waiting => {
+                self.cancel_asked.set(Asked::Yes);
+                self.handle.nudge();
+            }
+            None => {}
+        }
+    }
+
+    /// Whether a cancel request has come while the session waits for a backend; asked once.
+    pub(super) fn take_cancel(&self) -> bool {
+        self.cancel_asked.replace(Asked::No) == Asked::Yes
+    }
+
+    /// How long the grant still lasts, if the client has to be told so now; asked once.
+    pub(super) fn take_notice(&self) -> Option<Duration> {
+        let (given, asked) = self.notices.get();
+        self.notices.set((given, Asked::No));
+        (asked == Asked::Yes)
+            .then(|| NOTICES.get(given.checked_sub(1)?).copied())
+            .flatten()
+    }
+
+    /// Looks at the session's limits; called by the worker's clock.
+    pub(super) fn tick(&self, now: Now, timeouts: &Timeouts) {
+        if let Some(cause) = self.over(now, timeouts) {
+            self.handle.end(cause);
+        }
+    }
+
+    fn over(&self, now: Now, timeouts: &Timeouts) -> Option<EndCause> {
+        if let Some(left) = self.left_of_grant(now) {
+            if left.is_zero() {
+                return Some(EndCause::Expired);
+            }
+            self.note_expiry(left);
+        }
+        let passed = |limit: Option<Duration>, since: Instant| {
+            limit.is_some_and(|limit| since + limit <= now.instant)
+        };
+        let since = self.since.get();
+        let cause = match self.handle.activity() {
+            Activity::Idle if passed(timeouts.idle, since) => EndCause::IdleTimeout,
+            Activity::Waiting if passed(Some(timeouts.queue), since) => EndCause::QueueTimeout,
+            Activity::Active if passed(timeouts.query, since) => EndCause::QueryTimeout,
+            Activity::IdleInTransaction if passed(timeouts.idle_in_transaction, since) => {
+                EndCause::IdleInTransactionTimeout
+            }
+            _ => {
+                let transaction = self.transaction_since.get()?;
+                return passed(timeouts.transaction, transaction)
+                    .then_some(EndCause::TransactionTimeout);
+            }
+        };
+        Some(cause)
+    }
+
+    /// Time until the grant runs out by whichever clock is first; `None`: it never does.
+    fn left_of_grant(&self, now: Now) -> Option<Duration> {
+        let at_ms = self.handle.expires_at_ms()?;
+        let by_wall = Duration::from_millis(u64::try_from(at_ms - now.wall_ms).unwrap_or(0));
+        let expiry = match self.expiry.get() {
+            Some(expiry) if expiry.at_ms == at_ms => expiry,
+            _ => {
+                self.notices.set((0, Asked::No));
+                Expiry {
+                    at_ms,
+                    boot: now.boot + by_wall,
+                }
+            }
+        };
+        self.expiry.set(Some(expiry));
+        Some(by_wall.min(expiry.boot.saturating_sub(now.boot)))
+    }
+
+    fn note_expiry(&self, left: Duration) {
+        let due = NOTICES.iter().filter(|before| left <= **before).count();
+        if due > self.notices.get().0 {
+            self.notices.set((due, Asked::Yes));
+            self.handle.nudge();
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! A role's password verifier: from the catalogue, or asked of the tenant's own PostgreSQL.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+
+use rustc_hash::FxHashMap;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::{error::End, tenancy, worker::Worker};
+use crate::{
+    backend::ExchangeError,
+    catalog::types::{RoleSecret, Tenant},
+    names::{DatabaseName, RoleName, TenantRef},
+    pool::{Login, PoolKey, Principal},
+    protocol::{
+        parameters::Settings,
+        scram::{DEFAULT_ITERATIONS, Verifier},
+    },
+};
+
+/// Asks for a role that may log in and whose password has not run out.
+const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil <= pg_catalog.now() THEN NULL ELSE rolpassword END \
+    FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
+
+/// Roles remembered per worker.
+const CACHED_MAX: usize = 10_000;
+
+/// How long asking a server may take, once connected.
+const ASK_MAX: Duration = Duration::from_secs(5);
+
+/// What a role's password can be checked with.
+#[derive(Clone)]
+pub(super) struct Secret {
+    pub(super) verifier: Verifier,
+    /// The password itself, where the catalogue holds it: the server's own verifier may have another salt.
+    pub(super) password: Option<Zeroizing<String>>,
+}
+
+/// Verifiers that were found a moment ago.
+#[derive(Default)]
+pub(super) struct VerifierCache(RefCell<FxHashMap<(TenantRef, RoleName), Found>>);
+
+/// A verifier and when it was found.
+type Found = (Instant, Rc<Secret>);
+
+impl VerifierCache {
+    fn find(&self, tenant: &TenantRef, role: &RoleName, max_age: Duration) -> Option<Rc<Secret>> {
+        let known = self.0.borrow();
+        let (since, secret) = known.get(&(tenant.clone(), role.clone()))?;
+        (since.elapsed() < max_age).then(|| Rc::clone(secret))
+    }
+
+    fn remember(&self, tenant: &TenantRef, role: &RoleName, secret: &Rc<Secret>) {
+        let mut known = self.0.borrow_mut();
+        if known.len() >= CACHED_MAX {
+            known.clear();
+        }
+        known.insert(
+            (tenant.clone(), role.clone()),
+            (Instant::now(), Rc::clone(secret)),
+        );
+    }
+
+    /// After a failed login: the password may have been changed.
+    pub(super) fn forget(&self, tenant: &TenantRef, role: &RoleName) {
+        self.0.borrow_mut().remove(&(tenant.clone(), role.clone()));
+    }
+}
+
+/// The verifier of `role`; `None`: there is no such role, it may not log in, or it has no usable password.
+pub(super) async fn find(
+    worker: &Rc<Worker>,
+    tenant: &Arc<Tenant>,
+    role: &RoleName,
+) -> Result<Option<Rc<Secret>>, End> {
+    let max_age = worker.process.config.load().auth_query.cache;
+    if let Some(secret) = worker.verifiers.find(&tenant.tenant, role, max_age) {
+        return Ok(Some(secret));
+    }
+    let stored = worker
+        .process
+        .catalog
+        .role_secret(&tenant.tenant, role)
+        .await;
+    let secret = match stored.map_err(|_| End::CannotVerify)? {
+        Some(RoleSecret::Password(password)) => Some(from_password(password).await),
+        Some(RoleSecret::Verifier(verifier)) => parse(&verifier, tenant, role),
+        None => match &tenant.auth_user {
+            Some(auth_user) => ask(worker, tenant, auth_user, role)
+                .await?
+                .and_then(|text| parse(&text, tenant, role)),
+            None => None,
+        },
+    };
+    let secret = secret.map(Rc::new);
+    if let Some(secret) = &secret {
+        worker.verifiers.remember(&tenant.tenant, role, secret);
+    }
+    Ok(secret)
+}
+
+/// Deriving keys takes a millisecond or two of CPU: elsewhere, so that this worker's other sessions do not wait.
+async fn from_password(password: Zeroizing<String>) -> Secret {
+    let derive = move || {
+        let salt: [u8; 16] = rand::random();
+        let verifier = Verifier::from_password(password.as_bytes(), &salt, DEFAULT_ITERATIONS);
+        Secret {
+            verifier,
+            password: Some(password),
+        }
+    };
+    match tokio::task::spawn_blocking(derive).await {
+        Ok(secret) => secret,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn parse(text: &str, tenant: &Tenant, role: &RoleName) -> Option<Secret> {
+    match Verifier::parse(text) {
+        Ok(verifier) => Some(Secret {
+            verifier,
+            password: None,
+        }),
+        Err(error) => {
+            tracing::warn!(tenant = %tenant.tenant, %role, %error, "the role's password cannot be used for SCRAM; \
+                set it anew with password_encryption = 'scram-sha-256'");
+            None
+        }
+    }
+}
+
+/// Asks the tenant's server, as its auth user, with nothing of the client's but the bound name.
+async fn ask(
+    worker: &Rc<Worker>,
+    tenant: &Arc<Tenant>,
+    auth_user: &RoleName,
+    role: &RoleName,
+) -> Result<Option<Zeroizing<String>>, End> {
+    let pool = auth_pool(worker, tenant, auth_user).await?;
+    let mut checkout = pool.checkout().await?;
+    let backend = checkout.backend();
+    let pinned: Rc<Settings> = Rc::new(
+        [("search_path".to_owned(), "pg_catalog".to_owned())]
+            .into_iter()
+            .collect(),
+    );
+    if backend.settings != pinned {
+        let sql = pinned.statements_from(&backend.settings);
+        refuse_error(backend.connection.query(&sql, ASK_MAX).await?)?;
+        backend.settings = pinned;
+    }
+    let sql = tenant.auth_query.as_deref().unwrap_or(AUTH_QUERY);
+    let reply = refuse_error(
+        backend
+            .connection
+            .query_with(sql, &[role.as_str()], ASK_MAX)
+            .await?,
+    )?;
+    checkout.release();
+    let row = reply.rows.into_iter().next();
+    Ok(row
+        .and_then(|row| row.into_iter().nth(1).flatten())
+        .map(Zeroizing::new))
+}
+
+fn refuse_error(reply: crate::backend::Reply) -> Result<crate::backend::Reply, End> {
+    match reply.error {
+        Some(error) => Err(End::Exchange(ExchangeError::Refused(error))),
+        None => Ok(reply),
+    }
+}
+
+/// The pool of connections that ask for verifiers.
+pub(super) async fn auth_pool(
+    worker: &Rc<Worker>,
+    tenant: &Arc<Tenant>,
+    auth_user: &RoleName,
+) -> Result<Rc<crate::pool::Pool>, End> {
+    let stored = worker
+        .process
+        .catalog
+        .role_secret(&tenant.tenant, auth_user)
+        .await;
+    let Some(RoleSecret::Password(password)) = stored.map_err(|_| End::CannotVerify)? else {
+        tracing::warn!(tenant = %tenant.tenant, role = %auth_user, "the auth user's password is not in the catalogue; \
+            store it with: sluice tenant secret set");
+        return Err(End::CannotVerify);
+    };
+    let database = tenant
+        .auth_database
+        .as_ref()
+        .or(tenant.default_database.as_ref());
+    let database = database.cloned().unwrap_or_else(DatabaseName::postgres);
+    let key = PoolKey {
+        tenant: tenant.tenant.clone(),
+        database,
+        role: auth_user.clone(),
+        principal: Principal::AuthQuery,
+    };
+    Ok(tenancy::pools(worker, tenant)?.pool(key, Login::Password(password)))
+}

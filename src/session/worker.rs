@@ -1,0 +1,231 @@
+//! What a session finds on the thread it lives on, and what all threads share.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use rustc_hash::FxHashMap;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Arrival, cancel_keys::CancelKeys, crowd::Crowd, local::Local, local::Now,
+    verifier::VerifierCache,
+};
+use crate::{
+    access::{Access, certificates::CertificateAuthority},
+    catalog::Catalog,
+    config::Config,
+    metrics::{TenantMetrics, Traffic},
+    names::{SessionId, TenantRef},
+    net::{buffer::BufferPool, server_tls::ServerTls},
+    pool::Pools,
+};
+
+/// What all workers share.
+pub struct Process {
+    pub config: ArcSwap<Config>,
+    pub catalog: Catalog,
+    pub access: Access,
+    pub tls: Option<ServerTls>,
+    /// Signs the certificates of token sessions; `None`: tenants with that login cannot be served.
+    pub authority: Option<Arc<CertificateAuthority>>,
+    /// Seed of the salts shown for roles that do not exist.
+    pub mock_seed: [u8; 32],
+    pub traffic: Traffic,
+    pub cancel_keys: CancelKeys,
+    pub crowd: Crowd,
+    pub workers: Vec<mpsc::UnboundedSender<Command>>,
+    pub draining: AtomicBool,
+    clients: Count,
+    tenant_clients: DashMap<TenantRef, Count>,
+}
+
+/// A count with a limit, and a place in it that is given back by dropping it.
+type Count = Arc<AtomicUsize>;
+
+#[derive(Debug)]
+pub(super) struct Place(Count);
+
+impl Place {
+    fn take(count: &Count, limit: usize) -> Option<Self> {
+        let add = |taken| (taken < limit).then_some(taken + 1);
+        count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
+            .ok()?;
+        Some(Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What one worker asks of another.
+pub enum Command {
+    /// Serve this client: you are its home.
+    Arrive(Box<Arrival>),
+    /// Cancel what this session of yours runs.
+    Cancel {
+        session: SessionId,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// The parts of a [`Process`] that its maker brings.
+pub struct Parts {
+    pub config: Config,
+    pub catalog: Catalog,
+    pub access: Access,
+    pub tls: Option<ServerTls>,
+    pub authority: Option<Arc<CertificateAuthority>>,
+    pub workers: Vec<mpsc::UnboundedSender<Command>>,
+}
+
+impl Process {
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            crowd: Crowd::default(),
+            config: ArcSwap::from_pointee(parts.config),
+            catalog: parts.catalog,
+            access: parts.access,
+            tls: parts.tls,
+            authority: parts.authority,
+            mock_seed: rand::random(),
+            traffic: Traffic::new(),
+            cancel_keys: CancelKeys::default(),
+            workers: parts.workers,
+            draining: AtomicBool::new(false),
+            clients: Count::default(),
+            tenant_clients: DashMap::new(),
+        }
+    }
+
+    pub(super) fn client_place(&self) -> Option<Place> {
+        Place::take(&self.clients, self.config.load().limits.clients)
+    }
+
+    pub(super) fn tenant_place(&self, tenant: &TenantRef, limit: usize) -> Option<Place> {
+        let count = Arc::clone(&*self.tenant_clients.entry(tenant.clone()).or_default());
+        Place::take(&count, limit)
+    }
+
+    /// Which worker is home to `tenant`: all its pools live there, so that its budget is one thread's business.
+    pub(super) fn home(&self, tenant: &TenantRef) -> usize {
+        use std::hash::{BuildHasher as _, BuildHasherDefault};
+        let hash = BuildHasherDefault::<rustc_hash::FxHasher>::default().hash_one(tenant);
+        usize::try_from(hash % self.workers.len().max(1) as u64).unwrap_or(0)
+    }
+
+    pub(super) fn unauthenticated_limit(&self) -> usize {
+        self.config.load().limits.unauthenticated_per_address
+    }
+
+    /// An address as limits see it.
+    pub(super) fn limited_address(address: IpAddr) -> IpAddr {
+        address.to_canonical()
+    }
+}
+
+/// One thread and what lives on it.
+pub struct Worker {
+    pub index: usize,
+    pub process: Arc<Process>,
+    pub pools: Pools,
+    pub buffers: BufferPool,
+    /// The sessions served here, from accept to end.
+    pub sessions: TaskTracker,
+    pub(super) verifiers: VerifierCache,
+    locals: RefCell<FxHashMap<SessionId, Rc<Local>>>,
+    metrics: RefCell<FxHashMap<TenantRef, Rc<TenantMetrics>>>,
+    clock: Cell<Instant>,
+}
+
+impl Worker {
+    #[must_use]
+    pub fn new(index: usize, process: Arc<Process>, pools: Pools) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            process,
+            pools,
+            buffers: BufferPool::default(),
+            sessions: TaskTracker::new(),
+            verifiers: VerifierCache::default(),
+            locals: RefCell::default(),
+            metrics: RefCell::default(),
+            clock: Cell::new(Instant::now()),
+        })
+    }
+
+    /// The time as of the last tick: good enough for limits, and free.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.get()
+    }
+
+    /// Looks after every session and pool of this worker; called a few times a second.
+    pub fn tick(&self) {
+        let now = Now::read();
+        self.clock.set(now.instant);
+        let config = self.process.config.load();
+        for local in self.locals.borrow().values() {
+            local.tick(now, &config.timeouts);
+        }
+        self.pools.tick(now.instant);
+    }
+
+    /// Cancels what `session` runs, if it lives here.
+    pub async fn cancel(&self, session: SessionId) {
+        let local = self.locals.borrow().get(&session).cloned();
+        if let Some(local) = local {
+            local.cancel().await;
+        }
+    }
+
+    pub(super) fn metrics(&self, tenant: &TenantRef) -> Rc<TenantMetrics> {
+        let mut known = self.metrics.borrow_mut();
+        Rc::clone(
+            known
+                .entry(tenant.clone())
+                .or_insert_with(|| Rc::new(TenantMetrics::new(tenant))),
+        )
+    }
+
+    pub(super) fn enroll(self: &Rc<Self>, local: Rc<Local>) -> Enrolled {
+        self.locals
+            .borrow_mut()
+            .insert(local.handle.id, Rc::clone(&local));
+        Enrolled {
+            worker: Rc::clone(self),
+            local,
+        }
+    }
+}
+
+/// A session's place among those its worker looks after, given up by dropping it.
+pub(super) struct Enrolled {
+    worker: Rc<Worker>,
+    pub(super) local: Rc<Local>,
+}
+
+impl Drop for Enrolled {
+    fn drop(&mut self) {
+        self.worker
+            .locals
+            .borrow_mut()
+            .remove(&self.local.handle.id);
+    }
+}
