@@ -163,7 +163,11 @@ fn ten_thousand_logins_racing_with_revocations_leave_no_survivor() {
                 let answer = fixture.remove_rule(&person, TOKEN_ROLE);
                 assert_eq!(Revocation::of(&answer).unconfirmed, 0);
                 epoch.advance();
-                assert!(fixture.backends().is_empty(), "a backend has survived");
+                let survivors = fixture.backends();
+                assert!(
+                    survivors.is_empty(),
+                    "backends have survived: {survivors:?}"
+                );
             }
         });
     });
