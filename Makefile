@@ -22,8 +22,9 @@ setup:
 
 test: setup lint
 	scripts/postgres 15 >/dev/null
-	# Not nextest: its process per test would start a PostgreSQL per test.
-	cargo test --locked --lib --tests
+	cargo test --locked --lib --bins
+	# Not nextest: its process per test would start a PostgreSQL per test. Most of them wait more than they work.
+	cargo test --locked --test integration -- --test-threads=6
 
 lint:
 	cargo fmt --check
