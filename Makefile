@@ -22,11 +22,13 @@ setup:
 
 test: setup lint
 	scripts/postgres 15 >/dev/null
-	# Not nextest: its process per test would start a PostgreSQL per test.
-	cargo test --locked --lib --tests
+	cargo test --locked --lib --bins
+	# Not nextest: its process per test would start a PostgreSQL per test. Most of them wait more than they work.
+	cargo test --locked --test integration -- --test-threads=6
 
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	scripts/licences
+	if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; fi

@@ -60,7 +60,7 @@ fn the_connection_to_the_server_is_encrypted() {
 #[test]
 fn encryption_can_be_left_off_or_left_unverified() {
     let stranger = Authority::new("Somebody else").identity.certificate;
-    let plain = Fixture::with_tenant(json!({ "backend_tls": "disable" }));
+    let plain = Fixture::with_tenant(json!({ "backend_tls": "disable", "login": "role_secret" }));
     let mut client = plain.password_client().unwrap();
     assert_eq!(
         client.value("select ssl from pg_stat_ssl where pid = pg_backend_pid()"),

@@ -79,7 +79,7 @@ fn a_person_asks_about_their_own_grants_with_their_token() {
     let allowed = ask(TOKEN_ROLE, "192.0.2.7").value();
     assert_eq!(allowed["user_id"], person.id);
     assert_eq!(allowed["user_role"]["role"], TOKEN_ROLE);
-    assert_eq!(ask(OTHER_TOKEN_ROLE, "192.0.2.7").status, 403);
+    assert_eq!(ask(OTHER_TOKEN_ROLE, "192.0.2.7").status, 406);
     assert_eq!(ask(TOKEN_ROLE, "not an address").status, 400);
     let stranger = fixture.sluice.admin.with_key(Some("slp_nothing"));
     assert_eq!(stranger.call(Method::GET, &path, None).status, 401);

@@ -14,7 +14,7 @@ const ROWS: usize = 200_000;
 #[test]
 fn psql_copies_in_and_out() {
     let fixture = Fixture::start();
-    let login = fixture.password_login();
+    let login = fixture.password_login().database(&fixture.database);
     psql_value(&login, "create table loaded (n int, word text)");
     let data: String = (0..ROWS).map(|n| format!("{n}\tword {n}\n")).collect();
     let copied_in = psql(&login, &["-c", "\\copy loaded from pstdin"], &data);

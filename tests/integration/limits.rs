@@ -40,7 +40,9 @@ fn the_overall_limit_holds_over_all_tenants() {
 
 #[test]
 fn of_one_address_only_the_newest_connections_that_have_not_logged_in_stay() {
-    let fixture = Fixture::with(Settings::default().set("limits.unauthenticated_per_address", 5));
+    // One thread takes clients in, so that their order is the order of their coming.
+    let settings = Settings::default().set("listen.workers", 1);
+    let fixture = Fixture::with(settings.set("limits.unauthenticated_per_address", 5));
     let from = |last| SocketOptions {
         source: Some(Ipv4Addr::new(127, 0, 0, last)),
         ..SocketOptions::default()

@@ -29,5 +29,6 @@ mod revocation;
 mod revocation_matrix;
 mod routing;
 mod storms;
+mod style;
 mod token;
 mod transactions;

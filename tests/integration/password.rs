@@ -4,7 +4,7 @@ use postgres_protocol::message::frontend;
 use serde_json::json;
 
 use crate::support::{
-    Client, Fixture, Login, Reply,
+    Fixture, Login, Reply,
     fixture::unique_name,
     login::startup,
     postgres::{AUTH_ROLE, PASSWORD, PASSWORD_ROLE},
@@ -19,7 +19,13 @@ fn a_role_logs_in_with_the_verifier_that_its_server_keeps() {
     assert_eq!(client.asked, ["SCRAM-SHA-256"]);
     assert_eq!(client.value("select current_user"), PASSWORD_ROLE);
     assert_eq!(
-        psql_value(&fixture.password_login().encrypted(), "select 42"),
+        psql_value(
+            &fixture
+                .password_login()
+                .database(&fixture.database)
+                .encrypted(),
+            "select 42"
+        ),
         "42"
     );
 }
@@ -53,7 +59,10 @@ fn a_role_logs_in_with_the_verifier_that_the_catalogue_keeps() {
 #[test]
 fn over_tls_scram_is_bound_to_the_channel() {
     let fixture = Fixture::start();
-    let mut login = fixture.password_login().encrypted();
+    let mut login = fixture
+        .password_login()
+        .database(&fixture.database)
+        .encrypted();
     login.bind_channel = true;
     let client = login.open().unwrap();
     assert_eq!(client.asked, ["SCRAM-SHA-256-PLUS,SCRAM-SHA-256"]);
@@ -261,13 +270,16 @@ fn a_role_without_the_right_to_log_in_is_refused() {
 }
 
 #[test]
-fn a_tenant_that_requires_encryption_refuses_plaintext_before_any_password() {
+fn a_tenant_that_requires_encryption_refuses_plaintext() {
     let fixture = Fixture::with_tenant(json!({ "client_tls": "require" }));
     let login = fixture.password_login();
-    let mut client = Client::connect(login.port).unwrap();
-    client.send(startup(login.version, &login.parameters));
-    let fault = client.farewell();
+    let fault = login.open().err().unwrap();
     assert_eq!(fault.code, "28000", "{fault:?}");
-    assert!(client.asked.is_empty(), "a password was asked for");
+    assert!(fault.message.contains("encrypted connection"), "{fault:?}");
+    // Somebody who has proven nothing does not even learn that there is such a tenant.
+    assert_eq!(
+        login.clone().password("wrong").open().err().unwrap().code,
+        "28P01"
+    );
     assert!(login.encrypted().open().is_ok());
 }

@@ -7,7 +7,7 @@ use crate::support::{Fixture, programs::pgbench};
 /// Sixty-four clients over ten backends for a while, without one error and never with an eleventh backend.
 fn pgbench_runs(protocol: &str) {
     let fixture = Fixture::start();
-    let login = fixture.password_login();
+    let login = fixture.password_login().database(&fixture.database);
     pgbench(&login, &["-i", "-q", "-s", "1"]);
     let output = thread::scope(|scope| {
         let bench = scope.spawn(|| {

@@ -105,7 +105,8 @@ fn a_client_that_no_backend_becomes_free_for_is_told_so_in_time() {
             .contains("no connection became available within"),
         "{fault:?}"
     );
-    assert!(began.elapsed() >= Duration::from_millis(500));
+    // The clock that watches over waiting clients ticks ten times a second.
+    assert!(began.elapsed() >= Duration::from_millis(400));
     assert_eq!(busy.value("select 1"), "1");
 }
 

@@ -54,7 +54,8 @@ struct Scene {
     bystanders: [Client; 2],
 }
 
-const BIG: &str = "select repeat('x', 1000) from generate_series(1, 1000000000)";
+/// Rows without end; a series in FROM would be computed whole before the first of them.
+const BIG: &str = "select repeat('x', 1000), generate_series(1, 1000000000)";
 
 impl Scene {
     fn set(state: State) -> Self {

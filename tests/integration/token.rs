@@ -19,7 +19,10 @@ fn a_token_opens_a_session_as_the_granted_role() {
     assert_eq!(client.asked, ["cleartext"]);
     assert_eq!(client.value("select current_user"), TOKEN_ROLE);
     assert_eq!(
-        psql_value(&fixture.token_login(&person), "select session_user"),
+        psql_value(
+            &fixture.token_login(&person).database(&fixture.database),
+            "select session_user"
+        ),
         TOKEN_ROLE
     );
 }

@@ -91,7 +91,6 @@ impl Cluster {
         self.run(&format!(
             "begin; {cheap} create role {SWARM_ROLE} login password '{PASSWORD}'; commit"
         ));
-        let mut template = self.superuser("template1");
         let roles = [
             PASSWORD_ROLE,
             SECRET_ROLE,
@@ -100,12 +99,15 @@ impl Cluster {
             SWARM_ROLE,
         ]
         .join(", ");
-        template
-            .query(&format!("grant create on schema public to {roles}"))
-            .unwrap();
-        template
-            .query(&format!("grant select on pg_authid to {AUTH_ROLE}"))
-            .unwrap();
+        for database in ["template1", "postgres"] {
+            let mut superuser = self.superuser(database);
+            superuser
+                .query(&format!("grant create on schema public to {roles}"))
+                .unwrap();
+            superuser
+                .query(&format!("grant select on pg_authid to {AUTH_ROLE}"))
+                .unwrap();
+        }
     }
 
     pub(crate) fn version(&self) -> u32 {
