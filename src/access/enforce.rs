@@ -88,12 +88,15 @@ impl Access {
             .matching(|session| concerns(session, &scope, tenants.as_deref()));
         let refused = self.refused(in_scope).await;
         let latch = self.inner.registry.end(&refused);
-        let purge = self.purge(tenants, person_of(&scope, &refused));
+        let person = person_of(&scope, &refused);
+        let first_purge = self.purge(tenants.clone(), person);
         let sessions_gone = async {
             let _ = tokio::time::timeout(CONFIRMATION_MAX, latch.wait()).await;
             start.elapsed()
         };
-        let (slowest, purged) = tokio::join!(sessions_gone, purge);
+        let (slowest, purged) = tokio::join!(sessions_gone, first_purge);
+        // A session that was logging in may have had a backend opened meanwhile: now it is gone, that one is idle.
+        let purged = purged + self.purge(tenants, person).await;
         let unconfirmed = latch.left();
         let report = RevocationReport {
             revision,

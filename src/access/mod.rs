@@ -29,15 +29,22 @@ pub use self::{
     signal::EndCause,
 };
 use crate::{
-    catalog::{self, Catalog, CatalogError, Token, types::Revision},
+    catalog::{
+        self, Catalog, CatalogError, Token,
+        types::{Revision, Tenant},
+    },
     names::{PersonId, RoleName, TenantRef},
 };
 
 /// Why a login with a token came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    #[error(transparent)]
-    Denied(#[from] Denial),
+    /// `person`: whose token it is, if its secret was right.
+    #[error("{denial}")]
+    Denied {
+        denial: Denial,
+        person: Option<PersonId>,
+    },
     /// The question could not be answered; never counted as a failed login.
     #[error("the catalogue cannot be read: {0}")]
     Unavailable(#[from] CatalogError),
@@ -93,10 +100,16 @@ impl Access {
             .evidence(token.id(), tenant, role)
             .await?;
         if !self.inner.catalog.verify_token(token, &evidence) {
-            return Err(Denial::InvalidToken(InvalidToken::Unknown).into());
+            let denial = Denial::InvalidToken(InvalidToken::Unknown);
+            return Err(AccessError::Denied {
+                denial,
+                person: None,
+            });
         }
         let now = OffsetDateTime::now_utc();
-        let grant = grant::decide(&evidence, role, from, now)?;
+        let person = evidence.person.as_ref().map(|person| person.id);
+        let grant = grant::decide(&evidence, role, from, now)
+            .map_err(|denial| AccessError::Denied { denial, person })?;
         self.inner.catalog.touch_token(token.id(), now, from);
         Ok(grant)
     }
@@ -113,6 +126,21 @@ impl Access {
             .await?;
         session.confirm(&grant);
         Ok(grant)
+    }
+
+    /// Whether anybody may use `role` of `tenant` with a token at the moment.
+    pub async fn is_granted(&self, tenant: &Tenant, role: &RoleName) -> Result<bool, CatalogError> {
+        let now = OffsetDateTime::now_utc();
+        for owner in std::iter::once(&tenant.tenant).chain(&tenant.parent) {
+            let rules = self.inner.catalog.rules(owner).await?;
+            if rules
+                .iter()
+                .any(|rule| rule.role == *role && rule.expires_at > now)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whose token this is, if it is valid, whatever it may reach.

@@ -183,7 +183,7 @@ async fn authorise(
             user_id: grant.person(),
             user_role: UserRole::from(&grant),
         })),
-        Err(AccessError::Denied(denial)) => Err(refusal(denial)),
+        Err(AccessError::Denied { denial, .. }) => Err(refusal(denial)),
         Err(AccessError::Unavailable(error)) => Err(error.into()),
     }
 }
@@ -204,7 +204,7 @@ fn event(
     AuditEvent {
         reason: match decision {
             Ok(_) => None,
-            Err(AccessError::Denied(denial)) => Some(denial.reason().to_owned()),
+            Err(AccessError::Denied { denial, .. }) => Some(denial.reason().to_owned()),
             Err(AccessError::Unavailable(_)) => Some("catalogue_unavailable".to_owned()),
         },
         tenant: Some(tenant.clone()),

@@ -4,7 +4,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::pools::Place;
+use super::{epoch::Epoch, pools::Place};
 use crate::{
     backend::{self, Connection, Server},
     protocol::{parameters::Settings, pipeline::Pipeline, prepared::Known},
@@ -23,7 +23,7 @@ pub struct Backend {
     pub known: Known,
     /// What the last client left behind beside settings.
     pub residue: Residue,
-    pub(super) epoch: u64,
+    pub(super) epoch: Rc<Epoch>,
     pub(super) retire_at: Instant,
     pub(super) idle_since: Instant,
     cancels: Rc<Cancels>,
@@ -82,7 +82,7 @@ impl Backend {
     pub(super) fn new(
         connection: Connection,
         place: Place,
-        epoch: u64,
+        epoch: Rc<Epoch>,
         retire_at: Instant,
     ) -> Self {
         Self {

@@ -6,6 +6,7 @@
 
 mod backend;
 mod budget;
+mod epoch;
 mod key;
 mod login;
 mod pools;
@@ -15,7 +16,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     future::Future,
-    pin::Pin,
     rc::Rc,
     task::Context,
     time::Duration,
@@ -33,12 +33,14 @@ pub use self::{
     pools::{Pools, Sizes, TenantPools},
 };
 use self::{
+    epoch::Epoch,
     pools::{Place, TenantPools as Tenant},
     waiter::{Waiter, Waiting},
 };
 use crate::{
-    access::certificates::MintError,
+    access::{Denial, certificates::MintError},
     backend::{ConnectError, Connection, ParameterStatuses},
+    names::RoleName,
     protocol::{parameters::Settings, prepared::Statements},
 };
 
@@ -58,8 +60,8 @@ pub enum CheckoutError {
     Connect(Rc<ConnectError>),
     #[error("cannot make a certificate: {0}")]
     Mint(Rc<MintError>),
-    #[error("the server runs PostgreSQL {version}, older than {needed}")]
-    ServerTooOld { version: u32, needed: u32 },
+    #[error("role {role} is refused: {denial}")]
+    Denied { role: RoleName, denial: Denial },
 }
 
 /// The backends of one key.
@@ -76,7 +78,7 @@ pub struct Pool {
     connecting: Cell<usize>,
     closing: Cell<usize>,
     /// Backends of an older epoch are not handed out any more.
-    epoch: Cell<u64>,
+    epoch: RefCell<Rc<Epoch>>,
     failure: RefCell<Option<(Instant, CheckoutError)>>,
     parameters: RefCell<Option<Rc<ParameterStatuses>>>,
     greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
@@ -103,7 +105,7 @@ impl Pool {
             open: Cell::new(0),
             connecting: Cell::new(0),
             closing: Cell::new(0),
-            epoch: Cell::new(0),
+            epoch: RefCell::default(),
             failure: RefCell::default(),
             parameters: RefCell::default(),
             greetings: RefCell::default(),
@@ -224,7 +226,7 @@ impl Pool {
 
     /// Takes back a backend that no client uses any more.
     fn take_back(self: &Rc<Self>, mut backend: Box<Backend>) {
-        if backend.epoch != self.epoch.get() {
+        if !Rc::ptr_eq(&backend.epoch, &self.epoch.borrow()) {
             return self.discard(backend);
         }
         if !backend.is_clean(self.statements_per_backend()) {
@@ -266,15 +268,15 @@ impl Pool {
             return self.discard(backend);
         }
         let pool = Rc::clone(self);
+        let transit = backend.epoch.transit();
         self.tenant.shared.tasks.spawn_local(async move {
-            if backend
-                .cleanse(pool.statements_per_backend(), CLEANSE_MAX)
-                .await
-            {
+            let statements_max = pool.statements_per_backend();
+            if backend.cleanse(statements_max, CLEANSE_MAX).await {
                 pool.take_back(backend);
             } else {
                 pool.discard(backend);
             }
+            drop(transit);
         });
     }
 
@@ -287,24 +289,30 @@ impl Pool {
     fn close(self: &Rc<Self>, backend: Box<Backend>) -> impl Future<Output = ()> + 'static {
         self.closing.set(self.closing.get() + 1);
         let pool = Rc::clone(self);
+        let transit = backend.epoch.transit();
         async move {
             let server = pool.tenant.server();
             if !backend.close(&server).await {
                 tracing::debug!(tenant = %pool.key.tenant, "a server process did not end in time");
             }
             pool.closing.set(pool.closing.get() - 1);
+            drop(transit);
         }
     }
 
-    /// Starts a new epoch: idle backends close now, those on loan when they come back.
-    fn retire_all(self: &Rc<Self>) -> Vec<Pin<Box<dyn Future<Output = ()>>>> {
-        self.epoch.set(self.epoch.get() + 1);
+    /// Starts a new epoch: idle backends close now, those on loan when they come back. Answers how many were idle,
+    /// and what to wait for: that no connection of the old epoch is being opened, cleaned or closed any more.
+    fn retire_all(self: &Rc<Self>) -> (usize, impl Future<Output = ()> + 'static) {
+        let old = Rc::clone(&self.epoch.borrow());
+        self.epoch.replace(Epoch::after(&old));
         self.failure.replace(None);
         self.greetings.borrow_mut().clear();
         let idle = self.idle.take();
-        idle.into_iter()
-            .map(|backend| Box::pin(self.close(backend)) as Pin<Box<dyn Future<Output = ()>>>)
-            .collect()
+        let count = idle.len();
+        for backend in idle {
+            self.discard(backend);
+        }
+        (count, old.quiet())
     }
 
     /// Closes the backend that has been idle longest; `false`: none is idle.
@@ -381,19 +389,20 @@ impl Pool {
         };
         self.connecting.set(self.connecting.get() + 1);
         let pool = Rc::clone(self);
+        let epoch = Rc::clone(&self.epoch.borrow());
+        let transit = epoch.transit();
         self.tenant.shared.tasks.spawn_local(async move {
-            let epoch = pool.epoch.get();
             let result = pool.connect().await;
             pool.connecting.set(pool.connecting.get() - 1);
             match result {
                 Ok(connection) => {
                     pool.failure.replace(None);
-                    let backend =
-                        Box::new(Backend::new(connection, place, epoch, pool.retirement()));
-                    pool.take_back(backend);
+                    let backend = Backend::new(connection, place, epoch, pool.retirement());
+                    pool.take_back(Box::new(backend));
                 }
                 Err(error) => pool.failed(error, place),
             }
+            drop(transit);
         });
         true
     }
@@ -409,13 +418,12 @@ impl Pool {
             .connect(&self.key.role, &self.key.database, &credentials)
             .await
             .map_err(|error| CheckoutError::Connect(Rc::new(error)))?;
-        let needed = self.tenant.shared.min_server_version;
-        if let (Principal::Person(_), Some(version)) =
-            (&self.key.principal, connection.parameters.server_major())
-            && version < needed
-        {
+        if let Some(denial) = self.denial(&connection) {
             crate::backend::close(connection, CLEANSE_MAX).await;
-            return Err(CheckoutError::ServerTooOld { version, needed });
+            return Err(CheckoutError::Denied {
+                role: self.key.role.clone(),
+                denial,
+            });
         }
         if self.parameters.borrow().as_deref() != Some(&connection.parameters) {
             self.parameters
@@ -423,6 +431,22 @@ impl Pool {
             self.greetings.borrow_mut().clear();
         }
         Ok(connection)
+    }
+
+    /// What the server itself says against a person's session: it is too old, or the role is a superuser.
+    fn denial(&self, connection: &Connection) -> Option<Denial> {
+        let Principal::Person(_) = &self.key.principal else {
+            return None;
+        };
+        let needed = self.tenant.shared.min_server_version;
+        match connection.parameters.server_major() {
+            Some(version) if version < needed => {
+                return Some(Denial::ServerTooOld { version, needed });
+            }
+            Some(_) | None => {}
+        }
+        let is_superuser = connection.parameters.get("is_superuser") == Some("on");
+        (is_superuser && !self.tenant.allows_privileged_roles()).then_some(Denial::PrivilegedRole)
     }
 
     /// A connect has failed. Whoever could only have waited for it is told; others wait on for the backends there are.

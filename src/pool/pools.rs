@@ -27,7 +27,7 @@ use super::{Pool, PoolKey, budget::OverallBudget, budget::Share, login::Login};
 use crate::{
     access::Purge,
     backend::Server,
-    catalog::types::Tenant,
+    catalog::types::{PrivilegedRoles, Tenant},
     config,
     metrics::{GaugeGuard, TenantMetrics},
     names::TenantRef,
@@ -153,10 +153,10 @@ impl Pools {
                     .as_ref()
                     .is_none_or(|tenants| tenants.contains(&key.tenant))
         });
-        let closing: Vec<_> = chosen.iter().flat_map(|pool| pool.retire_all()).collect();
-        let count = u32::try_from(closing.len()).unwrap_or(u32::MAX);
+        let (counts, quiet): (Vec<_>, Vec<_>) = chosen.iter().map(|pool| pool.retire_all()).unzip();
+        let count = u32::try_from(counts.into_iter().sum::<usize>()).unwrap_or(u32::MAX);
         self.shared.tasks.spawn_local(async move {
-            futures_util::future::join_all(closing).await;
+            futures_util::future::join_all(quiet).await;
             let _ = purge.done.send(count);
         });
     }
@@ -194,11 +194,13 @@ impl Pools {
 
     /// Closes every idle backend and waits for all connects and closes to end.
     pub async fn shut_down(&self, limit: Duration) {
-        for pool in self.matching(|_| true) {
-            self.shared
-                .tasks
-                .spawn_local(futures_util::future::join_all(pool.retire_all()));
-        }
+        let quiet: Vec<_> = self
+            .matching(|_| true)
+            .iter()
+            .map(|pool| pool.retire_all().1)
+            .collect();
+        let retired = futures_util::future::join_all(quiet);
+        let _ = tokio::time::timeout(limit, retired).await;
         self.shared.tasks.close();
         let _ = tokio::time::timeout(limit, self.shared.tasks.wait()).await;
     }
@@ -245,10 +247,13 @@ impl TenantPools {
         }
         let pools: Vec<_> = self.pools.borrow().values().cloned().collect();
         for pool in pools {
-            self.shared
-                .tasks
-                .spawn_local(futures_util::future::join_all(pool.retire_all()));
+            // Nobody waits for the old server's connections to close.
+            drop(pool.retire_all());
         }
+    }
+
+    pub(super) fn allows_privileged_roles(&self) -> bool {
+        self.record.borrow().privileged_roles == PrivilegedRoles::Allow
     }
 
     pub(super) fn sizes(&self) -> Sizes {

@@ -11,6 +11,7 @@ use super::handshake::HandshakeFailure;
 use crate::{
     access::{Denial, EndCause, InvalidToken},
     backend::{ConnectError, ExchangeError},
+    names::{PersonId, TokenId},
     pool::CheckoutError,
     protocol::{
         error::{ErrorResponse, Severity, SqlState},
@@ -55,6 +56,8 @@ pub enum End {
         user: String,
         role: String,
         denial: Denial,
+        /// Whose token it was, if it proved to be anybody's.
+        proven: Option<(PersonId, TokenId)>,
     },
     #[error("token mode without TLS")]
     TokenWithoutTls,
@@ -70,6 +73,9 @@ pub enum End {
     Replication,
     #[error("no backend: {0}")]
     Checkout(#[from] CheckoutError),
+    /// The server that knows the passwords could not be asked.
+    #[error("passwords cannot be checked: {0}")]
+    PasswordsUnknown(#[source] Box<Self>),
     /// The server did not take the settings the client asked for.
     #[error("the client's settings were refused: {}", .0.message)]
     Settings(Box<ErrorResponse>),
@@ -166,6 +172,15 @@ impl End {
                     .with_hint("This is not about your credentials. Try again in a moment."),
                 Level::ERROR,
                 "authority_unavailable",
+            ),
+            Self::PasswordsUnknown(_) => told(
+                fatal(
+                    SqlState::CANNOT_CONNECT_NOW,
+                    "cannot check the password at the moment",
+                )
+                .with_hint("This is not about your credentials. Try again in a moment."),
+                Level::ERROR,
+                "passwords_unavailable",
             ),
             Self::TooMany { what, limit } => told(
                 fatal(SqlState::TOO_MANY_CONNECTIONS, format!("too many clients already: the limit of {limit} {what} is reached"))
@@ -372,20 +387,7 @@ fn no_backend(error: &CheckoutError) -> ErrorResponse {
             "cannot log in to the project's server",
         )
         .with_detail("No client certificate could be made for this role."),
-        CheckoutError::ServerTooOld { version, needed } => fatal(
-            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-            "temporary access denied",
-        )
-        .with_detail(format!(
-            "{}.",
-            sentence(
-                &Denial::ServerTooOld {
-                    version: *version,
-                    needed: *needed
-                }
-                .to_string()
-            )
-        )),
+        CheckoutError::Denied { role, denial } => denied(role.as_str(), *denial),
     }
 }
 

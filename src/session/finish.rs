@@ -163,9 +163,16 @@ async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &R
     if matches!(end, End::ClientLost | End::Terminated) {
         return tracing::debug!(peer = %arrival.peer, "client left during login");
     }
+    let proven = match end {
+        End::Denied { proven, .. } => proven.clone(),
+        _ => None,
+    };
+    let (person, token) = proven.unzip();
     let event = AuditEvent {
         reason: Some(row.reason.to_owned()),
         tenant,
+        person,
+        token,
         role: Some(arrival.route.role.clone()),
         peer: Some(arrival.peer.to_string()),
         detail: serde_json::json!({ "method": method.as_str() }),

@@ -25,6 +25,9 @@ use crate::{
 /// How long before its end a session is told of it.
 const NOTICES: [Duration; 2] = [Duration::from_secs(600), Duration::from_secs(60)];
 
+/// The clock that limits are measured from may be behind by so much: they end late rather than early.
+const GRANULARITY: Duration = Duration::from_millis(100);
+
 /// One session on its home worker.
 pub(super) struct Local {
     pub(super) handle: Arc<SessionHandle>,
@@ -186,7 +189,7 @@ impl Local {
             self.note_expiry(left);
         }
         let passed = |limit: Option<Duration>, since: Instant| {
-            limit.is_some_and(|limit| since + limit <= now.instant)
+            limit.is_some_and(|limit| since + limit + GRANULARITY <= now.instant)
         };
         let since = self.since.get();
         let cause = match self.handle.activity() {

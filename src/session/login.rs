@@ -3,12 +3,18 @@
 //! A client that proves nothing is told the same whatever was wrong, after the same dialogue: an unknown tenant or
 //! role gets a full SCRAM exchange with a made-up salt, or is asked for its token like any other.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+};
 
 use bytes::BytesMut;
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
+    Sharing,
     client::Client,
     error::End,
     route::{Mode, Route},
@@ -16,7 +22,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    access::{AccessError, Denial, Grant, Identity, InvalidToken, Registration},
+    access::{AccessError, Denial, Grant, Identity, InvalidToken, Registration, SessionHandle},
     catalog::{
         Token,
         types::{BackendLogin, ClientTls, RoleSecret, Tenant},
@@ -43,6 +49,7 @@ pub(super) struct Claim<'a> {
     pub(super) startup: &'a Startup,
     pub(super) route: &'a Route,
     pub(super) peer: SocketAddr,
+    pub(super) sharing: Sharing,
     /// Hash of our certificate, for SCRAM channel binding.
     pub(super) end_point: Option<Arc<[u8]>>,
 }
@@ -65,10 +72,32 @@ pub(super) async fn login(
             .map_err(|_| End::CannotVerify)?,
         None => None,
     };
-    match claim.route.mode {
-        Mode::Password => with_password(worker, client, claim, tenant).await,
-        Mode::Token => with_token(worker, client, claim, tenant).await,
+    match (claim.route.mode, tenant) {
+        (Mode::Token, tenant) => with_token(worker, client, claim, tenant).await,
+        (Mode::Password, Some(tenant)) if takes_either(worker, client, claim, &tenant).await? => {
+            with_either(worker, client, claim, tenant).await
+        }
+        (Mode::Password, tenant) => with_password(worker, client, claim, tenant).await,
     }
+}
+
+/// Whether a client of the direct listener may show a token although it has not asked for token mode: somebody must
+/// have a live rule for the role. All others keep SCRAM.
+async fn takes_either(
+    worker: &Worker,
+    client: &Client,
+    claim: &Claim<'_>,
+    tenant: &Tenant,
+) -> Result<bool, End> {
+    if claim.sharing != Sharing::Session || !client.stream.is_encrypted() {
+        return Ok(false);
+    }
+    let granted = worker
+        .process
+        .access
+        .is_granted(tenant, &claim.route.role)
+        .await;
+    granted.map_err(|_| End::CannotVerify)
 }
 
 async fn with_password(
@@ -108,11 +137,7 @@ async fn with_password(
     if tenant.client_tls == ClientTls::Require && !client.stream.is_encrypted() {
         return Err(End::TlsRequired);
     }
-    let registration = worker
-        .process
-        .access
-        .registry()
-        .register(identity(client, claim, &tenant, None));
+    let registration = register(worker, client, claim, &tenant, None);
     let login = backend_login(&secret, keys);
     Ok(Authenticated {
         tenant,
@@ -167,36 +192,89 @@ async fn with_token(
     claim: &Claim<'_>,
     tenant: Option<Arc<Tenant>>,
 ) -> Result<Authenticated, End> {
-    let denied = |denial| End::Denied {
+    let secret = ask_secret(client).await?;
+    let token = parse_token(&secret);
+    drop(secret);
+    by_token(worker, client, claim, tenant, token).await
+}
+
+/// On the direct listener, for a role that somebody may use with a token: what was typed decides what it is.
+async fn with_either(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    claim: &Claim<'_>,
+    tenant: Arc<Tenant>,
+) -> Result<Authenticated, End> {
+    let password = ask_secret(client).await?;
+    if let Some(token) = parse_token(&password) {
+        return by_token(worker, client, claim, Some(tenant), Some(token)).await;
+    }
+    let secret = verifier::find(worker, &tenant, &claim.route.role).await?;
+    let shown = Zeroizing::new(password.to_vec());
+    let matches = match secret {
+        Some(secret) => verifier::matches(shown, secret.verifier.clone()).await,
+        None => false,
+    };
+    if !matches {
+        worker.verifiers.forget(&tenant.tenant, &claim.route.role);
+        return Err(End::Credentials {
+            user: claim.startup.user.clone(),
+            reason: "wrong_password",
+        });
+    }
+    let text = String::from_utf8_lossy(&password).into_owned();
+    let registration = register(worker, client, claim, &tenant, None);
+    let login = Login::Password(Zeroizing::new(text));
+    Ok(Authenticated {
+        tenant,
+        registration,
+        principal: Principal::Password,
+        login,
+    })
+}
+
+async fn by_token(
+    worker: &Rc<Worker>,
+    client: &Client,
+    claim: &Claim<'_>,
+    tenant: Option<Arc<Tenant>>,
+    token: Option<Token>,
+) -> Result<Authenticated, End> {
+    let denied = |denial, proven| End::Denied {
         user: claim.startup.user.clone(),
         role: claim.route.role.to_string(),
         denial,
+        proven,
     };
-    let token = ask_token(client)
-        .await?
-        .ok_or_else(|| denied(Denial::InvalidToken(InvalidToken::Unknown)))?;
-    let Some(tenant) = tenant else {
-        return Err(denied(Denial::InvalidToken(InvalidToken::Tenant)));
-    };
+    let unproven = |why| denied(Denial::InvalidToken(why), None);
+    let token = token.ok_or_else(|| unproven(InvalidToken::Unknown))?;
+    let tenant = tenant.ok_or_else(|| unproven(InvalidToken::Tenant))?;
 
     // Registered before the decision is read: a revocation sees one or the other (design.md section 8).
-    let identity = identity(client, claim, &tenant, Some(&token));
-    let registration = worker.process.access.registry().register(identity);
+    let registration = register(worker, client, claim, &tenant, Some(&token));
     let admitted = worker
         .process
         .access
         .admit(registration.handle(), &token)
         .await;
+    let id = token.id().clone();
     drop(token);
     let grant = admitted.map_err(|error| match error {
-        AccessError::Denied(denial) => denied(denial),
+        AccessError::Denied { denial, person } => {
+            denied(denial, person.map(|person| (person, id.clone())))
+        }
         AccessError::Unavailable(error) => {
             tracing::error!(%error, "cannot decide about a token");
             End::CannotVerify
         }
     })?;
-    refuse_old_server(worker, &tenant).await.map_err(denied)?;
-    let login = token_login(worker, &tenant, &grant).await?;
+    let set_up = async {
+        refuse_old_server(worker, &tenant)
+            .await
+            .map_err(|denial| denied(denial, Some((grant.person(), id))))?;
+        token_login(worker, &tenant, &grant).await
+    };
+    let login = unless_ended(registration.handle(), set_up).await?;
     Ok(Authenticated {
         tenant,
         registration,
@@ -205,16 +283,42 @@ async fn with_token(
     })
 }
 
-/// Asks for the token and reads it; `None`: what came is none.
-async fn ask_token(client: &mut Client) -> Result<Option<Token>, End> {
+/// Runs a part of the login that takes time, unless somebody ends the session meanwhile.
+pub(super) async fn unless_ended<T>(
+    session: &SessionHandle,
+    part: impl Future<Output = Result<T, End>>,
+) -> Result<T, End> {
+    tokio::select! {
+        biased;
+        cause = poll_fn(|context| session.poll_end(context)) => Err(End::Signalled(cause)),
+        result = part => result,
+    }
+}
+
+/// Asks for a secret in clear. Only ever inside TLS.
+async fn ask_secret(client: &mut Client) -> Result<Zeroizing<Vec<u8>>, End> {
     let mut out = BytesMut::new();
     message::cleartext_password(&mut out);
     client.send(&out).await?;
     let mut body = client.receive_password(PASSWORD_MAX_BYTES).await?;
-    let token = message::read_password(&body)
-        .map(|text| std::str::from_utf8(text).ok().and_then(Token::parse));
+    let secret = message::read_password(&body).map(|secret| Zeroizing::new(secret.to_vec()));
     body.zeroize();
-    Ok(token?)
+    Ok(secret?)
+}
+
+fn parse_token(secret: &[u8]) -> Option<Token> {
+    std::str::from_utf8(secret).ok().and_then(Token::parse)
+}
+
+fn register(
+    worker: &Worker,
+    client: &Client,
+    claim: &Claim<'_>,
+    tenant: &Tenant,
+    token: Option<&Token>,
+) -> Registration {
+    let identity = identity(client, claim, tenant, token);
+    worker.process.access.registry().register(identity)
 }
 
 /// Where the tenant's auth user tells us the server's version, an old server is named before anything else fails.

@@ -47,7 +47,7 @@ pub use self::{
 use self::{
     client::Client,
     finish::{Farewell, refuse},
-    login::{Authenticated, Claim, login},
+    login::{Authenticated, Claim, login, unless_ended},
     relay::{Boundary, Relay},
     statements::Prepared,
     worker::{Enrolled, Place},
@@ -126,11 +126,13 @@ async fn establish<'a>(
         startup: &arrival.startup,
         route: &arrival.route,
         peer: arrival.peer,
+        sharing: arrival.sharing,
         end_point: arrival.end_point.clone(),
     };
     let authenticated = login(worker, client, &claim).await?;
     let session = admit(worker, authenticated, arrival)?;
-    let parameters = greet::parameters(&session.pool, &session.settings).await?;
+    let greeting = greet::parameters(&session.pool, &session.settings);
+    let parameters = unless_ended(session.handle(), greeting).await?;
     session.confirm_grant().await?;
     let key = worker.process.cancel_keys.issue(
         session.handle().id,

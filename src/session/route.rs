@@ -51,14 +51,20 @@ pub(super) fn route(startup: &Startup, sni: Option<&str>) -> Result<Route, NameE
     Ok(Route {
         tenant,
         role: RoleName::parse(role)?,
-        database: startup
-            .database
-            .as_deref()
+        database: named_database(startup)
             .map(DatabaseName::parse)
             .transpose()?,
         mode,
         settings,
     })
+}
+
+/// A client that is told no database asks for one named like the user: with us, that is `role.ref` and means none.
+fn named_database(startup: &Startup) -> Option<&str> {
+    startup
+        .database
+        .as_deref()
+        .filter(|database| *database != startup.user)
 }
 
 fn split_user<'a>(user: &'a str, sni: Option<&str>) -> (&'a str, Option<TenantRef>) {
@@ -134,6 +140,13 @@ mod tests {
         );
         assert_eq!(tenant("app", "", None), ("app".to_owned(), None));
         assert_eq!(tenant(".demo", "", None), (".demo".to_owned(), None));
+    }
+
+    #[test]
+    fn a_database_named_like_the_user_is_none_at_all() {
+        let mut unnamed = startup("app.demo", "");
+        unnamed.database = Some("app.demo".to_owned());
+        assert_eq!(route(&unnamed, None).unwrap().database, None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use rustc_hash::FxHashMap;
+use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -87,7 +88,8 @@ pub(super) async fn find(
         Some(RoleSecret::Verifier(verifier)) => parse(&verifier, tenant, role),
         None => match &tenant.auth_user {
             Some(auth_user) => ask(worker, tenant, auth_user, role)
-                .await?
+                .await
+                .map_err(|end| End::PasswordsUnknown(Box::new(end)))?
                 .and_then(|text| parse(&text, tenant, role)),
             None => None,
         },
@@ -113,6 +115,15 @@ async fn from_password(password: Zeroizing<String>) -> Secret {
         Ok(secret) => secret,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
+}
+
+/// Whether `password` is the one that `verifier` was made from. Derived elsewhere, like any key.
+pub(super) async fn matches(password: Zeroizing<Vec<u8>>, verifier: Verifier) -> bool {
+    let derive = move || {
+        let shown = Verifier::from_password(&*password, &verifier.salt, verifier.iterations);
+        bool::from(shown.stored_key.ct_eq(&verifier.stored_key))
+    };
+    tokio::task::spawn_blocking(derive).await.unwrap_or(false)
 }
 
 fn parse(text: &str, tenant: &Tenant, role: &RoleName) -> Option<Secret> {
