@@ -146,6 +146,8 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
             Some(request) = reloads.recv() => reloader.by_request(request.answer),
         }
     }
+    // Whoever asks for a reload now is answered at once that it is too late.
+    drop(reloads);
     tracing::info!("draining");
     readiness.send_replace(Readiness::Draining);
     tokio::select! {

@@ -13,6 +13,8 @@ use std::{
 
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
+use zeroize::Zeroize as _;
+
 use super::stream::Stream;
 
 /// Bytes of one lent buffer.
@@ -92,6 +94,13 @@ impl Buffer {
         if self.is_empty() {
             self.clear();
         }
+    }
+
+    /// Drops the first `count` bytes and leaves no trace of them in the memory.
+    pub fn consume_secret(&mut self, count: usize) {
+        let end = self.end.min(self.start + count);
+        self.memory[self.start..end].zeroize();
+        self.consume(count);
     }
 
     /// Drops all but the first `count` bytes.

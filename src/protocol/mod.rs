@@ -1,5 +1,6 @@
 //! PostgreSQL wire protocol as values: no socket, no clock, no tokio.
 
+pub mod effect;
 pub mod error;
 pub mod frame;
 pub mod message;

@@ -334,8 +334,12 @@ impl Pipeline {
         self.copy = Copy::No;
         self.drop_stray_copy_ends();
         match self.owed.pop_front().map(|due| due.request) {
-            Some(Request::Query | Request::Sync) => {
+            Some(request @ (Request::Query | Request::Sync)) => {
                 self.drop_stray_copy_ends();
+                if request == Request::Query && self.owed.is_empty() {
+                    // A simple query ends whatever batch was open before it.
+                    self.batch = Batch::Closed;
+                }
                 Ok(())
             }
             _ => Err(PipelineError::UnexpectedReady),
@@ -390,6 +394,7 @@ mod tests {
             ">P >B >E >S >P >B >E >S <1 <2 <C <ZI <1 <2 <C <ZI",
             ">P >D >S <1 <t <T <ZI",
             ">P >B >E >H <1 <2 <C >S <ZI",
+            ">P >H <1 >Q <C <ZI",
             ">F <V <ZI",
             ">Q <C <ZT >Q <C <ZI",
             ">Q <E <ZI",

@@ -13,6 +13,8 @@ use std::{collections::HashMap, fmt::Write as _, rc::Rc};
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use super::effect::{self, Effect};
+
 /// What canonical names begin with.
 pub const PREFIX: &str = "sluice_";
 
@@ -26,9 +28,16 @@ pub struct Statement {
     name: String,
     /// The body of a Parse behind its name: text, zero byte, parameter types.
     body: Box<[u8]>,
+    effect: Effect,
 }
 
 impl Statement {
+    /// What it may leave behind in the session that runs it.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        self.effect
+    }
+
     /// The name that backends know it by.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -76,6 +85,7 @@ impl Statements {
             id,
             name: format!("{PREFIX}{id}"),
             body: body.into(),
+            effect: effect::of_text(body),
         });
         self.by_body.insert(body.into(), Rc::clone(&statement));
         statement

@@ -103,7 +103,10 @@ async fn welcome(
     } = hello;
     let (route, place) = match admit(worker, &stream, &startup) {
         Ok(admitted) => admitted,
-        Err(end) => return finish::tell(worker, stream, &end).await,
+        Err(end) => {
+            finish::note_turned_away(worker, &startup, peer, &end);
+            return finish::tell(worker, stream, &end).await;
+        }
     };
     let home = route
         .tenant

@@ -76,7 +76,7 @@ impl Client {
                 Some(header) if self.inbox.bytes().len() >= header.message_bytes() => {
                     let message = &self.inbox.bytes()[..header.message_bytes()];
                     let body = BytesMut::from(&message[message.len() - header.body_bytes..]);
-                    self.inbox.consume(header.message_bytes());
+                    self.inbox.consume_secret(header.message_bytes());
                     return Ok(body);
                 }
                 Some(_) | None => {}

@@ -41,9 +41,10 @@ pub(super) struct Presence {
 impl Crowd {
     /// Lets a client in; if its address has more than `limit` strangers now, the oldest of them goes.
     pub(super) fn enter(&self, address: IpAddr, limit: usize) -> Presence {
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let pushed_out = Arc::new(Notify::new());
         let mut strangers = self.0.by_address.entry(address).or_default();
+        // Under the entry's lock, so that the numbers of an address stand in order.
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         strangers.push_back(Stranger {
             number,
             pushed_out: Arc::clone(&pushed_out),

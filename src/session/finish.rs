@@ -22,7 +22,7 @@ use crate::{
     metrics::{LoginOutcome, Method, TenantMetrics, session_ended},
     net::stream::Stream,
     pool::Checkout,
-    protocol::error::ErrorResponse,
+    protocol::{error::ErrorResponse, startup::Startup},
 };
 
 /// How long a client may take to take in its last message.
@@ -59,11 +59,10 @@ pub(super) async fn finish(session: Session, mut client: Client, farewell: Farew
         .response
         .as_ref()
         .filter(|_| boundary == Boundary::Whole);
-    let told = async {
-        if let Some(response) = response {
-            let _ = client.send(&encode(response, commit_in_flight)).await;
-        }
-    };
+    let last_words =
+        response.map_or_else(BytesMut::new, |response| encode(response, commit_in_flight));
+    // Also with nothing to add: what the client has asked for may still be on its way.
+    let told = client.send(&last_words);
     let gone = async {
         if let Some(checkout) = checkout {
             checkout.close().await;
@@ -116,6 +115,19 @@ fn encode(response: &ErrorResponse, commit_in_flight: bool) -> BytesMut {
         response.write(&mut out);
     }
     out
+}
+
+/// Writes down a client that was refused before it could say which tenant it wants.
+pub(super) fn note_turned_away(worker: &Worker, startup: &Startup, peer: SocketAddr, end: &End) {
+    let row = end.row(&worker.process.config.load().timeouts);
+    let event = AuditEvent {
+        reason: Some(row.reason.to_owned()),
+        peer: Some(peer.to_string()),
+        detail: serde_json::json!({ "user": startup.user }),
+        ..AuditEvent::new("auth.denied", Outcome::Failure, "unknown")
+    };
+    worker.process.catalog.record_later(event);
+    log(&row, peer, "login refused", end);
 }
 
 /// A login that came through.

@@ -58,11 +58,15 @@ pub(super) async fn parameters(
         return Ok(Rc::new(parameters));
     }
     let mut checkout = pool.checkout().await?;
-    let backend = checkout.backend();
-    let applied = session_state::apply(backend, settings).await;
-    let parameters = Rc::new(backend.connection.parameters.clone());
+    if let Err(end) = session_state::apply(checkout.backend(), settings).await {
+        if matches!(end, End::Settings(_)) {
+            checkout.release();
+        }
+        // Otherwise the server's answer is still to come: the checkout is dropped, its backend closed.
+        return Err(end);
+    }
+    let parameters = Rc::new(checkout.backend().connection.parameters.clone());
     checkout.release();
-    applied?;
     pool.remember_greeting(Rc::clone(settings), Rc::clone(&parameters));
     Ok(parameters)
 }

@@ -108,7 +108,7 @@ pub(super) fn answer_cancelled(client: &mut Client) -> bool {
     true
 }
 
-fn expiry_notice(left: Duration) -> BytesMut {
+pub(super) fn expiry_notice(left: Duration) -> BytesMut {
     let text = format!(
         "temporary access ends in {}",
         humantime::format_duration(left)

@@ -36,8 +36,14 @@ pub(super) struct Local {
     backend: RefCell<Option<Target>>,
     cancel_asked: Cell<Asked>,
     expiry: Cell<Option<Expiry>>,
-    /// How many of `NOTICES` have been given, and whether the last of them still has to be sent.
-    notices: Cell<(usize, Asked)>,
+    notices: Cell<Notices>,
+}
+
+/// How many of `NOTICES` have been given, and what the client still has to be told.
+#[derive(Debug, Clone, Copy, Default)]
+struct Notices {
+    given: usize,
+    due: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +97,7 @@ impl Local {
             backend: RefCell::new(None),
             cancel_asked: Cell::new(Asked::No),
             expiry: Cell::new(None),
-            notices: Cell::new((0, Asked::No)),
+            notices: Cell::default(),
         })
     }
 
@@ -112,6 +118,20 @@ impl Local {
     pub(super) fn enter(&self, activity: Activity, now: Instant) {
         self.handle.set_activity(activity);
         self.since.set(now);
+    }
+
+    /// Notes that the client has sent more for its backend to do.
+    pub(super) fn work(&self, now: Instant) {
+        self.enter(Activity::Active, now);
+        if self.transaction_since.get().is_none() {
+            self.transaction_since.set(Some(now));
+        }
+    }
+
+    /// Notes that no transaction is open, although a backend is still attached.
+    pub(super) fn rest(&self, now: Instant) {
+        self.enter(Activity::Idle, now);
+        self.transaction_since.set(None);
     }
 
     /// Notes the backend that serves the session from `now` on.
@@ -160,6 +180,11 @@ impl Local {
         }
     }
 
+    /// Puts off a cancel request that cannot be answered yet.
+    pub(super) fn put_off_cancel(&self) {
+        self.cancel_asked.set(Asked::Yes);
+    }
+
     /// Whether a cancel request has come while the session waits for a backend; asked once.
     pub(super) fn take_cancel(&self) -> bool {
         self.cancel_asked.replace(Asked::No) == Asked::Yes
@@ -167,11 +192,12 @@ impl Local {
 
     /// How long the grant still lasts, if the client has to be told so now; asked once.
     pub(super) fn take_notice(&self) -> Option<Duration> {
-        let (given, asked) = self.notices.get();
-        self.notices.set((given, Asked::No));
-        (asked == Asked::Yes)
-            .then(|| NOTICES.get(given.checked_sub(1)?).copied())
-            .flatten()
+        let notices = self.notices.get();
+        self.notices.set(Notices {
+            due: None,
+            ..notices
+        });
+        notices.due
     }
 
     /// Looks at the session's limits; called by the worker's clock.
@@ -215,7 +241,7 @@ impl Local {
         let expiry = match self.expiry.get() {
             Some(expiry) if expiry.at_ms == at_ms => expiry,
             _ => {
-                self.notices.set((0, Asked::No));
+                self.notices.set(Notices::default());
                 Expiry {
                     at_ms,
                     boot: now.boot + by_wall,
@@ -227,9 +253,11 @@ impl Local {
     }
 
     fn note_expiry(&self, left: Duration) {
-        let due = NOTICES.iter().filter(|before| left <= **before).count();
-        if due > self.notices.get().0 {
-            self.notices.set((due, Asked::Yes));
+        let given = NOTICES.iter().filter(|before| left <= **before).count();
+        if given > self.notices.get().given {
+            // In whole seconds: what is left of the second is spent on the way.
+            let due = Some(Duration::from_secs(left.as_secs()));
+            self.notices.set(Notices { given, due });
             self.handle.nudge();
         }
     }

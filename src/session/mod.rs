@@ -96,11 +96,17 @@ pub async fn serve(worker: Rc<Worker>, arrival: Arrival) {
         return;
     };
     let login = Box::pin(establish(&worker, &mut client, &arrival));
-    let logged_in = timeout_at(arrival.deadline, login).await;
-    let logged_in = logged_in.unwrap_or(Err(End::LoginTimeout(timeouts.login)));
+    let logged_in = tokio::select! {
+        biased;
+        done = timeout_at(arrival.deadline, login) => done.unwrap_or(Err(End::LoginTimeout(timeouts.login))),
+        () = arrival.presence.pushed_out() => Err(End::Crowded),
+    };
     match logged_in {
         Ok((mut session, _key)) => {
-            drop(arrival.presence);
+            // Of what the client came with only its place is needed any more.
+            let arrive::Settled {
+                _place: _served, ..
+            } = arrival;
             let farewell = session.run(&mut client).await;
             Box::pin(finish::finish(session, client, farewell)).await;
         }
@@ -141,8 +147,9 @@ async fn establish<'a>(
     );
     let mut out = BytesMut::new();
     greet::write(&parameters, &key.key, &mut out);
+    // Sent by the session's first wait: from here on every end is that of a session.
+    client.outbox.put(&out);
     finish::note_login(&session);
-    client.send(&out).await?;
     Ok((session, key))
 }
 
@@ -226,7 +233,7 @@ impl Session {
             let checkout = match self.checkout(client).await {
                 Ok(Some(checkout)) => checkout,
                 Ok(None) => continue,
-                Err(end) => return Farewell::without_backend(end),
+                Err(farewell) => return *farewell,
             };
             if let Err(farewell) = self.transaction(client, checkout).await {
                 return *farewell;
@@ -235,25 +242,35 @@ impl Session {
     }
 
     /// A backend with the client's settings; `None`: the client cancelled while it waited and has been answered.
-    async fn checkout(&mut self, client: &mut Client) -> Result<Option<Checkout>, End> {
-        self.confirm_grant().await?;
+    async fn checkout(&mut self, client: &mut Client) -> Result<Option<Checkout>, Box<Farewell>> {
+        let without_backend = |end| Box::new(Farewell::without_backend(end));
+        self.confirm_grant().await.map_err(without_backend)?;
         let mut checkout = match self.pool.try_checkout() {
             Some(checkout) => checkout,
-            None => match Box::pin(self.queue(client)).await? {
+            None => match Box::pin(self.queue(client))
+                .await
+                .map_err(without_backend)?
+            {
                 Some(checkout) => checkout,
                 None => return Ok(None),
             },
         };
-        if !Rc::ptr_eq(&checkout.backend().settings, &self.settings) {
-            let applied = Box::pin(session_state::apply(checkout.backend(), &self.settings)).await;
-            if let Err(end) = applied {
-                if matches!(end, End::Settings(_)) {
-                    checkout.release();
-                }
-                return Err(end);
-            }
+        if Rc::ptr_eq(&checkout.backend().settings, &self.settings) {
+            return Ok(Some(checkout));
         }
-        Ok(Some(checkout))
+        let applying = Box::pin(session_state::apply(checkout.backend(), &self.settings));
+        match unless_ended(self.handle(), applying).await {
+            Ok(()) => Ok(Some(checkout)),
+            Err(end @ End::Settings(_)) => {
+                checkout.release();
+                Err(without_backend(end))
+            }
+            Err(end) => Err(Box::new(Farewell {
+                end,
+                boundary: Boundary::Whole,
+                checkout: Some(checkout),
+            })),
+        }
     }
 
     /// A session whose grant was decided before the tenant's last revocation is decided again.
@@ -283,8 +300,16 @@ impl Session {
             if let Poll::Ready(cause) = local.poll_end(context) {
                 return Poll::Ready(Err(End::Signalled(cause)));
             }
-            if local.take_cancel() && idle::answer_cancelled(client) {
-                return Poll::Ready(Ok(None));
+            if local.take_cancel() {
+                if idle::answer_cancelled(client) {
+                    return Poll::Ready(Ok(None));
+                }
+                local.put_off_cancel();
+            }
+            if !client.outbox.is_drained()
+                && let Poll::Ready(Err(end)) = client.poll_drain(context)
+            {
+                return Poll::Ready(Err(end));
             }
             while !client.inbox.is_full() {
                 match client.poll_fill(context) {
@@ -325,16 +350,22 @@ impl Session {
             prepared,
         );
         let relayed = relay.run(|_| !keep).await;
+        let settled = relay.is_settled();
         let boundary = relay.cut();
         drop(relay);
         SessionHandle::count(&self.handle().transactions, 1);
         self.metrics.transaction();
         if let Err(end) = relayed {
-            return Err(Box::new(self.part(end, boundary, checkout)));
+            return Err(Box::new(self.part(end, boundary, settled, checkout)));
         }
-        self.settle(&mut checkout)
-            .await
-            .map_err(|end| Box::new(Farewell::without_backend(end)))?;
+        if let Err(end) = self.settle(&mut checkout).await {
+            let farewell = Farewell {
+                end,
+                boundary: Boundary::Whole,
+                checkout: Some(checkout),
+            };
+            return Err(Box::new(farewell));
+        }
         local.detach();
         checkout.release();
         Ok(())
@@ -344,16 +375,21 @@ impl Session {
     async fn settle(&mut self, checkout: &mut Checkout) -> Result<(), End> {
         let backend = checkout.backend();
         if backend.residue != crate::pool::Residue::None {
-            self.settings = Box::pin(session_state::learn(backend, &self.initial)).await?;
+            let learning = Box::pin(session_state::learn(backend, &self.initial));
+            self.settings = unless_ended(self.registration.handle(), learning).await?;
         }
         Ok(())
     }
 
     /// The client is leaving: a backend that is clean goes on to others, any other is closed.
-    fn part(&self, end: End, boundary: Boundary, mut checkout: Checkout) -> Farewell {
-        if matches!(end, End::Terminated | End::ClientLost)
-            && checkout.backend().pipeline.is_releasable()
-        {
+    fn part(
+        &self,
+        end: End,
+        boundary: Boundary,
+        settled: bool,
+        mut checkout: Checkout,
+    ) -> Farewell {
+        if settled && matches!(end, End::Terminated | End::ClientLost) {
             self.enrolled.local.detach();
             if self.sharing == Sharing::Session {
                 checkout.backend().residue = crate::pool::Residue::State;

@@ -22,6 +22,7 @@ use bytes::BytesMut;
 use super::{
     client::Client,
     error::End,
+    idle,
     local::Local,
     session_state,
     statements::{Prepared, Step, Translator, may_name_statement},
@@ -32,7 +33,7 @@ use crate::{
     pool::Backend,
     protocol::{
         frame::{HEADER_BYTES, Header, backend as tag, frontend},
-        pipeline::{Answer, TransactionStatus},
+        pipeline::{Answer, Pipeline, TransactionStatus},
         prepared::Statements,
     },
 };
@@ -60,7 +61,15 @@ pub(super) struct Relay<'a> {
     awaited: usize,
     /// The client's prepared statements and its pool's; `None`: the backend is the client's own, names and all.
     prepared: Option<(&'a mut Prepared, &'a RefCell<Statements>)>,
+    sending: Sending,
     ending: Ending,
+}
+
+/// Whether the server still takes what we send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Works,
+    Broken,
 }
 
 /// Whether this stretch ends with a release.
@@ -104,6 +113,7 @@ impl<'a> Relay<'a> {
             sent_of_outbox: 0,
             awaited: 0,
             prepared,
+            sending: Sending::Works,
             ending: Ending::No,
         }
     }
@@ -138,7 +148,16 @@ impl<'a> Relay<'a> {
         context: &mut Context<'_>,
         releasable: &impl Fn(&Backend) -> bool,
     ) -> Poll<Result<(), End>> {
-        if let Poll::Ready(cause) = self.local.poll_end(context) {
+        let ended = if self.is_settled() {
+            // Only a client with a backend of its own is here between transactions.
+            if let Some(left) = self.local.take_notice() {
+                self.client.outbox.put(&idle::expiry_notice(left));
+            }
+            self.local.poll_end_or_drain(context)
+        } else {
+            self.local.poll_end(context)
+        };
+        if let Poll::Ready(cause) = ended {
             return Poll::Ready(Err(End::Signalled(cause)));
         }
         loop {
@@ -175,7 +194,10 @@ impl<'a> Relay<'a> {
             {
                 Poll::Ready(Ok(())) => moved = Poll::Ready(()),
                 // The server may have told why before it left: its words are still to be read.
-                Poll::Ready(Err(_)) => self.to_backend.clear(),
+                Poll::Ready(Err(_)) => {
+                    self.to_backend.clear();
+                    self.sending = Sending::Broken;
+                }
                 Poll::Pending => {}
             }
         }
@@ -220,15 +242,20 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn is_over(&self, releasable: &impl Fn(&Backend) -> bool) -> bool {
-        let settled = self.client_body == 0
+    /// Whether nothing is half done in either direction: no message, no answer, no write.
+    pub(super) fn is_settled(&self) -> bool {
+        self.client_body == 0
             && self.backend_body == 0
             && self.from_backend.is_empty()
             && self.to_backend.is_drained()
-            && self.backend.pipeline.is_releasable();
+            && self.sending == Sending::Works
+            && self.backend.pipeline.is_releasable()
+    }
+
+    fn is_over(&self, releasable: &impl Fn(&Backend) -> bool) -> bool {
         match self.ending {
-            Ending::No => settled && releasable(self.backend),
-            Ending::Terminated => settled || !self.backend.pipeline.is_busy(),
+            Ending::No => self.is_settled() && releasable(self.backend),
+            Ending::Terminated => self.is_settled() || !self.backend.pipeline.is_busy(),
             Ending::Fatal => false,
         }
     }
@@ -291,7 +318,8 @@ impl<'a> Relay<'a> {
             }
             backend.pipeline.to_server(header.tag)?;
             if matches!(header.tag, frontend::QUERY | frontend::PARSE) {
-                session_state::look_at_text(message, &mut backend.residue);
+                let is_whole = message.len() >= header.message_bytes();
+                session_state::look_at_text(message, is_whole, &mut backend.residue);
             }
             let here = header.message_bytes().min(message.len());
             self.client_body = header.message_bytes() - here;
@@ -300,13 +328,14 @@ impl<'a> Relay<'a> {
         to_backend.put(&bytes[lined_up..taken]);
         if taken > 0 {
             client.inbox.consume(taken);
-            self.local.enter(Activity::Active, (self.clock)());
+            self.local.work((self.clock)());
         }
         self.take_back_skipped();
         Ok(())
     }
 
-    /// Takes what the server has sent, message by message, and lines it up for the client.
+    /// Takes what the server has sent, message by message, and lines it up for the client. Whatever stops it, the
+    /// client gets the messages before that one, whole.
     fn take_from_backend(&mut self) -> Result<(), End> {
         let Self {
             client,
@@ -321,57 +350,31 @@ impl<'a> Relay<'a> {
         self.backend_body -= taken;
         let mut lined_up = 0;
         let mut whole_messages = (self.backend_body == 0).then_some(taken);
+        let mut outcome = Ok(());
         while self.backend_body == 0 {
             let message = &bytes[taken..];
-            let Some(header) = Header::parse(message).map_err(|_| End::BackendMessage)? else {
-                break;
-            };
-            let is_whole = message.len() >= header.message_bytes();
-            if is_read_whole(header.tag) && !is_whole {
-                if header.message_bytes() <= BUFFER_BYTES {
+            let header = match next_from_server(message) {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                Err(end) => {
+                    outcome = Err(end);
                     break;
                 }
-                if header.tag != tag::ERROR_RESPONSE {
-                    return Err(End::BackendMessage);
-                }
-            }
+            };
             let here = header.message_bytes().min(message.len());
+            let is_whole = here == header.message_bytes();
             let body = message.get(HEADER_BYTES..here).unwrap_or_default();
-            let answer = backend
-                .pipeline
-                .from_server(header.tag, body.first().copied())?;
-            let mut instead: Option<BytesMut> = None;
-            match answer {
-                Answer::Pass => {}
-                Answer::Swallow => instead = Some(BytesMut::new()),
-                Answer::ParseComplete => instead = Some(BytesMut::from(PARSE_COMPLETE)),
-            }
+            let prepared = prepared.as_mut().map(|(prepared, _)| &mut **prepared);
+            let instead = match look_at_server(backend, prepared, header.tag, body) {
+                Ok(instead) => instead.filter(|_| is_whole),
+                Err(end) => {
+                    outcome = Err(end);
+                    break;
+                }
+            };
             match header.tag {
-                tag::READY_FOR_QUERY => {
-                    ready(backend.pipeline.status(), self.local, (self.clock)())
-                }
-                tag::COMMAND_COMPLETE => {
-                    session_state::look_at_tag(
-                        body,
-                        backend,
-                        prepared.as_mut().map(|(prepared, _)| &mut **prepared),
-                    );
-                }
-                tag::PARAMETER_STATUS => session_state::look_at_parameter(backend, body)?,
-                tag::ERROR_RESPONSE if is_whole => {
-                    if is_fatal(body) {
-                        self.ending = Ending::Fatal;
-                    }
-                    session_state::look_at_error(body, &mut backend.residue);
-                    let translated = prepared
-                        .as_ref()
-                        .and_then(|(prepared, _)| prepared.translate_error(body));
-                    instead = translated.map(|error| {
-                        let mut out = BytesMut::new();
-                        error.write(&mut out);
-                        out
-                    });
-                }
+                tag::READY_FOR_QUERY => ready(&backend.pipeline, self.local, (self.clock)()),
+                tag::ERROR_RESPONSE if is_fatal(body) => self.ending = Ending::Fatal,
                 _ => {}
             }
             if let Some(instead) = instead {
@@ -390,7 +393,7 @@ impl<'a> Relay<'a> {
         self.sent_of_outbox = 0;
         from_backend.consume(taken);
         self.take_back_skipped();
-        Ok(())
+        outcome
     }
 
     /// Corrects what was assumed of statements whose messages the server has skipped.
@@ -404,15 +407,36 @@ impl<'a> Relay<'a> {
     }
 }
 
-fn ready(status: TransactionStatus, local: &Local, now: tokio::time::Instant) {
-    if status != TransactionStatus::Idle {
-        local.enter(Activity::IdleInTransaction, now);
+/// Notes where a ReadyForQuery leaves the session; with more to be answered it is still at work.
+fn ready(pipeline: &Pipeline, local: &Local, now: tokio::time::Instant) {
+    match pipeline.status() {
+        _ if pipeline.is_busy() => {}
+        TransactionStatus::Idle => local.rest(now),
+        TransactionStatus::InTransaction | TransactionStatus::Failed => {
+            local.enter(Activity::IdleInTransaction, now);
+        }
     }
 }
 
-/// Messages whose body is looked at, or that may be replaced. Only an error may be larger than a buffer; it is then
-/// passed on unread.
-fn is_read_whole(tag: u8) -> bool {
+/// The header of the server's next message, once as much of that message has come as has to be looked at.
+///
+/// Only an error may be larger than a buffer; it is then passed on unread.
+fn next_from_server(bytes: &[u8]) -> Result<Option<Header>, End> {
+    let Some(header) = Header::parse(bytes).map_err(|_| End::BackendMessage)? else {
+        return Ok(None);
+    };
+    if !is_looked_at(header.tag) || bytes.len() >= header.message_bytes() {
+        return Ok(Some(header));
+    }
+    match header.message_bytes() {
+        ..=BUFFER_BYTES => Ok(None),
+        _ if header.tag == tag::ERROR_RESPONSE => Ok(Some(header)),
+        _ => Err(End::BackendMessage),
+    }
+}
+
+/// Messages whose body is looked at, or that may be replaced.
+fn is_looked_at(tag: u8) -> bool {
     matches!(
         tag,
         tag::READY_FOR_QUERY
@@ -422,6 +446,35 @@ fn is_read_whole(tag: u8) -> bool {
             | tag::CLOSE_COMPLETE
             | tag::ERROR_RESPONSE
     )
+}
+
+/// Notes what a message of the server means, and answers what the client gets in its stead, if not the message.
+fn look_at_server(
+    backend: &mut Backend,
+    prepared: Option<&mut Prepared>,
+    tag: u8,
+    body: &[u8],
+) -> Result<Option<BytesMut>, End> {
+    let answer = backend.pipeline.from_server(tag, body.first().copied())?;
+    match tag {
+        tag::COMMAND_COMPLETE => session_state::look_at_tag(body, backend, prepared),
+        tag::PARAMETER_STATUS => session_state::look_at_parameter(backend, body)?,
+        tag::ERROR_RESPONSE => {
+            session_state::look_at_error(body, &mut backend.residue);
+            let translated = prepared.and_then(|prepared| prepared.translate_error(body));
+            return Ok(translated.map(|error| {
+                let mut out = BytesMut::new();
+                error.write(&mut out);
+                out
+            }));
+        }
+        _ => {}
+    }
+    Ok(match answer {
+        Answer::Pass => None,
+        Answer::Swallow => Some(BytesMut::new()),
+        Answer::ParseComplete => Some(BytesMut::from(PARSE_COMPLETE)),
+    })
 }
 
 /// Whether an ErrorResponse says that the server ends the session. The field `V` is never translated.

@@ -12,7 +12,10 @@ use super::{error::End, statements::Prepared};
 use crate::{
     backend::ExchangeError,
     pool::{Backend, Residue},
-    protocol::parameters::Settings,
+    protocol::{
+        effect::{self, Effect},
+        parameters::Settings,
+    },
 };
 
 /// How long the server may take to say what is set.
@@ -20,17 +23,25 @@ const LEARN_MAX: Duration = Duration::from_secs(5);
 
 /// All names are qualified: the client's `search_path` must not decide what they mean.
 const LEARN: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
-    WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) 'seed' \
-    AND name OPERATOR(pg_catalog.!~~) 'transaction\\_%' \
+    WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) \
+    ALL (ARRAY['seed', 'transaction_isolation', 'transaction_read_only', 'transaction_deferrable']) \
     UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
     WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'";
 
-/// Searches the text of a Query or Parse for what changes settings without a telling command tag.
-pub(super) fn look_at_text(message: &[u8], residue: &mut Residue) {
-    if memmem::find(message, b"set_config").is_some()
-        || memmem::find(message, b"SET_CONFIG").is_some()
-    {
+/// Looks at the text of a Query or Parse, of which `bytes` have come. What has not come could be anything.
+pub(super) fn look_at_text(bytes: &[u8], is_whole: bool, residue: &mut Residue) {
+    look_at_effect(effect::of_text(bytes), residue);
+    if !is_whole {
         taint(residue, Residue::Settings);
+    }
+}
+
+/// Notes what a statement that is about to run may leave behind.
+pub(super) fn look_at_effect(effect: Effect, residue: &mut Residue) {
+    match effect {
+        Effect::None => {}
+        Effect::Settings => taint(residue, Residue::Settings),
+        Effect::State => taint(residue, Residue::State),
     }
 }
 
@@ -67,7 +78,13 @@ pub(super) fn look_at_parameter(backend: &mut Backend, body: &[u8]) -> Result<()
         .parameters
         .update(body)
         .ok_or(End::BackendMessage)?;
-    taint(&mut backend.residue, Residue::Settings);
+    let authorization = body.starts_with(b"session_authorization\0");
+    let found = if authorization {
+        Residue::State
+    } else {
+        Residue::Settings
+    };
+    taint(&mut backend.residue, found);
     Ok(())
 }
 

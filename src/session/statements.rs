@@ -8,7 +8,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::error::End;
+use super::{error::End, session_state};
 use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     pool::Backend,
@@ -127,6 +127,7 @@ impl Translator<'_> {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
+        session_state::look_at_effect(statement.effect(), &mut self.backend.residue);
         let canonical = statement.name().as_bytes();
         let length = header.body_bytes - name.len() + canonical.len();
         self.backend.pipeline.to_server(frontend::BIND)?;

@@ -13,6 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use rustc_hash::FxHashMap;
+use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -99,13 +100,13 @@ impl Process {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         Self {
-            crowd: Crowd::default(),
+            mock_seed: mock_seed(&parts.config),
             config: ArcSwap::from_pointee(parts.config),
+            crowd: Crowd::default(),
             catalog: parts.catalog,
             access: parts.access,
             tls: parts.tls,
             authority: parts.authority,
-            mock_seed: rand::random(),
             traffic: Traffic::new(),
             cancel_keys: CancelKeys::default(),
             workers: parts.workers,
@@ -139,6 +140,14 @@ impl Process {
     pub(super) fn limited_address(address: IpAddr) -> IpAddr {
         address.to_canonical()
     }
+}
+
+/// The same after every start: a salt that changed would give away that its role does not exist.
+fn mock_seed(config: &Config) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(b"sluice mock salt");
+    hash.update(config.catalog.key.expose());
+    hash.finalize().into()
 }
 
 /// One thread and what lives on it.
