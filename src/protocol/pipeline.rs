@@ -365,9 +365,11 @@ mod tests {
             let bytes = step.as_bytes();
             match bytes[0] {
                 b'>' => pipeline.to_server(bytes[1]).unwrap(),
-                _ => pipeline
-                    .from_server(bytes[1], bytes.get(2).copied())
-                    .unwrap(),
+                _ => {
+                    pipeline
+                        .from_server(bytes[1], bytes.get(2).copied())
+                        .unwrap();
+                }
             }
         }
         pipeline

@@ -43,7 +43,14 @@ pub(super) struct Settled {
     pub(super) sharing: Sharing,
     pub(super) deadline: Instant,
     pub(super) presence: Presence,
-    pub(super) _place: Place,
+    place: Place,
+}
+
+impl Settled {
+    /// All that a session keeps of its arrival: it counts as a client until it ends.
+    pub(super) fn into_place(self) -> Place {
+        self.place
+    }
 }
 
 impl Arrival {
@@ -120,7 +127,7 @@ async fn welcome(
         sharing,
         deadline,
         presence,
-        _place: place,
+        place,
     };
     let Ok(stream) = stream.detach() else { return };
     let arrival = Arrival { stream, settled };

@@ -6,8 +6,10 @@
 use std::{
     future::{Future, poll_fn},
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
     sync::Arc,
+    task::Poll,
 };
 
 use bytes::BytesMut;
@@ -22,7 +24,9 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    access::{AccessError, Denial, Grant, Identity, InvalidToken, Registration, SessionHandle},
+    access::{
+        AccessError, Denial, EndCause, Grant, Identity, InvalidToken, Registration, SessionHandle,
+    },
     catalog::{
         Token,
         types::{BackendLogin, ClientTls, RoleSecret, Tenant},
@@ -283,16 +287,18 @@ async fn by_token(
     })
 }
 
-/// Runs a part of the login that takes time, unless somebody ends the session meanwhile.
+/// Does something that takes time, unless somebody ends the session meanwhile.
 pub(super) async fn unless_ended<T>(
     session: &SessionHandle,
     part: impl Future<Output = Result<T, End>>,
 ) -> Result<T, End> {
-    tokio::select! {
-        biased;
-        cause = poll_fn(|context| session.poll_end(context)) => Err(End::Signalled(cause)),
-        result = part => result,
-    }
+    let mut part = pin!(part);
+    poll_fn(|context| match session.poll_end(context) {
+        // A drain lets work end.
+        Poll::Ready(EndCause::Drain) | Poll::Pending => part.as_mut().poll(context),
+        Poll::Ready(cause) => Poll::Ready(Err(End::Signalled(cause))),
+    })
+    .await
 }
 
 /// Asks for a secret in clear. Only ever inside TLS.

@@ -104,9 +104,7 @@ pub async fn serve(worker: Rc<Worker>, arrival: Arrival) {
     match logged_in {
         Ok((mut session, _key)) => {
             // Of what the client came with only its place is needed any more.
-            let arrive::Settled {
-                _place: _served, ..
-            } = arrival;
+            let _place = arrival.into_place();
             let farewell = session.run(&mut client).await;
             Box::pin(finish::finish(session, client, farewell)).await;
         }
