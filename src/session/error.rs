@@ -174,11 +174,9 @@ impl End {
                 "authority_unavailable",
             ),
             Self::PasswordsUnknown(_) => told(
-                fatal(
-                    SqlState::CANNOT_CONNECT_NOW,
-                    "cannot check the password at the moment",
-                )
-                .with_hint("This is not about your credentials. Try again in a moment."),
+                fatal(SqlState::CONNECTION_FAILURE, "cannot connect to the project's server")
+                    .with_detail("So the password cannot be checked at the moment.")
+                    .with_hint("This is not about your credentials. Try again in a moment."),
                 Level::ERROR,
                 "passwords_unavailable",
             ),
