@@ -56,6 +56,19 @@ async fn a_role_secret_is_checked_before_it_is_stored() {
         let (status, answer) = world.send(Method::PUT, path, body.clone()).await;
         assert!(status.is_client_error(), "{body}: {status} {answer}");
     }
+    for body in [
+        json!({}),
+        json!({"password": "hush", "verifier": "hush"}),
+        json!({"hush": "hush"}),
+        json!({"password": ["hush"]}),
+        json!("hush"),
+    ] {
+        let (status, answer) = world.send(Method::PUT, path, body.clone()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        let said = answer["error"]["message"].as_str().unwrap();
+        assert_eq!(said, "give either `password` or `verifier`, as text");
+        assert!(!answer.to_string().contains("hush"), "{body}: {answer}");
+    }
     world
         .make(Method::PUT, path, json!({"password": "secret"}))
         .await;
