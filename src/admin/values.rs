@@ -256,13 +256,5 @@ pub struct Sessions {
 
 #[derive(Serialize, Deserialize)]
 pub struct AuditRows {
-    pub rows: Vec<AuditView>,
-}
-
-/// A row of the trail, and the e-mail address of its person where the person still exists.
-#[derive(Serialize, Deserialize)]
-pub struct AuditView {
-    #[serde(flatten)]
-    pub row: AuditRow,
-    pub email: Option<String>,
+    pub rows: Vec<AuditRow>,
 }
