@@ -18,6 +18,7 @@ use crate::{
     access::{Activity, EndCause, SessionHandle},
     backend::{Server, cancel},
     config::Timeouts,
+    metrics::CancelOutcome,
     pool::{Backend, Cancels},
     protocol::startup::SecretKey,
 };
@@ -156,7 +157,7 @@ impl Local {
 
     /// Cancels what the session runs: on its backend, or by taking it out of the queue. Returns when the request
     /// has taken effect or come to nothing.
-    pub(super) async fn cancel(&self) {
+    pub(super) async fn cancel(&self) -> CancelOutcome {
         let target = self.backend.borrow().as_ref().and_then(|target| {
             let barrier = target.cancels.announce();
             Some((
@@ -167,16 +168,19 @@ impl Local {
             ))
         });
         match target {
-            Some((server, pid, secret, _barrier)) => {
-                if let Err(error) = cancel(&server, pid, &secret).await {
+            Some((server, pid, secret, _barrier)) => match cancel(&server, pid, &secret).await {
+                Ok(()) => CancelOutcome::Forwarded,
+                Err(error) => {
                     tracing::warn!(session = %self.handle.id, %error, "cannot forward a cancel request");
+                    CancelOutcome::Failed
                 }
-            }
+            },
             None if self.handle.activity() == Activity::Waiting => {
                 self.cancel_asked.set(Asked::Yes);
                 self.handle.nudge();
+                CancelOutcome::Dequeued
             }
-            None => {}
+            None => CancelOutcome::Idle,
         }
     }
 
