@@ -101,6 +101,8 @@ pub enum Denial {
     RuleExpired,
     #[error("the rule does not allow the client's network address")]
     Network,
+    #[error("the project does not allow token access from the client's network address")]
+    ProjectNetwork,
     #[error("the rule holds on branches only")]
     BranchesOnly,
     #[error("the role is privileged and the project does not allow token access to such roles")]
@@ -134,6 +136,7 @@ impl Denial {
             Self::NoRule => "no_rule",
             Self::RuleExpired => "rule_expired",
             Self::Network => "network",
+            Self::ProjectNetwork => "project_network",
             Self::BranchesOnly => "branches_only",
             Self::PrivilegedRole => "privileged_role",
             Self::ServerTooOld { .. } => "server_too_old",
@@ -174,7 +177,7 @@ pub(super) fn decide(
         return Err(Denial::PrivilegedRole);
     }
     if !within(&tenant.networks, from) {
-        return Err(Denial::Network);
+        return Err(Denial::ProjectNetwork);
     }
     let rule = best_rule(&evidence.rules, tenant, from, now)?;
     Ok(Grant {
@@ -389,7 +392,7 @@ mod tests {
                 with_tenant(whole.clone(), |t| t.token_access = TokenAccess::Disabled),
             ),
             (
-                "network",
+                "project_network",
                 with_tenant(whole.clone(), |t| {
                     t.networks = vec!["10.0.0.0/8".parse().unwrap()]
                 }),

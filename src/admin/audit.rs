@@ -1,19 +1,14 @@
 //! The audit trail: read it, check it.
 
-use std::collections::HashMap;
-
 use axum::{Json, Router, extract::State, routing::get};
 use serde::Deserialize;
 
-use super::{
-    AdminState,
-    error::ApiError,
-    extract::Params,
-    people,
-    values::{AuditRows, AuditView},
-};
+use super::{AdminState, error::ApiError, extract::Params, people, tenants, values::AuditRows};
 use crate::{
-    catalog::{AuditVerdict, types::AuditFilter},
+    catalog::{
+        AuditVerdict,
+        types::{AUDIT_KINDS, AuditFilter},
+    },
     names::{PersonId, SessionId, TenantRef},
 };
 
@@ -29,7 +24,7 @@ pub(super) fn routes() -> Router<AdminState> {
 #[serde(deny_unknown_fields)]
 struct Filter {
     tenant: Option<TenantRef>,
-    /// Id or e-mail address; the id also of a person who is gone.
+    /// Id or e-mail address, also of a person who is gone.
     person: Option<String>,
     kind: Option<String>,
     session: Option<SessionId>,
@@ -41,54 +36,86 @@ async fn list(
     State(state): State<AdminState>,
     Params(filter): Params<Filter>,
 ) -> Result<Json<AuditRows>, ApiError> {
-    if filter
-        .limit
-        .is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit))
-    {
-        return Err(ApiError::malformed(format!(
-            "`limit` must be 1 to {LIMIT_MAX}"
-        )));
-    }
-    let person = match filter.person {
-        Some(text) => Some(person_once_there(&state, &text).await?),
-        None => None,
-    };
-    let filter = AuditFilter {
-        tenant: filter.tenant,
-        person,
-        kind: filter.kind,
-        session: filter.session,
-        before: filter.before,
-        limit: filter.limit,
-    };
+    filter.check_numbers()?;
+    let filter = filter.into_catalog();
     // What has happened before this call is to be in its answer.
     state.catalog.flush().await?;
-    let rows = state.catalog.audit_rows(filter).await?;
-    let emails: HashMap<PersonId, String> = {
-        let people = state.catalog.people().await?;
-        people
-            .into_iter()
-            .map(|person| (person.id, person.email))
-            .collect()
-    };
-    let rows = rows.into_iter().map(|row| AuditView {
-        email: row
-            .event
-            .person
-            .and_then(|person| emails.get(&person).cloned()),
-        row,
-    });
-    Ok(Json(AuditRows {
-        rows: rows.collect(),
-    }))
+    let rows = state.catalog.audit_rows(filter.clone()).await?;
+    if rows.is_empty() {
+        refuse_unknown(&state, filter).await?;
+    }
+    Ok(Json(AuditRows { rows }))
 }
 
-/// A person by id, who need not exist any more, or by e-mail address.
-async fn person_once_there(state: &AdminState, text: &str) -> Result<PersonId, ApiError> {
-    match text.parse() {
-        Ok(id) => Ok(id),
-        Err(_) => Ok(people::find(&state.catalog, text).await?.id),
+impl Filter {
+    fn check_numbers(&self) -> Result<(), ApiError> {
+        if self.before.is_some_and(|before| before < 1) {
+            return Err(ApiError::malformed("`before` must be 1 or more"));
+        }
+        if self
+            .limit
+            .is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit))
+        {
+            return Err(ApiError::malformed(format!(
+                "`limit` must be 1 to {LIMIT_MAX}"
+            )));
+        }
+        Ok(())
     }
+
+    fn into_catalog(self) -> AuditFilter {
+        let id = self.person.as_deref().map(str::parse::<PersonId>);
+        let (person, email) = match id {
+            Some(Ok(id)) => (Some(id), None),
+            Some(Err(_)) => (None, self.person.map(|text| text.trim().to_lowercase())),
+            None => (None, None),
+        };
+        AuditFilter {
+            tenant: self.tenant,
+            person,
+            email,
+            kind: self.kind,
+            session: self.session,
+            before: self.before,
+            limit: self.limit,
+        }
+    }
+}
+
+/// Tells a filter that nothing can ever pass, as after a typing error, from one that nothing has passed.
+/// What is gone but was there once is known by its rows.
+async fn refuse_unknown(state: &AdminState, filter: AuditFilter) -> Result<(), ApiError> {
+    if let Some(kind) = filter.kind {
+        let by_kind = AuditFilter {
+            kind: Some(kind.clone()),
+            ..AuditFilter::default()
+        };
+        if !AUDIT_KINDS.contains(&kind.as_str()) && !state.catalog.has_audit_rows(by_kind).await? {
+            return Err(
+                ApiError::malformed(format!("there is no kind of row `{kind}`"))
+                    .with_hint(format!("the kinds are {}", AUDIT_KINDS.join(", "))),
+            );
+        }
+    }
+    if let Some(tenant) = filter.tenant {
+        let by_tenant = AuditFilter {
+            tenant: Some(tenant.clone()),
+            ..AuditFilter::default()
+        };
+        if !state.catalog.has_audit_rows(by_tenant).await? {
+            tenants::find(&state.catalog, &tenant).await?;
+        }
+    }
+    if let Some(email) = filter.email {
+        let by_email = AuditFilter {
+            email: Some(email.clone()),
+            ..AuditFilter::default()
+        };
+        if !state.catalog.has_audit_rows(by_email).await? {
+            people::find(&state.catalog, &email).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn verify(State(state): State<AdminState>) -> Result<Json<AuditVerdict>, ApiError> {

@@ -225,6 +225,7 @@ fn refusal(denial: Denial) -> ApiError {
         Denial::NotEnabled
         | Denial::RuleExpired
         | Denial::Network
+        | Denial::ProjectNetwork
         | Denial::BranchesOnly
         | Denial::PrivilegedRole
         | Denial::ServerTooOld { .. } => StatusCode::FORBIDDEN,

@@ -19,6 +19,7 @@ mod error;
 pub mod expiry;
 mod extract;
 mod health;
+mod misfit;
 mod people;
 mod rules;
 mod sessions;

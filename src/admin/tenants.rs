@@ -12,7 +12,7 @@ use super::{
     auth::Actor,
     change::harmless,
     error::ApiError,
-    extract::{Body, Segments},
+    extract::{Body, SecretBody, Segments},
     people, tenant_fields,
     values::{
         AccessState, Done, MemberTerms, Members, OneMember, OneTenant, Removed, SecretText,
@@ -183,7 +183,7 @@ async fn set_secret(
     State(state): State<AdminState>,
     Actor(actor): Actor,
     Segments((name, role)): Segments<(TenantRef, RoleName)>,
-    Body(secret): Body<SecretText>,
+    SecretBody(secret): SecretBody<SecretText>,
 ) -> Result<Json<Done<Removed>>, ApiError> {
     let secret = match secret {
         SecretText::Password(password) if password.is_empty() => {

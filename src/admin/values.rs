@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
+use super::extract::Described;
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
@@ -100,6 +101,10 @@ pub enum SecretText {
     Password(Zeroizing<String>),
     #[serde(with = "wiped")]
     Verifier(Zeroizing<String>),
+}
+
+impl Described for SecretText {
+    const TAKEN: &'static str = "give either `password` or `verifier`, as text";
 }
 
 /// Text that is wiped from memory when it has been used.
@@ -251,13 +256,5 @@ pub struct Sessions {
 
 #[derive(Serialize, Deserialize)]
 pub struct AuditRows {
-    pub rows: Vec<AuditView>,
-}
-
-/// A row of the trail, and the e-mail address of its person where the person still exists.
-#[derive(Serialize, Deserialize)]
-pub struct AuditView {
-    #[serde(flatten)]
-    pub row: AuditRow,
-    pub email: Option<String>,
+    pub rows: Vec<AuditRow>,
 }

@@ -57,6 +57,7 @@ pub(super) struct Line {
     pub(super) actor: String,
     pub(super) tenant: Option<String>,
     pub(super) person: Option<String>,
+    pub(super) email: Option<String>,
     pub(super) role: Option<String>,
     pub(super) session: Option<String>,
     pub(super) token: Option<String>,
@@ -72,7 +73,7 @@ pub(super) struct Head {
 }
 
 impl Line {
-    fn new(seq: i64, at: OffsetDateTime, event: &AuditEvent) -> Self {
+    fn new(seq: i64, at: OffsetDateTime, event: &AuditEvent, email: Option<String>) -> Self {
         Self {
             seq,
             id: Uuid::now_v7().to_string(),
@@ -83,6 +84,7 @@ impl Line {
             actor: event.actor.clone(),
             tenant: event.tenant.as_ref().map(ToString::to_string),
             person: event.person.as_ref().map(ToString::to_string),
+            email,
             role: event.role.as_ref().map(ToString::to_string),
             session: event.session.as_ref().map(ToString::to_string),
             token: event.token.as_ref().map(ToString::to_string),
@@ -102,6 +104,7 @@ impl Line {
             actor: row.try_get("actor")?,
             tenant: row.try_get("tenant")?,
             person: row.try_get("person")?,
+            email: row.try_get("email")?,
             role: row.try_get("role")?,
             session: row.try_get("session")?,
             token: row.try_get("token")?,
@@ -141,6 +144,11 @@ impl Line {
                 }
             }
         }
+        // Came later than the rest: a row without it keeps the hash that it always had.
+        if let Some(email) = &self.email {
+            hasher.update((email.len() as u64).to_be_bytes());
+            hasher.update(email.as_bytes());
+        }
         hasher.finalize().into()
     }
 }
@@ -157,7 +165,8 @@ pub(super) async fn append(
     let (mut seq, mut prev_hash) = next(connection, keys).await?;
     let mut last = (seq, prev_hash);
     for (at, event) in entries {
-        let line = Line::new(seq, *at, event);
+        let email = email(connection, event).await?;
+        let line = Line::new(seq, *at, event, email);
         let hash = line.hash(&prev_hash);
         insert(connection, line, &prev_hash, &hash).await?;
         last = (seq, hash);
@@ -195,6 +204,29 @@ pub(super) async fn highest_seq(connection: &mut SqliteConnection) -> Result<i64
         .fetch_one(connection)
         .await?;
     Ok(row.try_get("highest")?)
+}
+
+/// The address of the event's person: now or, for one who is gone, when the trail last spoke of them.
+async fn email(
+    connection: &mut SqliteConnection,
+    event: &AuditEvent,
+) -> Result<Option<String>, CatalogError> {
+    let Some(person) = event.person else {
+        return Ok(None);
+    };
+    // The rows of people themselves say it, that of a removal too, after which nothing else may.
+    if let Some(email) = event.detail["email"].as_str() {
+        return Ok(Some(email.to_owned()));
+    }
+    let known = sqlx::query_scalar(
+        "SELECT email FROM people WHERE id = $1 UNION ALL SELECT email FROM ( \
+           SELECT email FROM audit WHERE person = $1 AND email IS NOT NULL ORDER BY seq DESC LIMIT 1) AS past \
+         LIMIT 1",
+    )
+    .bind(person.to_string())
+    .fetch_optional(connection)
+    .await?;
+    Ok(known)
 }
 
 /// The number of the next row and the hash that it follows.
@@ -236,8 +268,8 @@ async fn insert(
 ) -> Result<(), CatalogError> {
     sqlx::query(
         "INSERT INTO audit (seq, id, time, kind, outcome, reason, actor, tenant, person, role, session, token, \
-         peer, detail, prev_hash, hash) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+         peer, detail, prev_hash, hash, email) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     )
     .bind(line.seq)
     .bind(line.id)
@@ -255,6 +287,7 @@ async fn insert(
     .bind(line.detail)
     .bind(hex(prev_hash))
     .bind(hex(hash))
+    .bind(line.email)
     .execute(connection)
     .await?;
     Ok(())

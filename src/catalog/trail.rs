@@ -59,6 +59,15 @@ impl Catalog {
         rows.iter().map(audit_row).collect()
     }
 
+    /// Whether any row has passed `filter` so far; much cheaper than to ask for the rows.
+    pub async fn has_audit_rows(&self, filter: AuditFilter) -> Result<bool, CatalogError> {
+        let first = AuditFilter {
+            limit: Some(1),
+            ..filter
+        };
+        Ok(!self.audit_rows(first).await?.is_empty())
+    }
+
     /// Checks every row written so far, and that none is missing at the end.
     pub async fn verify_audit(&self) -> Result<AuditVerdict, CatalogError> {
         let (head, highest) = self.sealed_end().await?;
@@ -178,12 +187,22 @@ async fn lines_after(
 }
 
 fn selection(filter: &AuditFilter) -> QueryBuilder<'static, Sqlite> {
-    let mut query = QueryBuilder::new("SELECT * FROM audit WHERE 1 = 1");
+    // Rows from before addresses were kept in them are shown with the one that the person has now.
+    let mut query = QueryBuilder::new(
+        "SELECT seq, id, time, kind, outcome, reason, actor, tenant, person, \
+         COALESCE(email, (SELECT people.email FROM people WHERE people.id = audit.person)) AS email, \
+         role, session, token, peer, detail, prev_hash, hash FROM audit WHERE 1 = 1",
+    );
     if let Some(tenant) = &filter.tenant {
         query.push(" AND tenant = ").push_bind(tenant.to_string());
     }
     if let Some(person) = &filter.person {
         query.push(" AND person = ").push_bind(person.to_string());
+    }
+    if let Some(email) = &filter.email {
+        query.push(" AND (email = ").push_bind(email.clone());
+        query.push(" OR person = (SELECT people.id FROM people WHERE people.email = ");
+        query.push_bind(email.clone()).push("))");
     }
     if let Some(kind) = &filter.kind {
         query.push(" AND kind = ").push_bind(kind.clone());
@@ -221,6 +240,7 @@ fn audit_row(row: &SqliteRow) -> Result<AuditRow, CatalogError> {
             detail: serde_json::from_str(detail)
                 .map_err(|_| CatalogError::Corrupt { column: "detail" })?,
         },
+        email: row.try_get("email")?,
         prev_hash: row.try_get("prev_hash")?,
         hash: row.try_get("hash")?,
     })

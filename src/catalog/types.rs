@@ -261,11 +261,39 @@ pub struct AuditRow {
     pub time: OffsetDateTime,
     #[serde(flatten)]
     pub event: AuditEvent,
+    /// The person's address when it happened: they may be gone since.
+    pub email: Option<String>,
     /// Hex SHA-256 of the row before this one.
     pub prev_hash: String,
     /// Hex SHA-256 over `prev_hash` and this row's canonical bytes.
     pub hash: String,
 }
+
+/// Every [`AuditEvent::kind`] there is.
+pub const AUDIT_KINDS: [&str; 22] = [
+    "access.disabled",
+    "access.enabled",
+    "access.revoked",
+    "audit.gap",
+    "auth.denied",
+    "auth.succeeded",
+    "member.removed",
+    "member.set",
+    "person.created",
+    "person.removed",
+    "role_secret.removed",
+    "role_secret.set",
+    "rule.changed",
+    "rule.created",
+    "rule.removed",
+    "session.ended",
+    "session.terminated",
+    "tenant.created",
+    "tenant.removed",
+    "tenant.updated",
+    "token.created",
+    "token.revoked",
+];
 
 /// Which audit rows to read, newest first.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -273,6 +301,8 @@ pub struct AuditRow {
 pub struct AuditFilter {
     pub tenant: Option<TenantRef>,
     pub person: Option<PersonId>,
+    /// Rows about whoever has or had this address, in lower case.
+    pub email: Option<String>,
     pub kind: Option<String>,
     pub session: Option<SessionId>,
     /// Rows with a smaller `seq` only, for paging.

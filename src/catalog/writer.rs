@@ -19,11 +19,15 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use sqlx::{Connection, SqliteConnection};
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     catalog::{
@@ -46,6 +50,8 @@ const CHANGES_MAX: usize = 256;
 const TRAIL_MAX: usize = 4096;
 /// Entries per transaction: enough to share the cost of a commit, few enough not to delay a change.
 const BATCH_MAX: usize = 128;
+/// How long events wait for company.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// The handle to the writer thread.
 pub(super) struct Writer {
@@ -169,12 +175,26 @@ impl Ledger {
                         self.write_from(first, &mut trail).await;
                     }
                 }
-                Some(first) = trail.recv() => self.write_from(first, &mut trail).await,
+                Some(first) = trail.recv() => {
+                    if first.is_unheard() {
+                        self.gather(&mut changes).await;
+                    }
+                    self.write_from(first, &mut trail).await;
+                }
                 else => break,
             }
         }
         // Closing folds the write-ahead log into the file; if that fails, the next opening does it.
         let _ = self.writer.connection.close().await;
+    }
+
+    /// Lets events that nobody waits for come together: a thousand sessions that end at once are then a few
+    /// transactions and wake-ups, not a thousand. Changes do not wait for it.
+    async fn gather(&mut self, changes: &mut mpsc::Receiver<Job>) {
+        let until = Instant::now() + GATHER;
+        while let Ok(Some(job)) = timeout_at(until, changes.recv()).await {
+            job(self).await;
+        }
     }
 
     async fn change<T, F>(&mut self, work: F) -> Result<Changed<T>, CatalogError>

@@ -9,8 +9,11 @@ use super::{
     output::{self, Table},
 };
 use crate::{
-    admin::values::{AuditRows, AuditView},
-    catalog::{AuditFault, AuditVerdict, types::Outcome},
+    admin::values::AuditRows,
+    catalog::{
+        AuditFault, AuditVerdict,
+        types::{AuditEvent, AuditRow, Outcome},
+    },
     names::{SessionId, TenantRef},
 };
 
@@ -41,10 +44,10 @@ pub struct Filter {
     #[arg(long)]
     session: Option<SessionId>,
     /// Rows before this number only, to page back
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(1..))]
     before: Option<i64>,
     /// At most this many rows
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
 }
 
@@ -102,16 +105,16 @@ fn table(found: &AuditRows) -> Table {
         ],
         "no matching rows",
     );
-    for view in &found.rows {
-        let event = &view.row.event;
+    for row in &found.rows {
+        let event = &row.event;
         table.row([
-            view.row.seq.to_string(),
-            output::instant(view.row.time),
-            who(view),
+            row.seq.to_string(),
+            output::instant(row.time),
+            who(row),
             output::or_dash(event.role.as_ref()),
             output::or_dash(event.tenant.as_ref()),
             event.kind.clone(),
-            result(event.outcome, event.reason.as_deref()),
+            result(event),
             output::or_dash(event.peer.as_ref()),
             event.actor.clone(),
         ]);
@@ -119,16 +122,48 @@ fn table(found: &AuditRows) -> Table {
     table
 }
 
-/// The person by e-mail address, by id if they are gone; a dash where no person is concerned.
-fn who(view: &AuditView) -> String {
-    let id = view.row.event.person.map(|person| person.to_string());
-    output::or_dash(view.email.clone().or(id))
+/// The person by e-mail address, by id where the row has none; a dash where no person is concerned.
+fn who(row: &AuditRow) -> String {
+    let id = row.event.person.map(|person| person.to_string());
+    output::or_dash(row.email.clone().or(id))
 }
 
-fn result(outcome: Outcome, reason: Option<&str>) -> String {
-    let word = match outcome {
-        Outcome::Success => "ok",
-        Outcome::Failure => "refused",
+/// How it went. A session that ended did so for its reason, which tells more than that it has ended.
+fn result(event: &AuditEvent) -> String {
+    let word = match (event.kind.as_str(), event.outcome) {
+        ("session.ended", _) => return output::or_dash(event.reason.as_ref()),
+        ("auth.denied", _) => "refused",
+        (_, Outcome::Success) => "ok",
+        (_, Outcome::Failure) => "failed",
     };
-    reason.map_or_else(|| word.to_owned(), |reason| format!("{word} ({reason})"))
+    match &event.reason {
+        Some(reason) => format!("{word} ({reason})"),
+        None => word.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_broke_does_not_read_as_ok() {
+        let event = |kind: &str, outcome, reason: &str| AuditEvent {
+            reason: Some(reason.to_owned()),
+            ..AuditEvent::new(kind, outcome, "system")
+        };
+        let said = |kind, outcome, reason| result(&event(kind, outcome, reason));
+        assert_eq!(
+            said("session.ended", Outcome::Success, "backend_lost"),
+            "backend_lost"
+        );
+        assert_eq!(
+            said("auth.denied", Outcome::Failure, "no_rule"),
+            "refused (no_rule)"
+        );
+        assert_eq!(
+            said("audit.gap", Outcome::Failure, "events_lost"),
+            "failed (events_lost)"
+        );
+    }
 }

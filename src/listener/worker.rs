@@ -118,8 +118,7 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             Command::Cancel { session, done } => {
                 let worker = Rc::clone(worker);
                 tokio::task::spawn_local(async move {
-                    worker.cancel(session).await;
-                    let _ = done.send(());
+                    let _ = done.send(worker.cancel(session).await);
                 });
             }
         }

@@ -1,6 +1,6 @@
 //! Arrival: handshake and route on the worker that accepted, then the move to the client's home worker.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -27,6 +27,9 @@ use crate::{
     },
     protocol::startup::{Replication, Startup},
 };
+
+/// How long the closing of a cancel request's connection may take.
+const CANCEL_CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// A client on its way to its home worker.
 pub struct Arrival {
@@ -155,21 +158,25 @@ fn admit(worker: &Worker, stream: &Stream, startup: &Startup) -> Result<(Route, 
     Ok((route, place))
 }
 
-/// Forwards a cancel request and closes its connection when it has taken effect.
+/// Forwards a cancel request and closes its connection when it has taken effect: a client may wait for that, and over
+/// TLS it expects a proper end.
 async fn cancel(worker: &Worker, request: CancelRequest) {
+    let outcome = forward(worker, &request).await;
+    cancel_request(outcome);
+    worker
+        .sessions
+        .spawn_local(request.stream.graceful_close(CANCEL_CLOSE_MAX));
+}
+
+async fn forward(worker: &Worker, request: &CancelRequest) -> CancelOutcome {
     let Some((session, home)) = worker.process.cancel_keys.find(&request.key) else {
         tracing::info!(peer = %request.peer, "cancel request with an unknown key");
-        return cancel_request(CancelOutcome::UnknownKey);
+        return CancelOutcome::UnknownKey;
     };
-    cancel_request(CancelOutcome::Forwarded);
     if home == worker.index {
         return worker.cancel(session).await;
     }
-    let (done, taken) = oneshot::channel();
-    if worker.process.workers[home]
-        .send(Command::Cancel { session, done })
-        .is_ok()
-    {
-        let _ = taken.await;
-    }
+    let (done, outcome) = oneshot::channel();
+    let _ = worker.process.workers[home].send(Command::Cancel { session, done });
+    outcome.await.unwrap_or(CancelOutcome::Failed)
 }

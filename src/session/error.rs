@@ -303,6 +303,9 @@ fn denied(role: &str, denial: Denial) -> ErrorResponse {
             "Ask an administrator of the project for a rule that grants you this role."
         }
         Denial::RuleExpired => "Ask an administrator of the project to extend your rule.",
+        Denial::ProjectNetwork => {
+            "Connect from a network that the project allows, or ask an administrator to add this one."
+        }
         Denial::Network => {
             "Connect from a network that your rule allows, or ask an administrator to add this one."
         }

@@ -18,6 +18,7 @@ use crate::{
     access::{Activity, EndCause, SessionHandle},
     backend::CancelTarget,
     config::Timeouts,
+    metrics::CancelOutcome,
     pool::{Backend, Cancels},
 };
 
@@ -152,7 +153,7 @@ impl Local {
 
     /// Cancels what the session runs: on its backend, or by taking it out of the queue. Returns when the request
     /// has taken effect or come to nothing.
-    pub(super) async fn cancel(&self) {
+    pub(super) async fn cancel(&self) -> CancelOutcome {
         let target = self
             .backend
             .borrow()
@@ -160,16 +161,21 @@ impl Local {
             .map(|target| (target.process.clone(), target.cancels.announce()));
         match target {
             Some((process, barrier)) => match process.cancel().await {
-                Ok(()) => barrier.delivered(),
+                Ok(()) => {
+                    barrier.delivered();
+                    CancelOutcome::Forwarded
+                }
                 Err(error) => {
                     tracing::warn!(session = %self.handle.id, %error, "cannot forward a cancel request");
+                    CancelOutcome::Failed
                 }
             },
             None if self.handle.activity() == Activity::Waiting => {
                 self.cancel_asked.set(Asked::Yes);
                 self.handle.nudge();
+                CancelOutcome::Dequeued
             }
-            None => {}
+            None => CancelOutcome::Idle,
         }
     }
 

@@ -341,6 +341,7 @@ impl Session {
     ) -> Result<(), Box<Farewell>> {
         let local = Rc::clone(&self.enrolled.local);
         local.attach(checkout.backend(), self.worker.now());
+        let before = self.traffic();
         let keep = self.sharing == Sharing::Session;
         let clock = || self.worker.now();
         let prepared = (!keep).then(|| (&mut self.prepared, self.pool.statements()));
@@ -357,8 +358,7 @@ impl Session {
         let settled = relay.is_settled();
         let boundary = relay.cut();
         drop(relay);
-        SessionHandle::count(&self.handle().transactions, 1);
-        self.metrics.transaction();
+        self.count_transaction(before);
         if let Err(end) = relayed {
             return Err(Box::new(self.part(end, boundary, settled, checkout)));
         }
@@ -373,6 +373,23 @@ impl Session {
         local.detach();
         checkout.release();
         Ok(())
+    }
+
+    /// Bytes from and to the client so far.
+    fn traffic(&self) -> (u64, u64) {
+        let handle = self.handle();
+        (
+            handle.bytes_in.load(Ordering::Relaxed),
+            handle.bytes_out.load(Ordering::Relaxed),
+        )
+    }
+
+    fn count_transaction(&self, before: (u64, u64)) {
+        SessionHandle::count(&self.handle().transactions, 1);
+        self.metrics.transaction();
+        let (received, sent) = self.traffic();
+        self.worker.process.traffic.received(received - before.0);
+        self.worker.process.traffic.sent(sent - before.1);
     }
 
     /// Learns what the client has set, so that it finds it again elsewhere.

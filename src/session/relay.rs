@@ -38,6 +38,9 @@ use crate::{
     },
 };
 
+/// PostgreSQL takes no larger message (`PQ_LARGE_MESSAGE_LIMIT`, one byte less than 1 GiB, the length word included).
+const CLIENT_BODY_MAX_BYTES: usize = 0x3fff_ffff - 4;
+
 /// A whole ParseComplete.
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 
@@ -178,8 +181,7 @@ impl<'a> Relay<'a> {
         if self.to_backend.is_drained() && self.ending == Ending::No && !self.client.inbox.is_full()
         {
             match self.client.poll_fill(context) {
-                Poll::Ready(Ok(count)) => {
-                    SessionHandle::count(&self.local.handle.bytes_in, count as u64);
+                Poll::Ready(Ok(_)) => {
                     self.take_from_client()?;
                     moved = Poll::Ready(());
                 }
@@ -287,6 +289,9 @@ impl<'a> Relay<'a> {
             let Some(header) = Header::parse(message).map_err(|_| End::ClientLength)? else {
                 break;
             };
+            if header.body_bytes > CLIENT_BODY_MAX_BYTES {
+                return Err(End::ClientLength);
+            }
             if header.tag == frontend::TERMINATE {
                 self.ending = Ending::Terminated;
                 break;
@@ -328,6 +333,7 @@ impl<'a> Relay<'a> {
         to_backend.put(&bytes[lined_up..taken]);
         if taken > 0 {
             client.inbox.consume(taken);
+            SessionHandle::count(&self.local.handle.bytes_in, taken as u64);
             self.local.work((self.clock)());
         }
         self.take_back_skipped();

@@ -35,15 +35,19 @@ pub(super) fn route(startup: &Startup, sni: Option<&str>) -> Result<Route, NameE
     let mut mode = Mode::Password;
     let mut reference = None;
     let mut settings = Vec::new();
-    for (name, value) in &startup.options {
+    // Of two settings of one name the later one counts, as in PostgreSQL.
+    for (name, value) in startup.options.iter().chain(&startup.parameters) {
         match name.as_str() {
-            // Only a yes asks for token mode: `-c jit=off` is PostgreSQL's own setting and stays one.
+            // Only a yes asks for token mode: `jit=off` is PostgreSQL's own setting and stays one.
             "jit" if boolean(value) == Some(true) => mode = Mode::Token,
+            "jit" => {
+                mode = Mode::Password;
+                settings.push((name.clone(), value.clone()));
+            }
             "reference" => reference = Some(value.as_str()),
             _ => settings.push((name.clone(), value.clone())),
         }
     }
-    settings.extend(startup.parameters.iter().cloned());
     let (role, tenant) = match reference {
         Some(reference) => (startup.user.as_str(), TenantRef::parse(reference).ok()),
         None => split_user(&startup.user, sni),
@@ -156,7 +160,7 @@ mod tests {
             assert_eq!(route.mode, Mode::Token, "{text}");
             assert!(route.settings.iter().all(|(name, _)| name != "jit"));
         }
-        for text in ["-c jit=off", "-c jit=false", ""] {
+        for text in ["-c jit=off", "-c jit=false", "-c jit=on -c jit=off", ""] {
             let route = route(&startup("app.demo", text), None).unwrap();
             assert_eq!(route.mode, Mode::Password, "{text}");
         }

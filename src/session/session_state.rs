@@ -50,7 +50,7 @@ pub(super) fn look_at_effect(effect: Effect, residue: &mut Residue) {
 pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, prepared: Option<&mut Prepared>) {
     let tag = body.split(|byte| *byte == 0).next().unwrap_or_default();
     match tag {
-        b"SET" | b"RESET" | b"DO" | b"CALL" => taint(&mut backend.residue, Residue::Settings),
+        b"SET" | b"RESET" => taint(&mut backend.residue, Residue::Settings),
         b"DISCARD ALL" | b"DEALLOCATE ALL" => {
             taint(&mut backend.residue, Residue::Settings);
             backend.known.clear();
@@ -58,7 +58,10 @@ pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, prepared: Option<&
                 prepared.names.clear();
             }
         }
-        b"LISTEN" | b"PREPARE" | b"DECLARE CURSOR" => taint(&mut backend.residue, Residue::State),
+        // What a DO block or a procedure does inside has no tag of its own.
+        b"LISTEN" | b"PREPARE" | b"DECLARE CURSOR" | b"DO" | b"CALL" => {
+            taint(&mut backend.residue, Residue::State)
+        }
         _ => {}
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     access::{Access, certificates::CertificateAuthority},
     catalog::Catalog,
     config::Config,
-    metrics::{TenantMetrics, Traffic},
+    metrics::{CancelOutcome, TenantMetrics, Traffic},
     names::{SessionId, TenantRef},
     net::{buffer::BufferPool, server_tls::ServerTls},
     pool::Pools,
@@ -82,7 +82,7 @@ pub enum Command {
     /// Cancel what this session of yours runs.
     Cancel {
         session: SessionId,
-        done: oneshot::Sender<()>,
+        done: oneshot::Sender<CancelOutcome>,
     },
 }
 
@@ -197,10 +197,11 @@ impl Worker {
     }
 
     /// Cancels what `session` runs, if it lives here.
-    pub async fn cancel(&self, session: SessionId) {
+    pub async fn cancel(&self, session: SessionId) -> CancelOutcome {
         let local = self.locals.borrow().get(&session).cloned();
-        if let Some(local) = local {
-            local.cancel().await;
+        match local {
+            Some(local) => local.cancel().await,
+            None => CancelOutcome::Idle,
         }
     }
 

@@ -43,3 +43,8 @@ fn pgbench_runs_with_simple_queries_through_ten_backends() {
 fn pgbench_runs_with_extended_queries_through_ten_backends() {
     pgbench_runs("extended");
 }
+
+#[test]
+fn pgbench_runs_with_prepared_statements_through_ten_backends() {
+    pgbench_runs("prepared");
+}

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::world::{ADMIN_KEY, EMAIL, ROLE, World, eventually};
+use crate::catalog::types::AUDIT_KINDS;
 
 #[tokio::test]
 async fn a_tenant_is_added_shown_changed_and_removed() {
@@ -55,6 +56,19 @@ async fn a_role_secret_is_checked_before_it_is_stored() {
     ] {
         let (status, answer) = world.send(Method::PUT, path, body.clone()).await;
         assert!(status.is_client_error(), "{body}: {status} {answer}");
+    }
+    for body in [
+        json!({}),
+        json!({"password": "hush", "verifier": "hush"}),
+        json!({"hush": "hush"}),
+        json!({"password": ["hush"]}),
+        json!("hush"),
+    ] {
+        let (status, answer) = world.send(Method::PUT, path, body.clone()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        let said = answer["error"]["message"].as_str().unwrap();
+        assert_eq!(said, "give either `password` or `verifier`, as text");
+        assert!(!answer.to_string().contains("hush"), "{body}: {answer}");
     }
     world
         .make(Method::PUT, path, json!({"password": "secret"}))
@@ -291,4 +305,55 @@ async fn the_trail_says_who_did_what_and_is_whole() {
     assert_eq!(verdict["fault"], Value::Null);
     let (status, _) = world.get("/v1/audit?limit=1001").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn the_trail_of_someone_who_is_gone_is_found_by_address() {
+    let world = World::start().await;
+    world.settle().await;
+    let (status, _) = world.delete(&format!("/v1/people/{EMAIL}")).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, found) = world
+        .get(&format!("/v1/audit?person={}", EMAIL.to_uppercase()))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    let rows = found["rows"].as_array().unwrap();
+    assert_eq!(rows[0]["kind"], "person.removed");
+    assert!(rows.len() > 2 && rows.iter().all(|row| row["email"] == EMAIL));
+}
+
+#[tokio::test]
+async fn a_filter_that_nothing_can_pass_is_refused() {
+    let world = World::start().await;
+    world.settle().await;
+    for (query, expected, said) in [
+        ("tenant=nope", StatusCode::NOT_FOUND, "no tenant `nope`"),
+        (
+            "person=nobody@example.com",
+            StatusCode::NOT_FOUND,
+            "no person",
+        ),
+        (
+            "kind=rule.gone",
+            StatusCode::BAD_REQUEST,
+            "no kind of row `rule.gone`",
+        ),
+        ("before=-1", StatusCode::BAD_REQUEST, "`before` must be"),
+        ("before=0", StatusCode::BAD_REQUEST, "`before` must be"),
+        ("limit=0", StatusCode::BAD_REQUEST, "`limit` must be"),
+        ("limit=-1", StatusCode::BAD_REQUEST, "`limit` must be"),
+        ("limit=1001", StatusCode::BAD_REQUEST, "`limit` must be"),
+    ] {
+        let (status, answer) = world.get(&format!("/v1/audit?{query}")).await;
+        assert_eq!(status, expected, "{query}: {answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(said), "{query}: {message}");
+    }
+    let (status, _) = world.get("/v1/audit?kind=rule.created").await;
+    assert_eq!(status, StatusCode::OK);
+    let (_, found) = world.get("/v1/audit?limit=1000").await;
+    for row in found["rows"].as_array().unwrap() {
+        let kind = row["kind"].as_str().unwrap();
+        assert!(AUDIT_KINDS.contains(&kind), "{kind}");
+    }
 }

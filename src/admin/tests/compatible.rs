@@ -135,7 +135,7 @@ async fn errors_are_in_the_shape_that_clients_of_these_routes_read() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
     let message = answer["message"].as_str().unwrap();
     assert!(
-        message.contains("`user_roles`, expected `user_id` or `roles`"),
+        message.contains("no field `user_roles`, only `user_id` or `roles`"),
         "{message}"
     );
     let (_, answer) = world.call(None, Method::PUT, JIT, None).await;

@@ -53,6 +53,8 @@ async fn an_edit_of_any_field_is_found() {
         "actor = 'somebody else'",
         "tenant = 'demo'",
         "person = id",
+        "email = ''",
+        "email = 'other@example.com'",
         "role = 'app'",
         "session = id",
         "token = 'abcdefghijkl'",
@@ -152,7 +154,7 @@ async fn a_head_put_back_by_hand_is_found_and_writing_on_does_not_mend_it() {
 async fn a_row_added_by_hand_is_found_and_does_not_stop_the_trail() {
     let fixture = meddled(&[
         "INSERT INTO audit SELECT 11, id, time, kind, outcome, reason, actor, tenant, person, role, session, \
-         token, peer, detail, hash, hash FROM audit WHERE seq = 10",
+         token, peer, detail, hash, hash, email FROM audit WHERE seq = 10",
     ])
     .await;
     assert!(!verdict(&fixture).await.is_intact());
@@ -235,4 +237,61 @@ async fn an_endless_detail_is_not_stored() {
         .unwrap();
     assert_eq!(rows[0].event.detail["omitted_bytes"], 1_000_002);
     assert!(verdict(&fixture).await.is_intact());
+}
+
+#[tokio::test]
+async fn the_trail_still_says_who_it_was_when_the_person_is_gone() {
+    let fixture = Fixture::open().await;
+    let demo = fixture.tenant("demo").await;
+    let old = fixture.member(&demo, "first@example.com").await;
+    fixture.catalog.remove_person(old, "test").await.unwrap();
+    let late = AuditEvent {
+        person: Some(old),
+        ..event("session.ended")
+    };
+    fixture.catalog.record(late).await.unwrap();
+    fixture.person("first@example.com").await;
+    let filter = AuditFilter {
+        email: Some("first@example.com".to_owned()),
+        ..AuditFilter::default()
+    };
+    let rows = fixture.catalog.audit_rows(filter).await.unwrap();
+    let kinds: Vec<_> = rows.iter().map(|row| row.event.kind.as_str()).collect();
+    assert_eq!(
+        kinds,
+        [
+            "person.created",
+            "session.ended",
+            "person.removed",
+            "member.set",
+            "person.created"
+        ]
+    );
+    let known = |row: &AuditRow| row.email.as_deref() == Some("first@example.com");
+    assert!(rows.iter().all(known));
+    assert!(verdict(&fixture).await.is_intact());
+}
+
+#[tokio::test]
+async fn a_row_from_before_addresses_were_kept_is_found_by_the_one_that_the_person_has() {
+    let fixture = Fixture::open().await;
+    let person = fixture.person("first@example.com").await;
+    let event = |kind| AuditEvent {
+        person: Some(person),
+        ..event(kind)
+    };
+    fixture
+        .catalog
+        .record(event("test.happened"))
+        .await
+        .unwrap();
+    let line = "UPDATE audit SET email = NULL WHERE kind = 'test.happened'";
+    let fixture = fixture.reopened(&[line]).await;
+    let filter = AuditFilter {
+        email: Some("first@example.com".to_owned()),
+        ..AuditFilter::default()
+    };
+    let rows = fixture.catalog.audit_rows(filter).await.unwrap();
+    assert_eq!(rows[0].event.kind, "test.happened");
+    assert_eq!(rows[0].email.as_deref(), Some("first@example.com"));
 }

@@ -210,7 +210,7 @@ async fn audited(
         .await?
         .value
         .rows;
-    let whole = rows.iter().map(|row| &row.row.event).any(|event| {
+    let whole = rows.iter().map(|row| &row.event).any(|event| {
         event.person == Some(person.id) && event.role.is_some() && event.token.is_some()
     });
     Ok(whole.then_some(()))

@@ -1,0 +1,86 @@
+//! What serde says of a value that does not fit, in words for people: the field and what it has to be.
+//!
+//! What was sent is left out, for it may be a secret.
+
+/// One sentence of the `message` that serde has for the field at `path` (empty or `.` for all of it).
+pub(super) fn sentence(path: &str, message: &str) -> String {
+    let message = without_place(message);
+    let expected = message.rsplit_once(", expected ").map(|(_, rest)| rest);
+    if let Some(field) = quoted(message, "missing field `") {
+        return format!("`{}` is missing", below(path, field));
+    }
+    if let Some(field) = quoted(message, "duplicate field `") {
+        return format!("`{field}` is there twice");
+    }
+    if let Some(field) = quoted(message, "unknown field `") {
+        let known = expected.map_or("none at all", |known| known.trim_start_matches("one of "));
+        return format!("there is no field `{field}`, only {known}");
+    }
+    let subject = subject(path);
+    match expected {
+        Some(variants) if message.starts_with("unknown variant") => {
+            format!("{subject} must be {variants}")
+        }
+        Some(kind) if message.starts_with("invalid ") => {
+            format!("{subject} must be {}", plain(kind))
+        }
+        _ if is_about_a_number(message) => format!("{subject} must be a whole number"),
+        _ => format!("{subject}: {message}"),
+    }
+}
+
+/// What serde and Rust call a type, as people call it.
+pub(super) fn plain(kind: &str) -> &str {
+    match kind {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" | "u64" | "usize" => "a whole number, not negative",
+        "i32" | "i64" => "a whole number",
+        "a string" => "text",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        _ if kind.starts_with("struct ") => "an object",
+        _ => kind,
+    }
+}
+
+/// serde_json adds where in the text it was; the field says it better.
+fn without_place(message: &str) -> &str {
+    message
+        .rsplit_once(" at line ")
+        .map_or(message, |(message, _)| message)
+}
+
+/// The name that follows `start` up to its closing mark.
+fn quoted<'a>(message: &'a str, start: &str) -> Option<&'a str> {
+    message
+        .strip_prefix(start)?
+        .split_once('`')
+        .map(|(name, _)| name)
+}
+
+fn is_all(path: &str) -> bool {
+    matches!(path, "" | "." | "?")
+}
+
+fn below(path: &str, field: &str) -> String {
+    if is_all(path) {
+        return field.to_owned();
+    }
+    format!("{path}.{field}")
+}
+
+fn subject(path: &str) -> String {
+    if is_all(path) {
+        return "the body".to_owned();
+    }
+    format!("`{path}`")
+}
+
+/// How Rust's number parsers begin, which name no type.
+fn is_about_a_number(message: &str) -> bool {
+    ["invalid digit", "number too ", "cannot parse integer"]
+        .iter()
+        .any(|start| message.starts_with(start))
+}

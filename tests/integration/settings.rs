@@ -1,0 +1,97 @@
+//! Settings follow their client from backend to backend, and no other client sees them.
+
+use crate::support::{Client, Fixture};
+
+/// Two clients of one pool with one backend: whatever one leaves behind the other would see.
+fn pair(fixture: &Fixture) -> (Client, Client) {
+    (
+        fixture.password_client().unwrap(),
+        fixture.password_client().unwrap(),
+    )
+}
+
+#[test]
+fn what_a_client_sets_it_finds_again_and_nobody_else_sees() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, mut two) = pair(&fixture);
+    let initial = two.value("show work_mem");
+    one.query("set work_mem = '7MB'").unwrap();
+    one.query("select Set_Config('statement_timeout', '12345', false)")
+        .unwrap();
+    one.query("set transaction_timeout = '90s'").unwrap();
+    assert_eq!(two.value("show work_mem"), initial);
+    assert_eq!(two.value("show statement_timeout"), "0");
+    assert_eq!(two.value("show transaction_timeout"), "0");
+    assert_eq!(one.value("show work_mem"), "7MB");
+    assert_eq!(one.value("show statement_timeout"), "12345ms");
+    assert_eq!(one.value("show transaction_timeout"), "90s");
+    one.query("reset work_mem").unwrap();
+    two.query("select 1").unwrap();
+    assert_eq!(one.value("show work_mem"), initial);
+}
+
+#[test]
+fn a_setting_that_was_rolled_back_or_local_is_not_kept() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, mut two) = pair(&fixture);
+    one.query("begin; set work_mem = '9MB'; rollback").unwrap();
+    one.query("begin; set local work_mem = '9MB'; commit")
+        .unwrap();
+    two.query("select 1").unwrap();
+    assert_ne!(one.value("show work_mem"), "9MB");
+}
+
+#[test]
+fn a_role_that_was_set_follows_its_client_only() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, mut two) = pair(&fixture);
+    let own = two.value("select current_user");
+    one.query("set role pg_read_all_settings").unwrap_err();
+    one.query(&format!("set role \"{own}\"")).unwrap();
+    assert_eq!(two.value("show role"), "none");
+    assert_eq!(one.value("show role"), own);
+}
+
+#[test]
+fn options_at_startup_are_the_clients_first_settings() {
+    let fixture = Fixture::with_one_backend();
+    let login = fixture
+        .password_login()
+        .options("-c work_mem=6MB -csearch_path=a,\\ public");
+    let mut one = login.open().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    assert_ne!(two.value("show work_mem"), "6MB");
+    assert_eq!(one.value("show work_mem"), "6MB");
+    assert_eq!(one.value("show search_path"), "a, public");
+    one.query("set work_mem = '7MB'; reset all").unwrap();
+    two.query("select 1").unwrap();
+    assert_eq!(
+        one.value("show work_mem"),
+        "6MB",
+        "RESET goes back to what the session began with"
+    );
+}
+
+#[test]
+fn other_state_of_a_session_never_reaches_the_next_client() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, mut two) = pair(&fixture);
+    for leak in [
+        "create temp table leak(a int)",
+        "select 1 as a into temporary leak",
+        "select pg_advisory_lock(42)",
+        "listen leak",
+        "prepare leak as select 1",
+        "do $$ begin execute 'listen leak'; perform pg_advisory_lock(43); end $$",
+        "begin; declare leak cursor with hold for select 1; commit",
+    ] {
+        one.query(leak).unwrap();
+        let seen =
+            "select (select count(*) from pg_class where relname = 'leak' and relpersistence = 't')
+            + (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())
+            + (select count(*) from pg_listening_channels())
+            + (select count(*) from pg_prepared_statements where name = 'leak')
+            + (select count(*) from pg_cursors where name = 'leak')";
+        assert_eq!(two.value(seen), "0", "left behind by: {leak}");
+    }
+}
