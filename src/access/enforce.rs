@@ -15,10 +15,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Access,
@@ -57,20 +54,55 @@ pub struct RevocationReport {
     pub revision: Revision,
     pub sessions_ended: u32,
     pub backends_closed: u32,
-    /// Sessions that had not confirmed their end when the report was made.
+    /// Sessions and idle backends whose end was not proven when the report was made.
     pub unconfirmed: u32,
     pub elapsed_ms: f64,
     /// Until the sessions were gone; the rest of `elapsed_ms` went to idle backends.
     pub slowest_ms: f64,
 }
 
-/// A request to a worker: close the backends that were opened for these people. Answers how many it closed,
-/// after they are gone.
+/// A request to a worker: close the backends that were opened for these people.
 #[derive(Debug)]
 pub struct Purge {
     pub tenants: Option<Vec<TenantRef>>,
     pub person: Option<PersonId>,
-    pub done: oneshot::Sender<u32>,
+    /// Told when the backends are gone, or given up on.
+    pub done: oneshot::Sender<Purged>,
+}
+
+/// What became of the backends that a worker was asked to close.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purged {
+    pub closed: u32,
+    /// Those whose server process may still be there.
+    pub unproven: u32,
+}
+
+/// How far a scope goes, as the catalogue knows it.
+struct Reach {
+    /// Branches included; `None`: any tenant.
+    tenants: Option<Vec<TenantRef>>,
+    /// `None`: anybody.
+    person: Option<PersonId>,
+    /// The catalogue could not be asked: there may be more.
+    is_partial: bool,
+}
+
+impl Reach {
+    /// What the scope itself names: no branches, and for a token nobody.
+    fn by_name(scope: &Scope) -> Self {
+        let (tenants, person) = match scope {
+            Scope::Tenant(tenant) => (Some(vec![tenant.clone()]), None),
+            Scope::Member(tenant, person) => (Some(vec![tenant.clone()]), Some(*person)),
+            Scope::Person(person) => (None, Some(*person)),
+            Scope::Token(_) => (Some(Vec::new()), None),
+        };
+        Self {
+            tenants,
+            person,
+            is_partial: false,
+        }
+    }
 }
 
 impl Access {
@@ -78,31 +110,30 @@ impl Access {
     /// no longer hold and returns when they are gone.
     pub async fn enforce(&self, scope: Scope, revision: Revision) -> RevocationReport {
         let start = Instant::now();
-        let tenants = self.tenants_in(&scope).await;
-        for tenant in tenants.iter().flatten() {
-            self.raise_floor(tenant, revision);
-        }
+        let reach = self.reach(&scope).await;
+        self.raise_floors(&reach, revision);
         let in_scope = self
             .inner
             .registry
-            .matching(|session| concerns(session, &scope, tenants.as_deref()));
+            .matching(|session| concerns(session, &scope, reach.tenants.as_deref()));
         let refused = self.refused(in_scope).await;
         let latch = self.inner.registry.end(&refused);
-        let person = person_of(&scope, &refused);
-        let first_purge = self.purge(tenants.clone(), person);
         let sessions_gone = async {
             let _ = tokio::time::timeout(CONFIRMATION_MAX, latch.wait()).await;
             start.elapsed()
         };
-        let (slowest, purged) = tokio::join!(sessions_gone, first_purge);
+        let (slowest, first) = tokio::join!(sessions_gone, self.purge(&reach));
         // A session that was logging in may have had a backend opened meanwhile: now it is gone, that one is idle.
-        let purged = purged + self.purge(tenants, person).await;
-        let unconfirmed = latch.left();
+        let second = self.purge(&reach).await;
+        let (ended, unconfirmed) = (latch.ended(), latch.unconfirmed());
         let report = RevocationReport {
             revision,
-            sessions_ended: u32::try_from(refused.len()).unwrap_or(u32::MAX) - unconfirmed,
-            backends_closed: latch.with_backend() + purged,
-            unconfirmed,
+            sessions_ended: ended,
+            backends_closed: latch.with_backend() + first.closed + second.closed,
+            unconfirmed: unconfirmed
+                + first.unproven
+                + second.unproven
+                + u32::from(reach.is_partial),
             elapsed_ms: milliseconds(start.elapsed()),
             slowest_ms: if refused.is_empty() {
                 0.0
@@ -110,7 +141,8 @@ impl Access {
                 milliseconds(slowest)
             },
         };
-        if !refused.is_empty() {
+        // Logins that never came to a grant have lost nothing.
+        if ended + report.unconfirmed > 0 {
             self.report_revocation(&scope, &report);
         }
         report
@@ -128,9 +160,9 @@ impl Access {
         let elapsed_ms = milliseconds(start.elapsed());
         let report = RevocationReport {
             revision: session.decided_at(),
-            sessions_ended: 1 - latch.left(),
+            sessions_ended: latch.ended(),
             backends_closed: latch.with_backend(),
-            unconfirmed: latch.left(),
+            unconfirmed: latch.unconfirmed(),
             elapsed_ms,
             slowest_ms: elapsed_ms,
         };
@@ -214,41 +246,74 @@ impl Access {
         ))
     }
 
-    /// The tenants that `scope` reaches, branches included; `None`: any.
-    async fn tenants_in(&self, scope: &Scope) -> Option<Vec<TenantRef>> {
-        let (Scope::Tenant(tenant) | Scope::Member(tenant, _)) = scope else {
-            return None;
+    async fn reach(&self, scope: &Scope) -> Reach {
+        let mut reach = Reach::by_name(scope);
+        let completed = match scope {
+            Scope::Tenant(tenant) | Scope::Member(tenant, _) => {
+                let branches = self.inner.catalog.branches(tenant).await;
+                branches.map(|branches| {
+                    let branches = branches.into_iter().map(|branch| branch.tenant);
+                    reach.tenants.get_or_insert_default().extend(branches);
+                })
+            }
+            Scope::Person(_) => Ok(()),
+            Scope::Token(token) => {
+                let record = self.inner.catalog.token(token).await;
+                record.map(|record| {
+                    if let Some(record) = record {
+                        (reach.tenants, reach.person) = (None, Some(record.person));
+                    }
+                })
+            }
         };
-        let branches = self.inner.catalog.branches(tenant).await.ok()?;
-        let branches = branches.into_iter().map(|branch| branch.tenant);
-        Some(std::iter::once(tenant.clone()).chain(branches).collect())
+        if let Err(error) = completed {
+            tracing::error!(%error, "a revocation may miss somebody: the catalogue cannot be read");
+            reach.is_partial = true;
+        }
+        reach
     }
 
-    async fn purge(&self, tenants: Option<Vec<TenantRef>>, person: Option<PersonId>) -> u32 {
-        if tenants.is_none() && person.is_none() {
-            return 0;
+    fn raise_floors(&self, reach: &Reach, revision: Revision) {
+        for tenant in reach.tenants.iter().flatten() {
+            self.raise_floor(tenant, revision);
         }
-        let answers: Vec<_> = self
-            .inner
-            .workers
-            .iter()
-            .map(|worker: &mpsc::UnboundedSender<Purge>| {
-                let (done, answer) = oneshot::channel();
-                let _ = worker.send(Purge {
-                    tenants: tenants.clone(),
-                    person,
-                    done,
-                });
-                answer
+        if reach.is_partial {
+            // Whoever is missed now is decided again before their next transaction.
+            self.raise_all_floors(revision);
+        }
+    }
+
+    /// Has every worker close the idle backends within `reach`.
+    async fn purge(&self, reach: &Reach) -> Purged {
+        let answers = self.inner.workers.iter().map(|worker| {
+            let (done, answer) = oneshot::channel();
+            let purge = Purge {
+                tenants: reach.tenants.clone(),
+                person: reach.person,
+                done,
+            };
+            let sent = worker.send(purge).is_ok();
+            async move {
+                // A worker that is gone has closed all its backends.
+                if !sent {
+                    return Purged::default();
+                }
+                match tokio::time::timeout(CONFIRMATION_MAX, answer).await {
+                    Ok(answer) => answer.unwrap_or_default(),
+                    Err(_) => Purged {
+                        closed: 0,
+                        unproven: 1,
+                    },
+                }
+            }
+        });
+        let answers = futures_util::future::join_all(answers).await;
+        answers
+            .into_iter()
+            .fold(Purged::default(), |all, one| Purged {
+                closed: all.closed + one.closed,
+                unproven: all.unproven + one.unproven,
             })
-            .collect();
-        let mut closed = 0;
-        for answer in answers {
-            closed += tokio::time::timeout(CONFIRMATION_MAX, answer)
-                .await
-                .map_or(0, |n| n.unwrap_or(0));
-        }
-        closed
     }
 
     fn report_revocation(&self, scope: &Scope, report: &RevocationReport) {
@@ -303,17 +368,6 @@ fn concerns(session: &SessionHandle, scope: &Scope, tenants: Option<&[TenantRef]
         Scope::Member(_, person) => in_tenants && is_person(*person),
         Scope::Person(person) => is_person(*person),
         Scope::Token(revoked) => token == revoked,
-    }
-}
-
-/// Whose idle backends go: the person of the scope; for a token, whoever's sessions it held.
-fn person_of(scope: &Scope, refused: &[(Arc<SessionHandle>, EndCause)]) -> Option<PersonId> {
-    match scope {
-        Scope::Tenant(_) => None,
-        Scope::Member(_, person) | Scope::Person(person) => Some(*person),
-        Scope::Token(_) => refused
-            .iter()
-            .find_map(|(session, _)| session.grant().map(Grant::person)),
     }
 }
 

@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 pub use self::{
-    enforce::{Purge, RevocationReport, Scope},
+    enforce::{Purge, Purged, RevocationReport, Scope},
     grant::{Denial, Grant, InvalidToken, is_privileged},
     registry::{Activity, Identity, Registration, Registry, SessionHandle, SessionView},
     signal::EndCause,
@@ -162,6 +162,12 @@ impl Access {
 
     fn raise_floor(&self, tenant: &TenantRef, revision: Revision) {
         self.floor(tenant).fetch_max(revision.0, Ordering::AcqRel);
+    }
+
+    fn raise_all_floors(&self, revision: Revision) {
+        for floor in &self.inner.floors {
+            floor.fetch_max(revision.0, Ordering::AcqRel);
+        }
     }
 
     /// All sessions, oldest first.

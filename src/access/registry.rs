@@ -8,7 +8,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
     task::{Context, Poll},
 };
@@ -74,11 +77,15 @@ pub struct SessionHandle {
     pub identity: Identity,
     pub started_at: OffsetDateTime,
     granted: OnceLock<Grant>,
+    /// Taken to write the two numbers below, which belong together; they are read without it.
+    deciding: Mutex<()>,
     /// Unix milliseconds; `i64::MAX`: never.
     expires_at_ms: AtomicI64,
     decided_at: AtomicI64,
     activity: AtomicU8,
     backend_pid: AtomicU32,
+    /// Its backend was closed, but nothing proves that the server process is gone.
+    unconfirmed: AtomicBool,
     pub transactions: AtomicU64,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
@@ -93,10 +100,12 @@ impl SessionHandle {
             identity,
             started_at: OffsetDateTime::now_utc(),
             granted: OnceLock::new(),
+            deciding: Mutex::new(()),
             expires_at_ms: AtomicI64::new(i64::MAX),
             decided_at: AtomicI64::new(0),
             activity: AtomicU8::new(Activity::Login as u8),
             backend_pid: AtomicU32::new(0),
+            unconfirmed: AtomicBool::new(false),
             transactions: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -111,12 +120,18 @@ impl SessionHandle {
         self.granted.get()
     }
 
-    /// Remembers the first decision, or a later one that confirms it.
+    /// Remembers the first decision, or a later one that confirms it. One that was read before the last is past.
     pub(super) fn confirm(&self, grant: &Grant) {
-        self.expires_at_ms
-            .store(unix_ms(grant.expires_at()), Relaxed);
-        self.decided_at.fetch_max(grant.revision().0, Relaxed);
         self.granted.get_or_init(|| grant.clone());
+        self.decide(grant.revision(), unix_ms(grant.expires_at()));
+    }
+
+    fn decide(&self, revision: Revision, expires_at_ms: i64) {
+        let _deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        if revision >= self.decided_at() {
+            self.expires_at_ms.store(expires_at_ms, Relaxed);
+            self.decided_at.store(revision.0, Relaxed);
+        }
     }
 
     /// The revision up to which the catalogue is known to allow this session.
@@ -143,6 +158,11 @@ impl SessionHandle {
     /// The backend's process id while one is checked out; 0: none.
     pub fn set_backend_pid(&self, pid: u32) {
         self.backend_pid.store(pid, Relaxed);
+    }
+
+    /// Notes that nothing proves the end of the server process that the session has left behind.
+    pub fn mark_unconfirmed(&self) {
+        self.unconfirmed.store(true, Relaxed);
     }
 
     /// Adds to a counter that only the session itself writes.
@@ -182,7 +202,9 @@ impl SessionHandle {
 #[derive(Debug, Default)]
 pub(super) struct Latch {
     left: AtomicU32,
+    ended: AtomicU32,
     with_backend: AtomicU32,
+    unproven: AtomicU32,
     emptied: Notify,
 }
 
@@ -191,15 +213,21 @@ impl Latch {
     pub(super) async fn wait(&self) {
         loop {
             let emptied = self.emptied.notified();
-            if self.left() == 0 {
+            if self.left.load(Acquire) == 0 {
                 return;
             }
             emptied.await;
         }
     }
 
-    pub(super) fn left(&self) -> u32 {
-        self.left.load(std::sync::atomic::Ordering::Acquire)
+    /// How many sessions are gone for certain. A login that never had a grant is none.
+    pub(super) fn ended(&self) -> u32 {
+        self.ended.load(Relaxed)
+    }
+
+    /// How many sessions are still there, or have left a server process behind that may be.
+    pub(super) fn unconfirmed(&self) -> u32 {
+        self.left.load(Acquire) + self.unproven.load(Relaxed)
     }
 
     /// How many of the sessions that are gone closed a backend with them.
@@ -207,9 +235,16 @@ impl Latch {
         self.with_backend.load(Relaxed)
     }
 
-    fn session_gone(&self, had_backend: bool) {
-        self.with_backend.fetch_add(u32::from(had_backend), Relaxed);
-        if self.left.fetch_sub(1, std::sync::atomic::Ordering::AcqRel) == 1 {
+    fn session_gone(&self, session: &SessionHandle) {
+        let counts = session.grant().is_some() || session.identity.token.is_none();
+        if session.unconfirmed.load(Relaxed) {
+            self.unproven.fetch_add(1, Relaxed);
+        } else {
+            let had_backend = session.backend_pid.load(Relaxed) != 0;
+            self.ended.fetch_add(u32::from(counts), Relaxed);
+            self.with_backend.fetch_add(u32::from(had_backend), Relaxed);
+        }
+        if self.left.fetch_sub(1, AcqRel) == 1 {
             self.emptied.notify_waiters();
         }
     }
@@ -292,7 +327,7 @@ impl Registry {
                 .unwrap_or_else(PoisonError::into_inner),
         );
         for latch in watchers {
-            latch.session_gone(session.backend_pid.load(Relaxed) != 0);
+            latch.session_gone(session);
         }
     }
 }
@@ -403,11 +438,55 @@ mod tests {
         assert_eq!(first.handle().end_cause(), Some(EndCause::Revoked));
         first.handle().set_backend_pid(7);
         drop(first);
-        assert_eq!(latch.left(), 1);
+        assert_eq!(latch.unconfirmed(), 1);
         drop(second);
         latch.wait().await;
+        assert_eq!((latch.ended(), latch.unconfirmed()), (2, 0));
         assert_eq!(latch.with_backend(), 1);
         assert!(registry.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_backend_may_live_on_is_not_confirmed() {
+        let registry = Arc::new(Registry::default());
+        let session = registry.register(identity());
+        session.handle().set_backend_pid(7);
+        let latch = registry.end(&[(Arc::clone(session.handle()), EndCause::Revoked)]);
+        session.handle().mark_unconfirmed();
+        drop(session);
+        latch.wait().await;
+        assert_eq!((latch.ended(), latch.unconfirmed()), (0, 1));
+        assert_eq!(latch.with_backend(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_login_without_a_grant_is_waited_for_but_is_no_session() {
+        let registry = Arc::new(Registry::default());
+        let login = registry.register(Identity {
+            token: Some(TokenId::parse("abcdefghijkl").unwrap()),
+            ..identity()
+        });
+        let latch = registry.end(&[(Arc::clone(login.handle()), EndCause::Revoked)]);
+        assert_eq!(latch.unconfirmed(), 1);
+        drop(login);
+        latch.wait().await;
+        assert_eq!((latch.ended(), latch.unconfirmed()), (0, 0));
+    }
+
+    #[test]
+    fn an_older_decision_changes_nothing() {
+        let session = SessionHandle::new(identity());
+        session.decide(Revision(5), 1_000);
+        session.decide(Revision(4), 9_000);
+        assert_eq!(
+            (session.decided_at(), session.expires_at_ms()),
+            (Revision(5), Some(1_000))
+        );
+        session.decide(Revision(6), 2_000);
+        assert_eq!(
+            (session.decided_at(), session.expires_at_ms()),
+            (Revision(6), Some(2_000))
+        );
     }
 
     #[tokio::test]

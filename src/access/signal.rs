@@ -59,6 +59,12 @@ impl EndCause {
         Self::ALL.get(usize::from(code).checked_sub(1)?).copied()
     }
 
+    /// Whether it is the person's access that has ended, and not merely this session.
+    #[must_use]
+    pub fn ends_access(self) -> bool {
+        matches!(self, Self::Revoked | Self::Expired | Self::AuthorityLost)
+    }
+
     /// The word for audit, logs and metrics.
     #[must_use]
     pub fn reason(self) -> &'static str {

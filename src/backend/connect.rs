@@ -3,7 +3,7 @@
 //! Four steps in reading order, under one deadline that the caller sets. Nothing the server sends is trusted:
 //! every length is checked, and a message that does not belong in its step ends the attempt.
 
-use std::io;
+use std::{io, net::SocketAddr};
 
 use bytes::BytesMut;
 use postgres_protocol::authentication::{
@@ -35,6 +35,9 @@ use crate::{
     },
 };
 
+/// How much work a server may ask of us to prove a password: about a second's. Its default is 4096.
+const ITERATIONS_MAX: u32 = 1_000_000;
+
 /// How a connection proves that it may act for its role.
 pub enum Credentials {
     /// The keys that a client's own SCRAM login gave us.
@@ -64,20 +67,26 @@ pub enum ConnectError {
     Scram(#[from] ScramError),
     #[error("SCRAM with the server: {0}")]
     ScramPassword(#[source] io::Error),
+    #[error("SCRAM with the server: it asks for more than {ITERATIONS_MAX} iterations")]
+    Iterations,
     #[error("the server's answer does not follow the protocol")]
     Protocol,
 }
 
-/// Opens a connection to `server` as `role`. Without a deadline of its own.
+/// Opens a connection to `server`, at `address` if one is given, as `role`. Without a deadline of its own.
 pub(super) async fn connect(
     server: &Server,
+    address: Option<SocketAddr>,
     role: &RoleName,
     database: &DatabaseName,
     credentials: &Credentials,
 ) -> Result<Connection, ConnectError> {
-    let tcp = reach(server).await?;
+    let (tcp, address) = match address {
+        Some(address) => (reach(address).await?, address),
+        None => find(server).await?,
+    };
     let stream = encrypt(server, tcp, credentials).await?;
-    let mut connection = Connection::new(stream);
+    let mut connection = Connection::new(stream, address);
     let mut out = BytesMut::new();
     let startup = [
         ("user", role.as_str()),
@@ -93,22 +102,30 @@ pub(super) async fn connect(
     Ok(connection)
 }
 
-/// A connected and tuned socket to the first address that answers.
-pub(super) async fn reach(server: &Server) -> Result<TcpStream, ConnectError> {
+/// A connected and tuned socket to the first address of the server that answers.
+async fn find(server: &Server) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let addresses = lookup_host((server.host.as_str(), server.port))
         .await
         .map_err(ConnectError::Resolve)?;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    let nowhere = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    let mut last = ConnectError::Unreachable(nowhere);
     for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(tcp) => {
-                tune(&tcp, &Keepalive::default()).map_err(ConnectError::Unreachable)?;
-                return Ok(tcp);
-            }
+        match reach(address).await {
+            Ok(tcp) => return Ok((tcp, address)),
             Err(error) => last = error,
         }
     }
-    Err(ConnectError::Unreachable(last))
+    Err(last)
+}
+
+/// A connected and tuned socket to `address`.
+pub(super) async fn reach(address: SocketAddr) -> Result<TcpStream, ConnectError> {
+    let connected = async {
+        let tcp = TcpStream::connect(address).await?;
+        tune(&tcp, &Keepalive::default())?;
+        Ok(tcp)
+    };
+    connected.await.map_err(ConnectError::Unreachable)
 }
 
 async fn encrypt(
@@ -195,9 +212,7 @@ async fn scram(connection: &mut Connection, credentials: &Credentials) -> Result
         Credentials::Password(password) => {
             let mut client = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
             let server_first = sasl_initial(connection, client.message()).await?;
-            client
-                .update(&server_first)
-                .map_err(ConnectError::ScramPassword)?;
+            client = answer(client, server_first).await?;
             let server_final = sasl_response(connection, client.message()).await?;
             client
                 .finish(&server_final)
@@ -205,6 +220,29 @@ async fn scram(connection: &mut Connection, credentials: &Credentials) -> Result
         }
         Credentials::Certificate(_) => Err(ConnectError::Method),
     }
+}
+
+/// The client's answer to the server's challenge. Deriving keys from a password takes a millisecond or more of CPU,
+/// as much as the server asks for: elsewhere, so that this worker's other sessions do not wait.
+async fn answer(mut client: ScramSha256, challenge: BytesMut) -> Result<ScramSha256, ConnectError> {
+    if iterations(&challenge).is_some_and(|count| count > ITERATIONS_MAX) {
+        return Err(ConnectError::Iterations);
+    }
+    let derive = move || client.update(&challenge).map(|()| client);
+    match tokio::task::spawn_blocking(derive).await {
+        Ok(answered) => answered.map_err(ConnectError::ScramPassword),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// The iteration count of a server-first-message (RFC 5802, section 7: `r=…,s=…,i=4096`).
+fn iterations(challenge: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(challenge).ok()?;
+    let mut attributes = text.split(',');
+    attributes
+        .find_map(|attribute| attribute.strip_prefix("i="))?
+        .parse()
+        .ok()
 }
 
 async fn sasl_initial(
@@ -283,5 +321,26 @@ async fn receive(connection: &mut Connection) -> Result<Message, ConnectError> {
             tag::NOTICE_RESPONSE => {}
             _ => return Ok(message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_iteration_count_is_read_from_the_servers_challenge() {
+        assert_eq!(iterations(b"r=abc,s=QSXCR+Q6sek8bf92,i=4096"), Some(4096));
+        assert_eq!(iterations(b"r=abc,s=QSXCR+Q6sek8bf92"), None);
+        assert_eq!(iterations(b"r=abc,s=QSXCR+Q6sek8bf92,i=99999999999"), None);
+        assert_eq!(iterations(b"\xff"), None);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_asks_for_endless_work_is_refused() {
+        let client = ScramSha256::new(b"password", ChannelBinding::unsupported());
+        let challenge = BytesMut::from(&b"r=abc,s=QSXCR+Q6sek8bf92,i=2147483647"[..]);
+        let answered = answer(client, challenge).await;
+        assert!(matches!(answered, Err(ConnectError::Iterations)));
     }
 }

@@ -3,7 +3,7 @@
 //! While a client is attached the relay drives the stream by itself. Between clients the pooler may speak: to
 //! apply settings, to ask what is set, to look up a verifier. Those exchanges go through [`Connection::query`].
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::{Buf as _, BytesMut};
 use postgres_protocol::{IsNull, message::frontend};
@@ -116,6 +116,8 @@ pub enum ExchangeError {
 /// A logged-in connection to a PostgreSQL server.
 pub struct Connection {
     stream: Stream,
+    /// The server's address, as reached: its name may stand for another one by now.
+    address: SocketAddr,
     pid: u32,
     secret: Option<SecretKey>,
     pub parameters: ParameterStatuses,
@@ -123,9 +125,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(super) fn new(stream: Stream, address: SocketAddr) -> Self {
         Self {
             stream,
+            address,
             pid: 0,
             secret: None,
             parameters: ParameterStatuses::default(),
@@ -154,6 +157,12 @@ impl Connection {
     #[must_use]
     pub fn into_stream(self) -> Stream {
         self.stream
+    }
+
+    /// The address that the server was reached at.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The server process's id, as `pg_backend_pid()` answers it.

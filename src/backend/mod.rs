@@ -8,8 +8,8 @@ mod connection;
 use std::time::Duration;
 
 pub use self::{
-    cancel::cancel,
-    close::close,
+    cancel::CancelTarget,
+    close::{ForceError, Parting, close},
     connect::{ConnectError, Credentials},
     connection::{Connection, ExchangeError, ParameterStatuses, Reply},
 };
@@ -36,7 +36,7 @@ impl Server {
         database: &DatabaseName,
         credentials: &Credentials,
     ) -> Result<Connection, ConnectError> {
-        let attempt = connect::connect(self, role, database, credentials);
+        let attempt = connect::connect(self, None, role, database, credentials);
         match tokio::time::timeout(self.connect_timeout, attempt).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::TimedOut(self.connect_timeout)),

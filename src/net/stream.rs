@@ -85,6 +85,16 @@ impl Stream {
         }
     }
 
+    /// Waits until the peer of an idle connection says something nobody asked for, leaves, or fails.
+    ///
+    /// Asks the kernel before it is ready: what [`Self::poll_readable`] knows may be left over from the last read.
+    pub fn poll_spoken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map(drop),
+            Transport::Tls(tls) => tls.poll_spoken(cx),
+        }
+    }
+
     /// Whether the peer has left, failed, or sent something nobody asked for. Never waits.
     ///
     /// For idle backends, which have nothing to say: `true` means that the connection is of no use any more.

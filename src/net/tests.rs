@@ -174,6 +174,28 @@ async fn a_closed_or_talking_peer_is_seen_without_waiting() {
 }
 
 #[tokio::test]
+async fn a_silent_peer_has_not_spoken_whatever_the_last_read_left_behind() {
+    for kind in Kind::ALL {
+        let (mut client, mut server) = kind.pair().await;
+        server.write_all(b"ab").await.unwrap();
+        server.flush().await.unwrap();
+        // A read that fills its buffer leaves the socket marked as readable.
+        client.read_exact(&mut [0; 2]).await.unwrap();
+        let mut spoken = Box::pin(poll_fn(|cx| client.poll_spoken(cx)));
+        let silence = timeout(Duration::from_millis(20), &mut spoken).await;
+        assert!(silence.is_err(), "{kind:?}");
+        server.write_all(b"c").await.unwrap();
+        server.flush().await.unwrap();
+        timeout(PATIENCE, spoken).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'c', "{kind:?}");
+        drop(server);
+        timeout(PATIENCE, poll_fn(|cx| client.poll_spoken(cx)))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_end_without_close_notify_is_an_end() {
     let (mut client, server) = Kind::Tls.pair().await;
     drop(server);

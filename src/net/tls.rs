@@ -125,6 +125,21 @@ impl Tls {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 
+    /// Ready when the peer has said anything or left. Records that carry no data are taken in, as by
+    /// [`Self::has_spoken`].
+    pub(super) fn poll_spoken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.connection.process_new_packets() {
+                Ok(state) if !has_news(&state) => {}
+                Ok(_) | Err(_) => return Poll::Ready(()),
+            }
+            match ready!(self.poll_receive(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+    }
+
     /// Whether the peer has said anything or left, as far as can be told without waiting.
     ///
     /// Records that carry no data (session tickets, key updates) are taken in and do not count.

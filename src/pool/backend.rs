@@ -6,16 +6,15 @@ use tokio::time::Instant;
 
 use super::{epoch::Epoch, pools::Place};
 use crate::{
-    backend::{self, Connection, Server},
+    backend::{CancelTarget, Connection, Server},
     protocol::{parameters::Settings, pipeline::Pipeline, prepared::Known},
 };
-
-/// How long a closing backend may take before it is given up on.
-const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// One connection of a pool.
 pub struct Backend {
     pub connection: Connection,
+    /// The server it was opened to; its pool may have another one by now.
+    pub(super) server: Rc<Server>,
     pub pipeline: Pipeline,
     /// The settings the server session has now.
     pub settings: Rc<Settings>,
@@ -28,7 +27,7 @@ pub struct Backend {
     pub(super) idle_since: Instant,
     cancels: Rc<Cancels>,
     /// Given back when the connection is closed.
-    _place: Place,
+    pub(super) place: Place,
 }
 
 /// Session state that must not reach another client.
@@ -41,23 +40,37 @@ pub enum Residue {
     State,
 }
 
-/// Cancel requests on their way to a backend. While there is one the backend is not handed out: it would hit
-/// whoever comes next.
+/// Cancel requests aimed at a backend. While one is on its way the backend is not handed out: it would hit whoever
+/// comes next. After one of which nobody knows what became of it, it never is again.
 #[derive(Debug, Default)]
 pub struct Cancels {
     in_flight: Cell<u32>,
+    lost: Cell<bool>,
     done: tokio::sync::Notify,
 }
 
-/// Keeps a backend from being handed out until it is dropped.
-pub struct CancelBarrier(Rc<Cancels>);
+/// Keeps a backend from being handed out until it is known what has become of one cancel request. Dropped without
+/// that knowledge, it does so for good.
+pub struct CancelBarrier {
+    cancels: Rc<Cancels>,
+    fate: Fate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Unknown,
+    Delivered,
+}
 
 impl Cancels {
     /// Announces a cancel request that is about to be sent.
     #[must_use]
     pub fn announce(self: &Rc<Self>) -> CancelBarrier {
         self.in_flight.set(self.in_flight.get() + 1);
-        CancelBarrier(Rc::clone(self))
+        CancelBarrier {
+            cancels: Rc::clone(self),
+            fate: Fate::Unknown,
+        }
     }
 
     fn is_clear(&self) -> bool {
@@ -71,22 +84,37 @@ impl Cancels {
     }
 }
 
+impl CancelBarrier {
+    /// The server has taken the request: what it hits, it has hit.
+    pub fn delivered(mut self) {
+        self.fate = Fate::Delivered;
+    }
+}
+
 impl Drop for CancelBarrier {
     fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
-        self.0.done.notify_waiters();
+        let Cancels {
+            in_flight,
+            lost,
+            done,
+        } = &*self.cancels;
+        in_flight.set(in_flight.get() - 1);
+        lost.set(lost.get() || self.fate == Fate::Unknown);
+        done.notify_waiters();
     }
 }
 
 impl Backend {
     pub(super) fn new(
         connection: Connection,
+        server: Rc<Server>,
         place: Place,
         epoch: Rc<Epoch>,
         retire_at: Instant,
     ) -> Self {
         Self {
             connection,
+            server,
             pipeline: Pipeline::default(),
             settings: Rc::default(),
             known: Known::default(),
@@ -95,7 +123,7 @@ impl Backend {
             retire_at,
             idle_since: Instant::now(),
             cancels: Rc::default(),
-            _place: place,
+            place,
         }
     }
 
@@ -107,6 +135,17 @@ impl Backend {
     #[must_use]
     pub fn cancels(&self) -> &Rc<Cancels> {
         &self.cancels
+    }
+
+    /// What cancels whatever it runs; `None`: the server gave no key for that.
+    #[must_use]
+    pub fn cancel_target(&self) -> Option<CancelTarget> {
+        CancelTarget::of(&self.connection, &self.server)
+    }
+
+    /// Whether a cancel request was lost that may still hit it.
+    pub(super) fn may_be_hit(&self) -> bool {
+        self.cancels.lost.get()
     }
 
     /// Whether it can be handed to another client at once.
@@ -126,6 +165,9 @@ impl Backend {
             .await
             .is_err()
         {
+            return false;
+        }
+        if self.may_be_hit() {
             return false;
         }
         if was_cancelled && self.connection.query("", limit).await.is_err() {
@@ -148,21 +190,31 @@ impl Backend {
         let reply = self.connection.query(sql, limit).await;
         reply.is_ok_and(|reply| reply.error.is_none() && reply.status == b'I')
     }
+}
 
-    /// Closes the connection for good: cancels what runs, parts, and waits until the server process is gone.
-    pub async fn close(self, server: &Server) -> bool {
-        if self.pipeline.is_busy()
-            && let Some(secret) = self.connection.secret()
-        {
-            let _ = backend::cancel(server, self.pid(), secret).await;
-        }
-        let Self {
-            connection,
-            _place: place,
-            ..
-        } = self;
-        let gone = backend::close(connection, CLOSE_MAX).await;
-        drop(place);
-        gone
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cancel_holds_the_backend_until_its_fate_is_known() {
+        let cancels = Rc::<Cancels>::default();
+        let (first, second) = (cancels.announce(), cancels.announce());
+        assert!(cancels.wait_clear().now_or_never().is_none());
+        first.delivered();
+        assert!(!cancels.is_clear());
+        second.delivered();
+        assert!(cancels.wait_clear().now_or_never().is_some());
+        assert!(!cancels.lost.get());
+    }
+
+    #[test]
+    fn a_lost_cancel_is_never_forgotten() {
+        let cancels = Rc::<Cancels>::default();
+        drop(cancels.announce());
+        cancels.announce().delivered();
+        assert!(cancels.is_clear() && cancels.lost.get());
     }
 }

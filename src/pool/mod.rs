@@ -6,6 +6,7 @@
 
 mod backend;
 mod budget;
+mod closing;
 mod epoch;
 mod key;
 mod login;
@@ -15,9 +16,7 @@ mod waiter;
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    future::Future,
     rc::Rc,
-    task::Context,
     time::Duration,
 };
 
@@ -33,19 +32,21 @@ pub use self::{
     pools::{Pools, Sizes, TenantPools},
 };
 use self::{
-    epoch::Epoch,
+    epoch::Epochs,
     pools::{Place, TenantPools as Tenant},
     waiter::{Waiter, Waiting},
 };
 use crate::{
     access::{Denial, certificates::MintError},
-    backend::{ConnectError, Connection, ParameterStatuses},
+    backend::{self as server, ConnectError, Connection, ParameterStatuses, Server},
     names::RoleName,
     protocol::{parameters::Settings, prepared::Statements},
 };
 
 /// An idle backend that has been unused for this long is looked at before it is handed out.
-const PEEK_AFTER: Duration = Duration::from_millis(500);
+///
+/// Under load backends are never idle for that long, so the hot path is free of the extra system call.
+const PEEK_AFTER: Duration = Duration::from_millis(5);
 
 /// How long a backend may take to become clean after its client has left.
 const CLEANSE_MAX: Duration = Duration::from_secs(5);
@@ -78,7 +79,7 @@ pub struct Pool {
     connecting: Cell<usize>,
     closing: Cell<usize>,
     /// Backends of an older epoch are not handed out any more.
-    epoch: RefCell<Rc<Epoch>>,
+    epochs: Epochs,
     failure: RefCell<Option<(Instant, CheckoutError)>>,
     parameters: RefCell<Option<Rc<ParameterStatuses>>>,
     greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
@@ -105,7 +106,7 @@ impl Pool {
             open: Cell::new(0),
             connecting: Cell::new(0),
             closing: Cell::new(0),
-            epoch: RefCell::default(),
+            epochs: Epochs::default(),
             failure: RefCell::default(),
             parameters: RefCell::default(),
             greetings: RefCell::default(),
@@ -134,7 +135,7 @@ impl Pool {
             return Err(error);
         }
         let waiter = Waiter::new();
-        self.waiters.borrow_mut().push_back(Rc::clone(&waiter));
+        self.enter_queue(&waiter);
         let waiting = Waiting {
             pool: Rc::clone(self),
             waiter,
@@ -226,7 +227,7 @@ impl Pool {
 
     /// Takes back a backend that no client uses any more.
     fn take_back(self: &Rc<Self>, mut backend: Box<Backend>) {
-        if !Rc::ptr_eq(&backend.epoch, &self.epoch.borrow()) {
+        if !self.epochs.is_current(&backend.epoch) || backend.may_be_hit() {
             return self.discard(backend);
         }
         if !backend.is_clean(self.statements_per_backend()) {
@@ -240,14 +241,10 @@ impl Pool {
     }
 
     fn hand_on(self: &Rc<Self>, mut backend: Box<Backend>) {
-        let since = self.waiters.borrow().front().map(|waiter| waiter.since);
-        if self.tenant.longer_waiting_sibling(self, since).is_some() {
+        if self.tenant.has_longer_waiting_sibling(self) {
             return self.discard(backend);
         }
-        loop {
-            let Some(waiter) = self.waiters.borrow_mut().pop_front() else {
-                break;
-            };
+        while let Some(waiter) = self.next_waiter() {
             match waiter.serve(Ok(backend)) {
                 Err(Ok(returned)) => backend = returned,
                 Err(Err(_)) | Ok(()) => return,
@@ -256,7 +253,7 @@ impl Pool {
         let watched = self
             .tenant
             .shared
-            .watch(|context| backend.connection.stream_mut().poll_readable(context));
+            .watch(|context| backend.connection.stream_mut().poll_spoken(context));
         if watched.is_ready() {
             return self.discard(backend);
         }
@@ -278,86 +275,6 @@ impl Pool {
             }
             drop(transit);
         });
-    }
-
-    /// Closes `backend` for good. Its place is free when its server process is gone.
-    fn discard(self: &Rc<Self>, backend: Box<Backend>) {
-        let closing = self.close(backend);
-        self.tenant.shared.tasks.spawn_local(closing);
-    }
-
-    fn close(self: &Rc<Self>, backend: Box<Backend>) -> impl Future<Output = ()> + 'static {
-        self.closing.set(self.closing.get() + 1);
-        let pool = Rc::clone(self);
-        let transit = backend.epoch.transit();
-        async move {
-            let server = pool.tenant.server();
-            if !backend.close(&server).await {
-                tracing::debug!(tenant = %pool.key.tenant, "a server process did not end in time");
-            }
-            pool.closing.set(pool.closing.get() - 1);
-            drop(transit);
-        }
-    }
-
-    /// Starts a new epoch: idle backends close now, those on loan when they come back. Answers how many were idle,
-    /// and what to wait for: that no connection of the old epoch is being opened, cleaned or closed any more.
-    fn retire_all(self: &Rc<Self>) -> (usize, impl Future<Output = ()> + 'static) {
-        let old = Rc::clone(&self.epoch.borrow());
-        self.epoch.replace(Epoch::after(&old));
-        self.failure.replace(None);
-        self.greetings.borrow_mut().clear();
-        let idle = self.idle.take();
-        let count = idle.len();
-        for backend in idle {
-            self.discard(backend);
-        }
-        (count, old.quiet())
-    }
-
-    /// Closes the backend that has been idle longest; `false`: none is idle.
-    fn give_up_idle(self: &Rc<Self>) -> bool {
-        if self.idle.borrow().is_empty() {
-            return false;
-        }
-        let oldest = self.idle.borrow_mut().remove(0);
-        self.discard(oldest);
-        true
-    }
-
-    fn oldest_idle(&self) -> Option<Instant> {
-        self.idle.borrow().first().map(|backend| backend.idle_since)
-    }
-
-    fn drop_broken_idle(self: &Rc<Self>, context: &mut Context<'_>) {
-        let broken: Vec<Box<Backend>> = self
-            .idle
-            .borrow_mut()
-            .extract_if(.., |backend| {
-                backend
-                    .connection
-                    .stream_mut()
-                    .poll_readable(context)
-                    .is_ready()
-            })
-            .collect();
-        for backend in broken {
-            self.discard(backend);
-        }
-    }
-
-    fn expire_idle(self: &Rc<Self>, now: Instant) {
-        let idle_timeout = self.tenant.shared.settings.idle_timeout;
-        let expired: Vec<Box<Backend>> = self
-            .idle
-            .borrow_mut()
-            .extract_if(.., |backend| {
-                backend.retire_at <= now || backend.idle_since + idle_timeout <= now
-            })
-            .collect();
-        for backend in expired {
-            self.discard(backend);
-        }
     }
 
     /// When the first waiter came for whom no connection is being opened yet.
@@ -389,15 +306,16 @@ impl Pool {
         };
         self.connecting.set(self.connecting.get() + 1);
         let pool = Rc::clone(self);
-        let epoch = Rc::clone(&self.epoch.borrow());
+        let epoch = self.epochs.current();
         let transit = epoch.transit();
         self.tenant.shared.tasks.spawn_local(async move {
             let result = pool.connect().await;
             pool.connecting.set(pool.connecting.get() - 1);
             match result {
-                Ok(connection) => {
+                Ok((connection, server)) => {
                     pool.failure.replace(None);
-                    let backend = Backend::new(connection, place, epoch, pool.retirement());
+                    let retire_at = pool.retirement();
+                    let backend = Backend::new(connection, server, place, epoch, retire_at);
                     pool.take_back(Box::new(backend));
                 }
                 Err(error) => pool.failed(error, place),
@@ -407,7 +325,8 @@ impl Pool {
         true
     }
 
-    async fn connect(&self) -> Result<Connection, CheckoutError> {
+    /// A connection, and the server that it was opened to.
+    async fn connect(&self) -> Result<(Connection, Rc<Server>), CheckoutError> {
         let credentials = self
             .login
             .borrow()
@@ -419,7 +338,8 @@ impl Pool {
             .await
             .map_err(|error| CheckoutError::Connect(Rc::new(error)))?;
         if let Some(denial) = self.denial(&connection) {
-            crate::backend::close(connection, CLEANSE_MAX).await;
+            // It has done nothing yet: a process that does not end by itself would be a wonder.
+            let _ = server::close(connection).await;
             return Err(CheckoutError::Denied {
                 role: self.key.role.clone(),
                 denial,
@@ -430,7 +350,7 @@ impl Pool {
                 .replace(Some(Rc::new(connection.parameters.clone())));
             self.greetings.borrow_mut().clear();
         }
-        Ok(connection)
+        Ok((connection, server))
     }
 
     /// What the server itself says against a person's session: it is too old, or the role is a superuser.
@@ -455,8 +375,7 @@ impl Pool {
         self.failure.replace(Some((Instant::now(), error.clone())));
         drop(place);
         if self.open.get() == 0 {
-            let waiters = self.waiters.take();
-            for waiter in waiters {
+            while let Some(waiter) = self.next_waiter() {
                 let _ = waiter.serve(Err(error.clone()));
             }
         }
@@ -477,11 +396,28 @@ impl Pool {
         Instant::now() + lifetime.mul_f64(rand::rng().random_range(0.9..1.1))
     }
 
+    fn enter_queue(&self, waiter: &Rc<Waiter>) {
+        self.waiters.borrow_mut().push_back(Rc::clone(waiter));
+        self.tenant.count_waiters(self, 1);
+    }
+
     fn leave_queue(&self, waiter: &Rc<Waiter>) {
         let mut waiters = self.waiters.borrow_mut();
         if let Some(index) = waiters.iter().position(|other| Rc::ptr_eq(other, waiter)) {
             waiters.remove(index);
+            self.tenant.count_waiters(self, -1);
         }
+    }
+
+    fn next_waiter(&self) -> Option<Rc<Waiter>> {
+        let waiter = self.waiters.borrow_mut().pop_front()?;
+        self.tenant.count_waiters(self, -1);
+        Some(waiter)
+    }
+
+    /// How long the first in the queue has waited.
+    fn first_waiter(&self) -> Option<Instant> {
+        self.waiters.borrow().front().map(|waiter| waiter.since)
     }
 
     fn is_in_use(self: &Rc<Self>) -> bool {
@@ -492,7 +428,7 @@ impl Pool {
 impl CheckoutError {
     fn is_about_credentials(&self) -> bool {
         matches!(self, Self::Connect(error) if matches!(**error, ConnectError::Refused(_) | ConnectError::Method
-            | ConnectError::Scram(_) | ConnectError::ScramPassword(_)))
+            | ConnectError::Scram(_) | ConnectError::ScramPassword(_) | ConnectError::Iterations))
     }
 }
 
@@ -517,10 +453,11 @@ impl Checkout {
         }
     }
 
-    /// Cancels and closes the backend and waits until its server process is gone.
-    pub async fn close(mut self) {
-        if let Some(backend) = self.backend.take() {
-            self.pool.close(backend).await;
+    /// Cancels and closes the backend and waits until its server process is gone; `false`: nothing proves that.
+    pub async fn close(mut self) -> bool {
+        match self.backend.take() {
+            Some(backend) => self.pool.close(backend).await.is_gone,
+            None => true,
         }
     }
 }

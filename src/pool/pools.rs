@@ -23,9 +23,13 @@ use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{Pool, PoolKey, budget::OverallBudget, budget::Share, login::Login};
+use super::{
+    Pool, PoolKey,
+    budget::{OverallBudget, Request, Share},
+    login::Login,
+};
 use crate::{
-    access::Purge,
+    access::{Purge, Purged},
     backend::Server,
     catalog::types::{PrivilegedRoles, Tenant},
     config,
@@ -69,19 +73,33 @@ pub struct TenantPools {
     record: RefCell<Arc<Tenant>>,
     server: RefCell<Rc<Server>>,
     sizes: Cell<Sizes>,
+    /// Backends and waiters of the pools under the budget.
     open: Cell<u32>,
+    waiting: Cell<usize>,
+    /// For an idle backend of somebody else's, while the overall budget is spent.
+    request: Request,
     pools: RefCell<FxHashMap<PoolKey, Rc<Pool>>>,
 }
 
 /// One backend's place in its pool and in the budgets, given back by dropping it.
 pub(super) struct Place {
     pool: Rc<Pool>,
-    _share: Share,
+    /// Always there until the place is dropped.
+    share: Option<Share>,
     _gauge: GaugeGuard,
+}
+
+/// Which budget keeps a pool from growing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spent {
+    Tenant,
+    Overall,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // All of it is free before somebody else is served with it.
+        self.share.take();
         self.pool.open.set(self.pool.open.get() - 1);
         let tenant = &self.pool.tenant;
         if self.pool.is_budgeted() {
@@ -123,7 +141,11 @@ impl Pools {
         if let Some(known) = known {
             known.sizes.set(sizes);
             if !Arc::ptr_eq(&known.record.borrow(), tenant) {
-                known.renew(tenant, server()?);
+                // Cached records come and go: only one with another content is a change.
+                let old = known.record.replace(Arc::clone(tenant));
+                if *old != **tenant {
+                    known.renew(&old, tenant, server()?);
+                }
             }
             return Ok(known);
         }
@@ -134,6 +156,8 @@ impl Pools {
             sizes: Cell::new(sizes),
             metrics: TenantMetrics::new(&tenant.tenant),
             open: Cell::new(0),
+            waiting: Cell::new(0),
+            request: Request::default(),
             pools: RefCell::default(),
         });
         self.tenants
@@ -142,7 +166,7 @@ impl Pools {
         Ok(pools)
     }
 
-    /// Closes the backends that `purge` names and answers how many, after they are gone.
+    /// Closes the backends that `purge` names and answers after they are gone.
     pub fn purge(&self, purge: Purge) {
         let chosen = self.matching(|pool| {
             let key = &pool.key;
@@ -154,10 +178,13 @@ impl Pools {
                     .is_none_or(|tenants| tenants.contains(&key.tenant))
         });
         let (counts, quiet): (Vec<_>, Vec<_>) = chosen.iter().map(|pool| pool.retire_all()).unzip();
-        let count = u32::try_from(counts.into_iter().sum::<usize>()).unwrap_or(u32::MAX);
         self.shared.tasks.spawn_local(async move {
-            futures_util::future::join_all(quiet).await;
-            let _ = purge.done.send(count);
+            let unproven: u32 = futures_util::future::join_all(quiet).await.iter().sum();
+            let idle = u32::try_from(counts.iter().sum::<usize>()).unwrap_or(u32::MAX);
+            let _ = purge.done.send(Purged {
+                closed: idle.saturating_sub(unproven),
+                unproven,
+            });
         });
     }
 
@@ -175,13 +202,10 @@ impl Pools {
 
     /// Housekeeping, called a few times a second: idle timeout, lifetime, empty pools, the overall budget.
     pub fn tick(&self, now: Instant) {
-        let mut wanted = self.shared.overall.take_wanted();
         for pool in self.matching(|_| true) {
             pool.expire_idle(now);
-            while wanted > 0 && pool.give_up_idle() {
-                wanted -= 1;
-            }
         }
+        self.meet_requests();
         for tenant in self.tenants.borrow().values() {
             // Waiters held up by the overall budget have nobody else to wake them.
             tenant.serve_longest_waiter();
@@ -190,6 +214,19 @@ impl Pools {
         self.tenants
             .borrow_mut()
             .retain(|_, tenant| tenant.is_in_use());
+    }
+
+    /// Gives up idle backends that others ask for, the one that has been idle longest first.
+    fn meet_requests(&self) {
+        while self.shared.overall.has_requests() {
+            let idle = self.matching(|pool| pool.oldest_idle().is_some());
+            let oldest = idle.iter().min_by_key(|pool| pool.oldest_idle());
+            // A request that this worker cannot meet is left for another one.
+            let Some(oldest) = oldest else { return };
+            if !self.shared.overall.take_request() || !oldest.give_up_idle() {
+                return;
+            }
+        }
     }
 
     /// Closes every idle backend and waits for all connects and closes to end.
@@ -232,8 +269,7 @@ impl TenantPools {
         Rc::clone(&self.server.borrow())
     }
 
-    fn renew(&self, tenant: &Arc<Tenant>, server: Server) {
-        let old = self.record.replace(Arc::clone(tenant));
+    fn renew(&self, old: &Tenant, tenant: &Tenant, server: Server) {
         let same_server = (&old.host, old.port, old.backend_tls, &old.backend_ca)
             == (
                 &tenant.host,
@@ -266,12 +302,12 @@ impl TenantPools {
             return None;
         }
         if pool.is_budgeted() && self.open.get() >= self.sizes.get().budget {
-            self.take_idle_from_sibling(pool);
+            self.take_idle_from_sibling(pool, Spent::Tenant);
             return None;
         }
         let Some(share) = self.shared.overall.take() else {
-            if !self.take_idle_from_sibling(pool) {
-                self.shared.overall.want();
+            if !self.take_idle_from_sibling(pool, Spent::Overall) {
+                self.shared.overall.ask(&self.request);
             }
             return None;
         };
@@ -281,19 +317,23 @@ impl TenantPools {
         }
         Some(Place {
             pool: Rc::clone(pool),
-            _share: share,
+            share: Some(share),
             _gauge: self.metrics.backend(),
         })
     }
 
-    /// Closes the backend that has been idle longest in another pool. Its place is free once it is gone; then
-    /// the longest waiter is served.
-    fn take_idle_from_sibling(&self, pool: &Rc<Pool>) -> bool {
-        if self.closing_for_budget() >= self.uncovered_waiters() {
+    /// Closes the backend that has been idle longest in another pool that draws on the spent budget. Its place is
+    /// free once it is gone; then the longest waiter is served.
+    fn take_idle_from_sibling(&self, pool: &Rc<Pool>, spent: Spent) -> bool {
+        let pools = self.pools.borrow();
+        let draws = |other: &&Rc<Pool>| spent == Spent::Overall || other.is_budgeted();
+        let drawing = || pools.values().filter(draws);
+        let closing: usize = drawing().map(|pool| pool.closing.get()).sum();
+        let uncovered: usize = drawing().map(|pool| pool.uncovered()).sum();
+        if closing >= uncovered {
             return true;
         }
-        let pools = self.pools.borrow();
-        let siblings = pools.values().filter(|sibling| !Rc::ptr_eq(sibling, pool));
+        let siblings = drawing().filter(|sibling| !Rc::ptr_eq(sibling, pool));
         let oldest = siblings
             .filter_map(|sibling| Some((sibling.oldest_idle()?, Rc::clone(sibling))))
             .min_by_key(|(since, _)| *since);
@@ -301,66 +341,62 @@ impl TenantPools {
         oldest.is_some_and(|(_, sibling)| sibling.give_up_idle())
     }
 
-    fn closing_for_budget(&self) -> usize {
-        self.pools
-            .borrow()
-            .values()
-            .map(|pool| pool.closing.get())
-            .sum()
-    }
-
-    fn uncovered_waiters(&self) -> usize {
-        self.pools
-            .borrow()
-            .values()
-            .map(|pool| pool.uncovered())
-            .sum()
-    }
-
-    /// Opens a backend for whoever has waited longest among the pools that may grow.
+    /// Opens backends for those who have waited longest among the pools that may grow.
     pub(super) fn serve_longest_waiter(&self) {
-        loop {
-            let candidate = {
-                let pools = self.pools.borrow();
-                let growing = pools.values().filter(|pool| pool.may_grow());
-                let waiting =
-                    growing.filter_map(|pool| Some((pool.first_uncovered()?, Rc::clone(pool))));
-                waiting.min_by_key(|(since, _)| *since)
-            };
-            let Some((_, pool)) = candidate else { return };
+        // What is outside the budget does not wait behind those who are held up by it.
+        while let Some(pool) = self.longest_waiting(|pool| !pool.is_budgeted()) {
             if !pool.open_one() {
-                return;
+                break;
+            }
+        }
+        while let Some(pool) = self.longest_waiting(Pool::is_budgeted) {
+            if !pool.open_one() {
+                break;
             }
         }
     }
 
-    /// The pool whose front waiter has waited longer than `since` and could have a backend but for the budget.
-    pub(super) fn longer_waiting_sibling(
-        &self,
-        pool: &Rc<Pool>,
-        since: Option<Instant>,
-    ) -> Option<Rc<Pool>> {
+    fn longest_waiting(&self, chosen: impl Fn(&Pool) -> bool) -> Option<Rc<Pool>> {
         let pools = self.pools.borrow();
-        if pools.len() < 2 {
-            return None;
-        }
-        let siblings = pools
+        let growing = pools
             .values()
-            .filter(|sibling| !Rc::ptr_eq(sibling, pool) && sibling.is_budgeted());
-        let held_up: Vec<_> = siblings
-            .filter(|sibling| sibling.may_grow() && sibling.uncovered() > 0)
-            .collect();
-        // What closes already is enough for them.
-        if self.closing_for_budget() >= held_up.iter().map(|sibling| sibling.uncovered()).sum() {
-            return None;
+            .filter(|pool| chosen(pool) && pool.may_grow());
+        let waiting = growing.filter_map(|pool| Some((pool.first_uncovered()?, pool)));
+        let (_, longest) = waiting.min_by_key(|(since, _)| *since)?;
+        Some(Rc::clone(longest))
+    }
+
+    /// Notes that `by` more (or fewer) clients wait in the queue of `pool`.
+    pub(super) fn count_waiters(&self, pool: &Pool, by: isize) {
+        if pool.is_budgeted() {
+            self.waiting
+                .set(self.waiting.get().saturating_add_signed(by));
         }
-        let waiting = held_up
-            .into_iter()
-            .filter_map(|sibling| Some((sibling.first_uncovered()?, sibling)));
-        let (longest, sibling) = waiting.min_by_key(|(since, _)| *since)?;
-        since
-            .is_none_or(|since| longest < since)
-            .then(|| Rc::clone(sibling))
+    }
+
+    /// Whether somebody has waited longer in another pool than anybody in `pool`, for nothing but the budget's sake.
+    ///
+    /// Asked at every release: where nobody waits elsewhere, the answer costs two comparisons.
+    pub(super) fn has_longer_waiting_sibling(&self, pool: &Rc<Pool>) -> bool {
+        if !pool.is_budgeted() || self.waiting.get() == pool.waiters.borrow().len() {
+            return false;
+        }
+        let since = pool.first_waiter();
+        let pools = self.pools.borrow();
+        let budgeted = || pools.values().filter(|other| other.is_budgeted());
+        let held_up = || {
+            let siblings = budgeted().filter(|sibling| !Rc::ptr_eq(sibling, pool));
+            siblings.filter(|sibling| sibling.may_grow() && sibling.uncovered() > 0)
+        };
+        // What closes already is enough for them.
+        let closing: usize = budgeted().map(|pool| pool.closing.get()).sum();
+        if closing >= held_up().map(|sibling| sibling.uncovered()).sum() {
+            return false;
+        }
+        let longest = held_up()
+            .filter_map(|sibling| sibling.first_uncovered())
+            .min();
+        longest.is_some_and(|longest| since.is_none_or(|since| longest < since))
     }
 
     fn is_in_use(self: &Rc<Self>) -> bool {

@@ -415,6 +415,7 @@ fn connect_failed(error: &Rc<ConnectError>) -> ErrorResponse {
         ConnectError::Method | ConnectError::Scram(_) | ConnectError::ScramPassword(_) => {
             "It did not accept the pooler's way of logging in."
         }
+        ConnectError::Iterations => "It asks for too much work to prove a password.",
         ConnectError::Protocol => "Its answer does not follow the protocol.",
     };
     fatal(

@@ -64,14 +64,30 @@ pub(super) async fn finish(session: Session, mut client: Client, farewell: Farew
     // Also with nothing to add: what the client has asked for may still be on its way.
     let told = client.send(&last_words);
     let gone = async {
-        if let Some(checkout) = checkout {
-            checkout.close().await;
+        match checkout {
+            Some(checkout) => checkout.close().await,
+            None => true,
         }
     };
+    let retired = session.retire_after(&end);
     // The backend first of all: a client that does not read must not keep a query running.
-    tokio::join!(gone, within(LAST_WORDS_MAX, told));
+    let (gone, retired, ()) = tokio::join!(gone, retired, within(LAST_WORDS_MAX, told));
+    if !(gone && retired) {
+        session.handle().mark_unconfirmed();
+    }
     note_end(&session, &row);
     linger(&session.worker, client.stream);
+}
+
+impl Session {
+    /// When it was the access that ended, what is idle for the same person in the same role goes as well. Answers
+    /// whether that is gone for certain.
+    pub(super) async fn retire_after(&self, end: &End) -> bool {
+        match end {
+            End::Signalled(cause) if cause.ends_access() => self.pool.retire().await,
+            _ => true,
+        }
+    }
 }
 
 /// Refuses a client that has not logged in.

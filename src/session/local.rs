@@ -16,11 +16,10 @@ use tokio::time::Instant;
 
 use crate::{
     access::{Activity, EndCause, SessionHandle},
-    backend::{Server, cancel},
+    backend::CancelTarget,
     config::Timeouts,
     metrics::CancelOutcome,
     pool::{Backend, Cancels},
-    protocol::startup::SecretKey,
 };
 
 /// How long before its end a session is told of it.
@@ -55,9 +54,7 @@ enum Asked {
 
 /// What a cancel request is aimed at.
 struct Target {
-    server: Rc<Server>,
-    pid: u32,
-    secret: Option<SecretKey>,
+    process: CancelTarget,
     cancels: Rc<Cancels>,
 }
 
@@ -136,16 +133,15 @@ impl Local {
     }
 
     /// Notes the backend that serves the session from `now` on.
-    pub(super) fn attach(&self, backend: &Backend, server: Rc<Server>, now: Instant) {
+    pub(super) fn attach(&self, backend: &Backend, now: Instant) {
         self.handle.set_backend_pid(backend.pid());
         self.transaction_since.set(Some(now));
         self.cancel_asked.set(Asked::No);
-        self.backend.replace(Some(Target {
-            server,
-            pid: backend.pid(),
-            secret: backend.connection.secret().cloned(),
-            cancels: Rc::clone(backend.cancels()),
-        }));
+        self.backend
+            .replace(backend.cancel_target().map(|process| Target {
+                process,
+                cancels: Rc::clone(backend.cancels()),
+            }));
     }
 
     /// Notes that the backend has left.
@@ -158,18 +154,17 @@ impl Local {
     /// Cancels what the session runs: on its backend, or by taking it out of the queue. Returns when the request
     /// has taken effect or come to nothing.
     pub(super) async fn cancel(&self) -> CancelOutcome {
-        let target = self.backend.borrow().as_ref().and_then(|target| {
-            let barrier = target.cancels.announce();
-            Some((
-                Rc::clone(&target.server),
-                target.pid,
-                target.secret.clone()?,
-                barrier,
-            ))
-        });
+        let target = self
+            .backend
+            .borrow()
+            .as_ref()
+            .map(|target| (target.process.clone(), target.cancels.announce()));
         match target {
-            Some((server, pid, secret, _barrier)) => match cancel(&server, pid, &secret).await {
-                Ok(()) => CancelOutcome::Forwarded,
+            Some((process, barrier)) => match process.cancel().await {
+                Ok(()) => {
+                    barrier.delivered();
+                    CancelOutcome::Forwarded
+                }
                 Err(error) => {
                     tracing::warn!(session = %self.handle.id, %error, "cannot forward a cancel request");
                     CancelOutcome::Failed

@@ -134,10 +134,20 @@ async fn establish<'a>(
         end_point: arrival.end_point.clone(),
     };
     let authenticated = login(worker, client, &claim).await?;
-    let session = admit(worker, authenticated, arrival)?;
-    let greeting = greet::parameters(&session.pool, &session.settings);
-    let parameters = unless_ended(session.handle(), greeting).await?;
-    session.confirm_grant().await?;
+    let session = admit(worker, authenticated, arrival).await?;
+    let greeting = async {
+        let greeting = greet::parameters(&session.pool, &session.settings);
+        let parameters = unless_ended(session.handle(), greeting).await?;
+        session.confirm_grant().await?;
+        Ok(parameters)
+    };
+    let parameters = match greeting.await {
+        Ok(parameters) => parameters,
+        Err(end) => {
+            session.retire_after(&end).await;
+            return Err(end);
+        }
+    };
     let key = worker.process.cancel_keys.issue(
         session.handle().id,
         worker.index,
@@ -152,7 +162,7 @@ async fn establish<'a>(
 }
 
 /// Gives a proven client its place: within its tenant's limits, in its pool, under its worker's eyes.
-fn admit(
+async fn admit(
     worker: &Rc<Worker>,
     authenticated: Authenticated,
     arrival: &arrive::Settled,
@@ -179,7 +189,7 @@ fn admit(
         role: identity.role.clone(),
         principal,
     };
-    let pool = tenancy::pools(worker, &tenant)?.pool(key, login);
+    let pool = tenancy::pools(worker, &tenant).await?.pool(key, login);
     let initial = Rc::new(greet::initial_settings(
         &arrival.route.settings,
         registration.handle().grant(),
@@ -330,11 +340,7 @@ impl Session {
         mut checkout: Checkout,
     ) -> Result<(), Box<Farewell>> {
         let local = Rc::clone(&self.enrolled.local);
-        local.attach(
-            checkout.backend(),
-            self.pool.tenant().server(),
-            self.worker.now(),
-        );
+        local.attach(checkout.backend(), self.worker.now());
         let before = self.traffic();
         let keep = self.sharing == Sharing::Session;
         let clock = || self.worker.now();

@@ -10,8 +10,12 @@ use crate::{
     pool::{Sizes, TenantPools},
 };
 
-/// The pools of `tenant`, made or brought up to date with its record.
-pub(super) fn pools(worker: &Worker, tenant: &Arc<Tenant>) -> Result<Rc<TenantPools>, End> {
+/// The pools of `tenant`, made or brought up to date with its record as it is now: the one that a login has begun
+/// with may have been changed meanwhile, and must not bring an old server back.
+pub(super) async fn pools(worker: &Worker, tenant: &Arc<Tenant>) -> Result<Rc<TenantPools>, End> {
+    let now = worker.process.catalog.tenant(&tenant.tenant).await;
+    let now = now.map_err(|_| End::CannotVerify)?;
+    let tenant = now.as_ref().unwrap_or(tenant);
     let config = worker.process.config.load();
     let sizes = Sizes {
         pool: tenant.pool_size.unwrap_or(config.pool.size),

@@ -208,5 +208,7 @@ pub(super) async fn auth_pool(
         role: auth_user.clone(),
         principal: Principal::AuthQuery,
     };
-    Ok(tenancy::pools(worker, tenant)?.pool(key, Login::Password(password)))
+    Ok(tenancy::pools(worker, tenant)
+        .await?
+        .pool(key, Login::Password(password)))
 }

@@ -9,7 +9,11 @@ use std::{
 use serde_json::json;
 
 use crate::support::{
-    Client, Fixture, login::Login, postgres::PASSWORD_ROLE, sluice::Settings, until,
+    Client, Fixture,
+    login::Login,
+    postgres::{AUTH_ROLE, PASSWORD_ROLE, SECRET_ROLE},
+    sluice::Settings,
+    until,
 };
 
 /// A client that holds a backend until its transaction ends.
@@ -233,4 +237,75 @@ fn clients_of_one_pool_come_together_whichever_thread_took_them_in() {
             .collect()
     });
     assert_eq!(pids.len(), 1, "{pids:?}");
+}
+
+#[test]
+fn logins_are_decided_while_the_tenants_budget_is_spent_and_waited_for() {
+    let fixture = Fixture::with_tenant(json!({ "pool_size": 4, "backend_budget": 1 }));
+    let login = fixture.password_login();
+    let mut busy = holder(&login);
+    let mut waiting = login.open().unwrap();
+    waiting.start("select 1");
+    fixture.wait_for_state("waiting");
+    let of_auth_role = format!(
+        "from pg_stat_activity where datname = '{}' and usename = '{AUTH_ROLE}'",
+        fixture.database
+    );
+    let cluster = fixture.cluster;
+    cluster.run(&format!(
+        "select pg_terminate_backend(pid, 5000) {of_auth_role}"
+    ));
+    // The pooler has to ask for this role's verifier, on a backend that it does not have yet.
+    let began = Instant::now();
+    let wrong = fixture.role_login(SECRET_ROLE).password("wrong").open();
+    assert_eq!(wrong.err().unwrap().code, "28P01");
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        cluster.value(&format!("select count(*) {of_auth_role}")),
+        "1"
+    );
+    // Nor does the tenant's load take that backend away.
+    assert!(waiting.is_silent_for(Duration::from_millis(300)));
+    assert_eq!(
+        cluster.value(&format!("select count(*) {of_auth_role}")),
+        "1"
+    );
+    busy.query("commit").unwrap();
+    assert_eq!(waiting.answer().unwrap().rows.len(), 1);
+}
+
+#[test]
+fn idle_backends_of_one_tenant_make_room_for_another_when_the_overall_budget_is_spent() {
+    let settings = Settings::default()
+        .set("pool.overall_budget", 4)
+        .set("pool.tenant_budget", 4)
+        .set("pool.size", 4)
+        .set("listen.workers", 4);
+    let fixture = Fixture::with(settings);
+    let others: Vec<String> = (0..3).map(|n| format!("{}-{n}", fixture.tenant)).collect();
+    for other in &others {
+        fixture.add_tenant(other, json!({}));
+    }
+    let login = fixture.password_login();
+    for tenant in others.iter().chain([&fixture.tenant]) {
+        let began = Instant::now();
+        let login = login.clone().user(&format!("{PASSWORD_ROLE}.{tenant}"));
+        let mut clients: Vec<Client> = (0..3).map(|_| login.open().unwrap()).collect();
+        for client in &mut clients {
+            client.query("begin").unwrap();
+        }
+        assert!(fixture.backends().len() <= 4);
+        for client in &mut clients {
+            client.query("commit").unwrap();
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            began.elapsed()
+        );
+    }
 }

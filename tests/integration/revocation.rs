@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Fixture, admin::Revocation, postgres::TOKEN_ROLE};
+use crate::support::{Client, Fixture, admin::Revocation, postgres::TOKEN_ROLE, until};
+
+/// A statement that no cancel ends: it catches it and goes on.
+const STUBBORN: &str = "do $$ begin loop begin perform pg_sleep(600); \
+    exception when query_canceled then null; end; end loop; end $$";
 
 #[test]
 fn a_rule_that_was_short_from_the_start_ends_its_session_on_time() {
@@ -49,10 +53,8 @@ fn a_rule_that_is_prolonged_keeps_its_session() {
     let mut client = fixture.token_client(&person).unwrap();
     let answer = fixture.grant(&person, TOKEN_ROLE, json!({ "expires": "1h" }));
     assert_eq!(Revocation::of(&answer).sessions_ended, 0);
-    assert!(
-        client.is_silent_for(Duration::from_secs(4)),
-        "ended by the old expiry"
-    );
+    // Beyond the old expiry.
+    client.query("select pg_sleep(4)").unwrap();
     assert_eq!(client.value("select 1"), "1");
 }
 
@@ -167,4 +169,112 @@ fn what_a_person_narrowed_to_another_network_may_still_do_stays() {
         "the rule still allows this session"
     );
     assert_eq!(client.value("select 1"), "1");
+}
+
+#[test]
+fn a_statement_that_catches_its_cancel_is_ended_all_the_same() {
+    let fixture = Fixture::start();
+    let person = fixture.granted("first");
+    let mut client = fixture.token_client(&person).unwrap();
+    client.start(STUBBORN);
+    fixture.running("query_canceled");
+    let began = Instant::now();
+    let report = Revocation::of(&fixture.remove_rule(&person, TOKEN_ROLE));
+    assert_eq!(
+        (report.sessions_ended, report.unconfirmed),
+        (1, 0),
+        "{report:?}"
+    );
+    assert!(fixture.backends().is_empty(), "the statement runs on");
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert_eq!(client.farewell().code, "57P01");
+}
+
+#[test]
+fn a_backend_that_cannot_be_ended_is_reported_as_unconfirmed() {
+    let fixture = Fixture::start();
+    let role = format!("{}_stubborn", fixture.tenant);
+    let cluster = fixture.cluster;
+    cluster.run(&format!("create role {role} login in role jit_assumable"));
+    let person = fixture.person("first");
+    fixture.grant(&person, &role, json!({ "expires": "1h" }));
+    let mut client = fixture.token_login_as(&person, &role).open().unwrap();
+    client.start(STUBBORN);
+    fixture.running("query_canceled");
+    cluster.run(&format!("alter role {role} nologin"));
+    let report = Revocation::of(&fixture.remove_rule(&person, &role));
+    assert_eq!(
+        (report.sessions_ended, report.unconfirmed),
+        (0, 1),
+        "{report:?}"
+    );
+    assert_eq!(client.farewell().code, "57P01");
+    cluster.run(&format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'"
+    ));
+}
+
+#[test]
+fn revoking_a_token_closes_the_backends_that_its_sessions_left_behind() {
+    let fixture = Fixture::start();
+    let person = fixture.granted("first");
+    let mut client = fixture.token_client(&person).unwrap();
+    client.query("select 1").unwrap();
+    drop(client);
+    until("the session is gone", || {
+        fixture.sluice.admin.sessions(&fixture.tenant).is_empty()
+    });
+    assert_eq!(fixture.backends().len(), 1);
+    let path = format!("/v1/tokens/{}", person.token_id);
+    let report = Revocation::of(&fixture.sluice.admin.delete(&path));
+    assert_eq!(
+        (report.sessions_ended, report.backends_closed),
+        (0, 1),
+        "{report:?}"
+    );
+    assert!(fixture.backends().is_empty());
+}
+
+#[test]
+fn access_that_runs_out_closes_the_idle_backends_too() {
+    let fixture = Fixture::start();
+    let person = fixture.person("first");
+    fixture.grant(&person, TOKEN_ROLE, json!({ "expires": "3s" }));
+    let login = fixture.token_login(&person);
+    let mut clients: Vec<Client> = (0..3).map(|_| login.open().unwrap()).collect();
+    for client in &mut clients {
+        client.query("begin").unwrap();
+    }
+    assert_eq!(fixture.backends().len(), 3);
+    for client in &mut clients {
+        client.query("commit").unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!(
+            client.farewell().message,
+            "terminating connection due to access expiry"
+        );
+    }
+    until("the idle backends are gone", || {
+        fixture.backends().is_empty()
+    });
+}
+
+#[test]
+fn revoking_what_nobody_uses_ends_nothing_and_says_so() {
+    let fixture = Fixture::start();
+    let person = fixture.granted("first");
+    let path = format!("/v1/tokens/{}", person.token_id);
+    let report = Revocation::of(&fixture.sluice.admin.delete(&path));
+    assert_eq!(
+        (report.sessions_ended, report.unconfirmed),
+        (0, 0),
+        "{report:?}"
+    );
+    let audit = fixture.sluice.admin.get("/v1/audit?limit=1000");
+    let rows = audit["rows"].as_array().unwrap();
+    assert!(
+        rows.iter().all(|row| row["kind"] != "access.revoked"),
+        "{rows:?}"
+    );
 }
