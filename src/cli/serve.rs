@@ -272,7 +272,8 @@ impl Reloader<'_> {
         let old = self.process.config.load();
         if old.needs_restart(&new) {
             tracing::warn!(
-                "changes of addresses, workers, the catalogue or the overall budget take effect at the next start only"
+                "changes of addresses, workers, the catalogue, TLS on or off, and of [pool] other than sizes and client limits \
+                 take effect at the next start only"
             );
         }
         self.process.config.store(Arc::new(Config {

@@ -50,23 +50,29 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether `new` differs in what is read at the start only: addresses, threads, pools and the catalogue.
+    /// Whether `new` differs in what is read at the start only.
     #[must_use]
     pub fn needs_restart(&self, new: &Self) -> bool {
+        self.read_at_start() != new.read_at_start()
+    }
+
+    fn read_at_start(&self) -> impl PartialEq {
+        let pool = &self.pool;
         (
-            self.listen.pooler,
-            self.listen.direct,
-            self.listen.workers,
-            self.admin.listen,
-            &self.catalog.path,
-        ) != (
-            new.listen.pooler,
-            new.listen.direct,
-            new.listen.workers,
-            new.admin.listen,
-            &new.catalog.path,
-        ) || self.pool.overall_budget != new.pool.overall_budget
-            || self.tls.is_some() != new.tls.is_some()
+            (self.listen.pooler, self.listen.direct, self.listen.workers),
+            (
+                self.admin.listen,
+                self.catalog.path.clone(),
+                self.tls.is_some(),
+            ),
+            (
+                pool.overall_budget,
+                pool.idle_timeout,
+                pool.lifetime,
+                pool.connect_backoff,
+            ),
+            (pool.statements_per_backend, pool.statements_per_pool),
+        )
     }
 
     /// Reads the file at `path`, and the two keys from where it says or from the environment.
