@@ -55,6 +55,12 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// Who an administrator says they are, for the audit trail: `admin-key` or `admin-key:name`.
 pub(super) struct Actor(pub(super) String);
 
+/// Whether [`ACTOR_HEADER`] may have this value.
+#[must_use]
+pub fn is_actor(name: &str) -> bool {
+    (1..=ACTOR_MAX_BYTES).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Actor {
     type Rejection = ApiError;
 
@@ -62,12 +68,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
         let Some(name) = parts.headers.get(ACTOR_HEADER) else {
             return Ok(Self("admin-key".to_owned()));
         };
-        let visible = |name: &&str| name.bytes().all(|byte| byte.is_ascii_graphic());
-        match name.to_str().ok().filter(visible) {
-            Some(name) if (1..=ACTOR_MAX_BYTES).contains(&name.len()) => {
-                Ok(Self(format!("admin-key:{name}")))
-            }
-            _ => Err(ApiError::malformed(format!(
+        match name.to_str().ok().filter(|name| is_actor(name)) {
+            Some(name) => Ok(Self(format!("admin-key:{name}"))),
+            None => Err(ApiError::malformed(format!(
                 "{ACTOR_HEADER} takes 1 to {ACTOR_MAX_BYTES} visible ASCII characters without spaces"
             ))),
         }

@@ -87,7 +87,7 @@ async fn replace(
     let now = OffsetDateTime::now_utc();
     let rules = wanted.roles.into_iter().map(|role| role.into_rule(now));
     let rules = rules.collect::<Result<Vec<_>, _>>()?;
-    let person = wanted.user_id;
+    let person = people::find(&state.catalog, &wanted.user_id).await?.id;
     let changed = state
         .catalog
         .replace_rules(&tenant, person, rules, &actor)

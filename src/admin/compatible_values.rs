@@ -51,7 +51,8 @@ pub(super) struct Authorisation {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewGrants {
-    pub(super) user_id: PersonId,
+    /// Id or e-mail address.
+    pub(super) user_id: String,
     pub(super) roles: Vec<UserRole>,
 }
 

@@ -44,7 +44,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::error::ApiError;
-pub use self::{auth::ACTOR_HEADER, change::Changes};
+pub use self::{
+    auth::{ACTOR_HEADER, is_actor},
+    change::Changes,
+};
 use crate::{access::Access, catalog::Catalog, config::Secret};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.

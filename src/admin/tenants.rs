@@ -15,8 +15,8 @@ use super::{
     extract::{Body, SecretBody, Segments},
     people, tenant_fields,
     values::{
-        AccessState, Done, MemberTerms, Members, OneMember, OneTenant, Removed, SecretText,
-        TenantFields, Tenants,
+        AccessState, Done, MemberGone, MemberTerms, Members, OneMember, OneTenant, Removed,
+        SecretText, TenantFields, Tenants,
     },
 };
 use crate::{
@@ -172,11 +172,12 @@ async fn remove_member(
     State(state): State<AdminState>,
     Actor(actor): Actor,
     Segments((name, person)): Segments<(TenantRef, String)>,
-) -> Result<Json<Done<Removed>>, ApiError> {
+) -> Result<Json<Done<MemberGone>>, ApiError> {
     let person = people::find(&state.catalog, &person).await?.id;
     let changed = state.catalog.remove_member(&name, person, &actor).await?;
     let scope = Scope::Member(name, person);
-    Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
+    let answer = |rules_removed| MemberGone { rules_removed };
+    Ok(Json(state.enforced(changed, scope, answer).await))
 }
 
 async fn set_secret(

@@ -161,6 +161,12 @@ pub struct OneMember {
     pub member: Member,
 }
 
+/// What the end of a membership leaves behind.
+#[derive(Serialize, Deserialize)]
+pub struct MemberGone {
+    pub rules_removed: u64,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemberTerms {

@@ -73,13 +73,13 @@ impl Catalog {
     }
 
     /// Ends a membership, and with it the person's rules for the tenant and for those of its branches that
-    /// the person is no member of otherwise.
+    /// the person is no member of otherwise. Answers how many rules went.
     pub async fn remove_member(
         &self,
         tenant: &TenantRef,
         person: PersonId,
         actor: &str,
-    ) -> Result<Changed<()>, CatalogError> {
+    ) -> Result<Changed<u64>, CatalogError> {
         let (tenant, actor) = (tenant.clone(), actor.to_owned());
         self.shared
             .writer
@@ -97,7 +97,7 @@ impl Catalog {
                     detail: json!({ "rules_removed": rules }),
                     ..member_event("member.removed", &tenant, person, &actor)
                 };
-                Ok(Effect::one((), event))
+                Ok(Effect::one(rules, event))
             })
             .await
     }

@@ -1,6 +1,6 @@
 //! Tenants and their branches.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use sqlx::SqliteConnection;
@@ -149,6 +149,12 @@ fn check(tenant: &Tenant) -> Result<(), CatalogError> {
             .contains(|c: char| c.is_whitespace() || c.is_control())
     {
         return invalid("host", "is not a host name or address");
+    }
+    if tenant.host.parse::<IpAddr>().is_err() && tenant.host.contains(['/', ':', '[', '@']) {
+        return invalid(
+            "host",
+            "must be a host name or address alone: use --port (`port`) for the port",
+        );
     }
     if tenant.port == 0 {
         return invalid("port", "must not be 0");

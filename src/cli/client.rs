@@ -13,7 +13,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::{error::CliError, input};
-use crate::admin::ACTOR_HEADER;
+use crate::admin::{ACTOR_HEADER, is_actor};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A call that ends sessions returns when they are gone; this is far beyond the longest of those.
@@ -176,11 +176,13 @@ impl Client {
     }
 }
 
-/// Who runs this command, for the audit trail.
+/// Who runs this command, for the audit trail: by name, or by number where the environment has no usable one.
 fn operating_user() -> Option<HeaderValue> {
-    let user = std::env::var("USER")
-        .or_else(|_| std::env::var("LOGNAME"))
-        .ok()?;
+    let named = ["USER", "LOGNAME"]
+        .iter()
+        .filter_map(|variable| std::env::var(variable).ok())
+        .find(|name| is_actor(name));
+    let user = named.unwrap_or_else(|| format!("uid:{}", rustix::process::getuid().as_raw()));
     HeaderValue::from_str(&user).ok()
 }
 

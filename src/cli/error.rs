@@ -20,6 +20,10 @@ pub(super) enum CliError {
     File { path: PathBuf, source: io::Error },
     #[error("{} is empty", path.display())]
     EmptyFile { path: PathBuf },
+    #[error(
+        "this is not the id of a token\nhint: give the 12 characters after slp_; `sluice token list PERSON` shows them"
+    )]
+    NotATokenId,
     #[error("nothing to change\nhint: name at least one option; --help lists them")]
     NothingToChange,
     #[error(

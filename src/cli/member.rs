@@ -10,7 +10,7 @@ use super::{
     words::Kind,
 };
 use crate::{
-    admin::values::{Done, MemberTerms, Members, OneMember, Removed},
+    admin::values::{Done, MemberGone, MemberTerms, Members, OneMember},
     names::TenantRef,
 };
 
@@ -69,8 +69,11 @@ impl MemberAction {
             }
             Self::Remove { tenant, person } => {
                 let path = ["v1", "tenants", tenant.as_str(), "members", &person];
-                let gone = client.delete::<Done<Removed>>(&path).await?;
-                Ok(gone.shown(|done| output::done("member removed", done)))
+                let gone = client.delete::<Done<MemberGone>>(&path).await?;
+                Ok(gone.shown(|done| {
+                    let rules = output::count(done.value.rules_removed, "rule");
+                    output::done(&format!("member removed with {rules}"), done)
+                }))
             }
         }
     }

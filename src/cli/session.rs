@@ -45,9 +45,22 @@ impl SessionAction {
             Self::End { session } => {
                 let path = ["v1", "sessions", &session.to_string()];
                 let gone = client.delete::<Done<Removed>>(&path).await?;
-                Ok(gone.shown(|done| output::done("session end asked for", done)))
+                Ok(gone.shown(ended))
             }
         }
+    }
+}
+
+/// `session ended in 3.2 ms`, unless there was no such thing to see.
+fn ended(done: &Done<Removed>) -> String {
+    match &done.revocation {
+        Some(report) if report.sessions_ended == 1 && report.unconfirmed == 0 => {
+            format!(
+                "session ended in {}",
+                output::milliseconds(report.elapsed_ms)
+            )
+        }
+        _ => output::done("session told to end", done),
     }
 }
 

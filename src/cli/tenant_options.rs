@@ -22,10 +22,10 @@ pub struct TenantOptions {
     #[arg(long)]
     name: Option<String>,
     /// Host name or address of the PostgreSQL server
-    #[arg(long)]
+    #[arg(long, value_parser = words::host)]
     host: Option<String>,
     /// Its port [5432]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// Database for clients that name none
     #[arg(long, value_name = "NAME")]
@@ -51,13 +51,28 @@ pub struct TenantOptions {
     auth_database: Option<String>,
 
     /// Server connections per pool; 0 takes the configured default
-    #[arg(long, value_name = "N", help_heading = "Limits")]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Limits"
+    )]
     pool_size: Option<u32>,
     /// Server connections over all pools; 0 takes the configured default
-    #[arg(long, value_name = "N", help_heading = "Limits")]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Limits"
+    )]
     backend_budget: Option<u32>,
     /// Clients at once; 0 takes the configured default
-    #[arg(long, value_name = "N", help_heading = "Limits")]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Limits"
+    )]
     max_clients: Option<u32>,
 
     /// Whether clients must come with TLS [allow]

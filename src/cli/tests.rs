@@ -197,9 +197,17 @@ async fn a_new_token_is_the_first_line_of_the_answer() {
         table.contains("laptop  active  ") && !table.contains(token),
         "{table}"
     );
+    for wrong in ["slp_hush", "slp_é", "hush", &token[4..]] {
+        let refused = typed(&world, &["token", "revoke", wrong]).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("12 characters after slp_"), "{refused}");
+        assert!(!refused.contains(wrong), "{refused}");
+    }
     let said = typed(&world, &["token", "revoke", &token[4..16]])
         .await
         .unwrap();
+    assert_eq!(said, "token revoked; no session ended");
+    let said = typed(&world, &["token", "revoke", token]).await.unwrap();
     assert_eq!(said, "token revoked; no session ended");
 }
 

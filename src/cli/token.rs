@@ -40,8 +40,8 @@ pub enum TokenAction {
     /// Revoke a token and end the sessions opened with it
     #[command(after_help = "Example:\n  sluice token revoke 4fGh0kLmN9pQ")]
     Revoke {
-        /// The id as `token list` shows it
-        token: TokenId,
+        /// The id as `token list` shows it: the 12 characters after slp_
+        token: String,
     },
 }
 
@@ -67,6 +67,7 @@ impl TokenAction {
                 Ok(found.shown(|found| table(found).to_string()))
             }
             Self::Revoke { token } => {
+                let token = id(&token)?;
                 let gone = client
                     .delete::<Done<Removed>>(&["v1", "tokens", token.as_str()])
                     .await?;
@@ -74,6 +75,16 @@ impl TokenAction {
             }
         }
     }
+}
+
+/// The id that was typed, or the one in a whole token. Not parsed by clap, which would repeat what it refuses.
+fn id(text: &str) -> Result<TokenId, CliError> {
+    let id = text
+        .strip_prefix("slp_")
+        .map_or(Some(text), |rest| rest.get(..12));
+    id.filter(|id| id.len() == 12)
+        .and_then(|id| id.parse().ok())
+        .ok_or(CliError::NotATokenId)
 }
 
 fn issued(made: &IssuedToken) -> String {

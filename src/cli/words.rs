@@ -53,6 +53,7 @@ pub enum Login {
     /// A client certificate made for the person and role; PostgreSQL sees who it is
     Certificate,
     /// The role's password, kept with `sluice tenant secret set`
+    #[value(name = "role_secret", alias = "role-secret")]
     RoleSecret,
 }
 
@@ -104,8 +105,23 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address));
     }
-    text.parse()
+    text.parse::<IpNet>()
+        .map(|network| {
+            let whole = network.trunc();
+            if whole != network {
+                eprintln!("note: {network} is taken as {whole}");
+            }
+            whole
+        })
         .map_err(|_| "write a network (10.0.0.0/8, 2001:db8::/32) or one address".to_owned())
+}
+
+/// A host name or address alone. The catalogue checks it as well; this says it before anything is sent.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    if text.parse::<IpAddr>().is_err() && text.contains(['/', ':', '[', '@']) {
+        return Err("write the host name or address alone and use --port for the port".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]
@@ -113,9 +129,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_host_comes_without_scheme_and_port() {
+        for good in ["db.example.com", "192.0.2.1", "::1", "localhost"] {
+            assert_eq!(host(good).as_deref(), Ok(good));
+        }
+        for bad in ["http://foo", "h:5432", "[::1]", "user@h", "192.0.2.1:5432"] {
+            assert!(host(bad).unwrap_err().contains("use --port"), "{bad}");
+        }
+    }
+
+    #[test]
     fn one_address_is_a_network_of_one() {
         assert_eq!(network("192.0.2.7").unwrap().to_string(), "192.0.2.7/32");
         assert_eq!(network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(network("10.0.0.1/8").unwrap().to_string(), "10.0.0.0/8");
         assert!(network("office").is_err());
     }
 }

@@ -256,7 +256,8 @@ impl<'a> Relay<'a> {
 
     fn is_over(&self, releasable: &impl Fn(&Backend) -> bool) -> bool {
         match self.ending {
-            Ending::No => self.is_settled() && releasable(self.backend),
+            // A message that has begun to come is on its way to this backend.
+            Ending::No => self.awaited == 0 && self.is_settled() && releasable(self.backend),
             Ending::Terminated => self.is_settled() || !self.backend.pipeline.is_busy(),
             Ending::Fatal => false,
         }

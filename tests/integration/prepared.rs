@@ -250,3 +250,21 @@ fn a_client_that_prepares_without_end_is_told_its_limit() {
     let end = client.farewell();
     assert_eq!(end.code, "54000");
 }
+
+#[test]
+fn a_parse_that_comes_byte_by_byte_is_waited_for() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    let mut bytes = BytesMut::new();
+    parse(
+        "s",
+        "select 'slow, and long enough to wear out any budget of polls without a pause'",
+    )(&mut bytes);
+    run("s", &mut bytes);
+    frontend::sync(&mut bytes);
+    for byte in bytes {
+        client.send([byte]);
+    }
+    let replies: Vec<_> = client.receive_until_ready().iter().map(word).collect();
+    assert_eq!(replies[..2], ["ParseComplete", "BindComplete"]);
+}

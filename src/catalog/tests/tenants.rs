@@ -110,6 +110,18 @@ async fn a_tenant_is_made_once_and_must_make_sense() {
             ..tenant("x")
         },
         Tenant {
+            host: "http://foo".to_owned(),
+            ..tenant("x")
+        },
+        Tenant {
+            host: "db.example.com:5432".to_owned(),
+            ..tenant("x")
+        },
+        Tenant {
+            host: "[::1]".to_owned(),
+            ..tenant("x")
+        },
+        Tenant {
             port: 0,
             ..tenant("x")
         },
