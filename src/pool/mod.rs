@@ -13,6 +13,9 @@ mod login;
 mod pools;
 mod waiter;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,

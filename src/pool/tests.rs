@@ -1,0 +1,247 @@
+//! Pools against a server that logs everybody in and then listens only.
+
+use std::{cell::Cell, convert::Infallible, rc::Rc, sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::{LocalSet, spawn_local},
+    time::timeout,
+};
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::{
+    catalog::types::{BackendTls, Tenant as Record},
+    config,
+    names::{DatabaseName, TenantRef},
+    net::client_tls::ClientTlsConfig,
+};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The server's side: how many connections it has, and how many it has had.
+#[derive(Default)]
+struct Counts {
+    open: Cell<u32>,
+    accepted: Cell<u32>,
+}
+
+/// One worker's pools and the server they lead to.
+struct World {
+    pools: Pools,
+    port: u16,
+    counts: Rc<Counts>,
+}
+
+impl World {
+    async fn new(overall: u32) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let counts = Rc::<Counts>::default();
+        spawn_local(listen(listener, Rc::clone(&counts)));
+        let settings = config::Pool {
+            size: 10,
+            tenant_budget: 10,
+            overall_budget: overall,
+            idle_timeout: Duration::from_secs(600),
+            lifetime: Duration::from_secs(3600),
+            connect_backoff: Duration::from_secs(1),
+            statements_per_backend: 10,
+            statements_per_pool: 10,
+            statements_per_client: 10,
+            client_statements_max_bytes: 1000,
+        };
+        Self {
+            pools: Pools::new(settings, OverallBudget::new(overall), 17),
+            port,
+            counts,
+        }
+    }
+
+    fn record(&self) -> Arc<Record> {
+        let record = json!({
+            "ref": "demo", "name": "demo", "host": "127.0.0.1", "port": self.port,
+            "backend_tls": "disable", "login": "role_secret", "client_tls": "allow",
+            "token_access": "enabled", "privileged_roles": "refuse", "networks": [],
+            "created_at": "2026-01-01T00:00:00Z",
+        });
+        Arc::new(serde_json::from_value(record).unwrap())
+    }
+
+    fn tenant(&self, budget: u32) -> Rc<TenantPools> {
+        let sizes = Sizes {
+            pool: 10,
+            budget,
+            auth_query: 1,
+        };
+        let made = self
+            .pools
+            .tenant(&self.record(), sizes, || server(self.port));
+        made.unwrap_or_else(|never| match never {})
+    }
+
+    async fn until(&self, open: u32) {
+        let reached = async {
+            while self.counts.open.get() != open {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, reached).await.unwrap();
+    }
+}
+
+fn server(port: u16) -> Result<Server, Infallible> {
+    Ok(Server {
+        host: "127.0.0.1".to_owned(),
+        port,
+        tls: ClientTlsConfig::new(BackendTls::Disable, None).unwrap(),
+        connect_timeout: PATIENCE,
+    })
+}
+
+async fn listen(listener: TcpListener, counts: Rc<Counts>) {
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        counts.open.set(counts.open.get() + 1);
+        counts.accepted.set(counts.accepted.get() + 1);
+        spawn_local(attend(socket, Rc::clone(&counts)));
+    }
+}
+
+/// Logs a client in and stays until it says goodbye.
+async fn attend(mut socket: TcpStream, counts: Rc<Counts>) {
+    let length = socket.read_u32().await.unwrap();
+    let mut startup = vec![0; length as usize - 4];
+    socket.read_exact(&mut startup).await.unwrap();
+    let mut greeting = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c".to_vec();
+    greeting.extend_from_slice(&counts.accepted.get().to_be_bytes());
+    greeting.extend_from_slice(b"fourZ\0\0\0\x05I");
+    socket.write_all(&greeting).await.unwrap();
+    let _ = socket.read_u8().await;
+    counts.open.set(counts.open.get() - 1);
+}
+
+fn pool(tenant: &Rc<TenantPools>, role: &str, principal: Principal) -> Rc<Pool> {
+    let key = PoolKey {
+        tenant: TenantRef::parse("demo").unwrap(),
+        database: DatabaseName::postgres(),
+        role: RoleName::parse(role).unwrap(),
+        principal,
+    };
+    tenant.pool(key, Login::Password(Zeroizing::new(String::new())))
+}
+
+async fn take(pool: &Rc<Pool>) -> Checkout {
+    timeout(PATIENCE, pool.checkout()).await.unwrap().unwrap()
+}
+
+/// A client that waits in the queue of `pool`.
+async fn wait(pool: &Rc<Pool>) -> tokio::task::JoinHandle<Checkout> {
+    let waiting = spawn_local({
+        let pool = Rc::clone(pool);
+        async move { take(&pool).await }
+    });
+    while pool.first_waiter().is_none() {
+        tokio::task::yield_now().await;
+    }
+    waiting
+}
+
+async fn local(test: impl Future<Output = ()>) {
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn an_equal_record_is_no_change_and_another_server_retires_the_pools() {
+    local(async {
+        let world = World::new(10).await;
+        let tenant = world.tenant(10);
+        let pool = pool(&tenant, "app", Principal::Password);
+        take(&pool).await.release();
+        let unasked = || -> Result<Server, Infallible> { panic!("the server was made again") };
+        let same = world.pools.tenant(&world.record(), tenant.sizes(), unasked);
+        assert!(Rc::ptr_eq(
+            &same.unwrap_or_else(|never| match never {}),
+            &tenant
+        ));
+        assert_eq!(world.counts.open.get(), 1);
+
+        let mut moved = (*world.record()).clone();
+        moved.host = "localhost".to_owned();
+        let sizes = tenant.sizes();
+        let changed = world
+            .pools
+            .tenant(&Arc::new(moved), sizes, || server(world.port));
+        assert!(changed.is_ok());
+        world.until(0).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_backend_that_a_lost_cancel_may_hit_is_not_handed_on() {
+    local(async {
+        let world = World::new(10).await;
+        let pool = pool(&world.tenant(10), "app", Principal::Password);
+        let mut first = take(&pool).await;
+        let pid = first.backend().pid();
+        first.backend().cancels().announce().delivered();
+        first.release();
+        let mut again = take(&pool).await;
+        assert_eq!(again.backend().pid(), pid);
+        drop(again.backend().cancels().announce());
+        again.release();
+        assert_ne!(take(&pool).await.backend().pid(), pid);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_outside_the_budget_does_not_wait_for_it_nor_pay_for_it() {
+    local(async {
+        let world = World::new(10).await;
+        let tenant = world.tenant(1);
+        let holder = take(&pool(&tenant, "app", Principal::Password)).await;
+        let waiting = wait(&pool(&tenant, "other", Principal::Password)).await;
+        let lookups = pool(&tenant, "sluice_auth", Principal::AuthQuery);
+        take(&lookups).await.release();
+        // Released with somebody waiting elsewhere, it stays what it is.
+        assert!(lookups.try_checkout().is_some());
+        assert!(!waiting.is_finished());
+        holder.release();
+        waiting.await.unwrap().release();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_place_that_comes_free_serves_the_next_waiter_at_once() {
+    local(async {
+        let world = World::new(1).await;
+        let tenant = world.tenant(10);
+        let holder = take(&pool(&tenant, "app", Principal::Password)).await;
+        let waiting = wait(&pool(&tenant, "other", Principal::Password)).await;
+        holder.release();
+        // Nothing ticks here: only the place itself can wake the waiter.
+        waiting.await.unwrap().release();
+        assert_eq!(world.counts.accepted.get(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn retiring_a_pool_closes_what_is_idle_and_what_comes_back() {
+    local(async {
+        let world = World::new(10).await;
+        let pool = pool(&world.tenant(10), "app", Principal::Password);
+        let (lent, idle) = (take(&pool).await, take(&pool).await);
+        idle.release();
+        assert!(pool.retire().await);
+        assert_eq!(world.counts.open.get(), 1);
+        lent.release();
+        world.until(0).await;
+    })
+    .await;
+}
