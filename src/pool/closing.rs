@@ -34,10 +34,9 @@ impl Drop for Closing {
 
 impl Pool {
     /// Ends what the pool has because access has ended: idle backends close now, those on loan when they come back.
-    /// Returns when the idle ones are gone; `false`: for some of them nothing proves that.
-    pub async fn retire(self: &Rc<Self>) -> bool {
-        let (_, quiet) = self.retire_all();
-        quiet.await == 0
+    pub fn retire(self: &Rc<Self>) {
+        // Nobody waits: who has to know (an enforcement) purges by itself.
+        drop(self.retire_all());
     }
 
     /// Closes `backend` for good. Its place is free when its server process is gone.

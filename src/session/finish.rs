@@ -69,23 +69,23 @@ pub(super) async fn finish(session: Session, mut client: Client, farewell: Farew
             None => true,
         }
     };
-    let retired = session.retire_after(&end);
     // The backend first of all: a client that does not read must not keep a query running.
-    let (gone, retired, ()) = tokio::join!(gone, retired, within(LAST_WORDS_MAX, told));
-    if !(gone && retired) {
+    let (gone, ()) = tokio::join!(gone, within(LAST_WORDS_MAX, told));
+    if !gone {
         session.handle().mark_unconfirmed();
     }
+    session.retire_after(&end);
     note_end(&session, &row);
     linger(&session.worker, client.stream);
 }
 
 impl Session {
-    /// When it was the access that ended, what is idle for the same person in the same role goes as well. Answers
-    /// whether that is gone for certain.
-    pub(super) async fn retire_after(&self, end: &End) -> bool {
-        match end {
-            End::Signalled(cause) if cause.ends_access() => self.pool.retire().await,
-            _ => true,
+    /// When it was the access that ended, what is idle for the same person in the same role goes as well.
+    pub(super) fn retire_after(&self, end: &End) {
+        if let End::Signalled(cause) = end
+            && cause.ends_access()
+        {
+            self.pool.retire();
         }
     }
 }

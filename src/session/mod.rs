@@ -144,7 +144,7 @@ async fn establish<'a>(
     let parameters = match greeting.await {
         Ok(parameters) => parameters,
         Err(end) => {
-            session.retire_after(&end).await;
+            session.retire_after(&end);
             return Err(end);
         }
     };
