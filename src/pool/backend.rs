@@ -4,7 +4,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{epoch::Epoch, pools::Place};
+use super::{epoch::Epoch, turns::Place};
 use crate::{
     backend::{CancelTarget, Connection, Server},
     protocol::{parameters::Settings, pipeline::Pipeline, prepared::Known},

@@ -4,7 +4,7 @@ use std::{future::Future, rc::Rc, task::Context};
 
 use tokio::time::Instant;
 
-use super::{Backend, Pool, epoch::Transit, pools::Place};
+use super::{Backend, Pool, epoch::Transit, turns::Place};
 use crate::backend::{self, CancelTarget, Parting, Server};
 
 /// What a closed backend still held, given up in this order: whoever is served when its place is free must not

@@ -6,11 +6,13 @@
 
 mod backend;
 mod budget;
+mod checkout;
 mod closing;
 mod epoch;
 mod key;
 mod login;
 mod pools;
+mod turns;
 mod waiter;
 
 #[cfg(test)]
@@ -30,13 +32,15 @@ use tokio::time::Instant;
 pub use self::{
     backend::{Backend, CancelBarrier, Cancels, Residue},
     budget::OverallBudget,
+    checkout::Checkout,
     key::{PoolKey, Principal},
     login::Login,
     pools::{Pools, Sizes, TenantPools},
 };
 use self::{
     epoch::Epochs,
-    pools::{Place, TenantPools as Tenant},
+    pools::TenantPools as Tenant,
+    turns::Place,
     waiter::{Waiter, Waiting},
 };
 use crate::{
@@ -87,13 +91,6 @@ pub struct Pool {
     parameters: RefCell<Option<Rc<ParameterStatuses>>>,
     greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
     statements: RefCell<Statements>,
-}
-
-/// A backend on loan to one session.
-pub struct Checkout {
-    pool: Rc<Pool>,
-    /// Always there until the checkout ends.
-    backend: Option<Box<Backend>>,
 }
 
 impl Pool {
@@ -432,43 +429,5 @@ impl CheckoutError {
     fn is_about_credentials(&self) -> bool {
         matches!(self, Self::Connect(error) if matches!(**error, ConnectError::Refused(_) | ConnectError::Method
             | ConnectError::Scram(_) | ConnectError::ScramPassword(_) | ConnectError::Iterations))
-    }
-}
-
-impl Checkout {
-    #[must_use]
-    pub fn pool(&self) -> &Rc<Pool> {
-        &self.pool
-    }
-
-    /// The backend on loan.
-    #[allow(clippy::expect_used)] // `backend` is taken by `release`, `close` and `drop` only, which end the checkout.
-    pub fn backend(&mut self) -> &mut Backend {
-        self.backend
-            .as_mut()
-            .expect("a checkout holds its backend until it ends")
-    }
-
-    /// Gives the backend back. It is handed on if it is clean, cleansed if that is possible, else discarded.
-    pub fn release(mut self) {
-        if let Some(backend) = self.backend.take() {
-            self.pool.take_back(backend);
-        }
-    }
-
-    /// Cancels and closes the backend and waits until its server process is gone; `false`: nothing proves that.
-    pub async fn close(mut self) -> bool {
-        match self.backend.take() {
-            Some(backend) => self.pool.close(backend).await.is_gone,
-            None => true,
-        }
-    }
-}
-
-impl Drop for Checkout {
-    fn drop(&mut self) {
-        if let Some(backend) = self.backend.take() {
-            self.pool.discard(backend);
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! The pools of one worker: tenants, their budgets, and who gets the next backend.
+//! The pools of one worker, by tenant.
 //!
 //! ```text
 //! Pools (one per worker)
@@ -6,10 +6,6 @@
 //!         └── Pool       idle backends (last in, first out), waiters (first in, first out)
 //! ```
 //! All of it lives on one thread: no lock, no atomic but the overall budget's.
-//!
-//! A freed backend goes to whoever has waited longest in the tenant among those it can help: a waiter of its own
-//! pool takes it as it is; for a waiter of another pool, held up by the tenant's budget, it is closed and another
-//! one is opened in its stead.
 
 use std::{
     cell::{Cell, RefCell},
@@ -25,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Pool, PoolKey,
-    budget::{OverallBudget, Request, Share},
+    budget::{OverallBudget, Request},
     login::Login,
 };
 use crate::{
@@ -33,7 +29,7 @@ use crate::{
     backend::Server,
     catalog::types::{PrivilegedRoles, Tenant},
     config,
-    metrics::{GaugeGuard, TenantMetrics},
+    metrics::TenantMetrics,
     names::TenantRef,
 };
 
@@ -74,39 +70,11 @@ pub struct TenantPools {
     server: RefCell<Rc<Server>>,
     sizes: Cell<Sizes>,
     /// Backends and waiters of the pools under the budget.
-    open: Cell<u32>,
-    waiting: Cell<usize>,
+    pub(super) open: Cell<u32>,
+    pub(super) waiting: Cell<usize>,
     /// For an idle backend of somebody else's, while the overall budget is spent.
-    request: Request,
-    pools: RefCell<FxHashMap<PoolKey, Rc<Pool>>>,
-}
-
-/// One backend's place in its pool and in the budgets, given back by dropping it.
-pub(super) struct Place {
-    pool: Rc<Pool>,
-    /// Always there until the place is dropped.
-    share: Option<Share>,
-    _gauge: GaugeGuard,
-}
-
-/// Which budget keeps a pool from growing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spent {
-    Tenant,
-    Overall,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // All of it is free before somebody else is served with it.
-        self.share.take();
-        self.pool.open.set(self.pool.open.get() - 1);
-        let tenant = &self.pool.tenant;
-        if self.pool.is_budgeted() {
-            tenant.open.set(tenant.open.get() - 1);
-        }
-        tenant.serve_longest_waiter();
-    }
+    pub(super) request: Request,
+    pub(super) pools: RefCell<FxHashMap<PoolKey, Rc<Pool>>>,
 }
 
 impl Pools {
@@ -294,109 +262,6 @@ impl TenantPools {
 
     pub(super) fn sizes(&self) -> Sizes {
         self.sizes.get()
-    }
-
-    /// A place for one more backend of `pool`, taken from an idle sibling if the budget is spent; `None`: wait.
-    pub(super) fn reserve(&self, pool: &Rc<Pool>) -> Option<Place> {
-        if pool.open.get() >= pool.size() {
-            return None;
-        }
-        if pool.is_budgeted() && self.open.get() >= self.sizes.get().budget {
-            self.take_idle_from_sibling(pool, Spent::Tenant);
-            return None;
-        }
-        let Some(share) = self.shared.overall.take() else {
-            if !self.take_idle_from_sibling(pool, Spent::Overall) {
-                self.shared.overall.ask(&self.request);
-            }
-            return None;
-        };
-        pool.open.set(pool.open.get() + 1);
-        if pool.is_budgeted() {
-            self.open.set(self.open.get() + 1);
-        }
-        Some(Place {
-            pool: Rc::clone(pool),
-            share: Some(share),
-            _gauge: self.metrics.backend(),
-        })
-    }
-
-    /// Closes the backend that has been idle longest in another pool that draws on the spent budget. Its place is
-    /// free once it is gone; then the longest waiter is served.
-    fn take_idle_from_sibling(&self, pool: &Rc<Pool>, spent: Spent) -> bool {
-        let pools = self.pools.borrow();
-        let draws = |other: &&Rc<Pool>| spent == Spent::Overall || other.is_budgeted();
-        let drawing = || pools.values().filter(draws);
-        let closing: usize = drawing().map(|pool| pool.closing.get()).sum();
-        let uncovered: usize = drawing().map(|pool| pool.uncovered()).sum();
-        if closing >= uncovered {
-            return true;
-        }
-        let siblings = drawing().filter(|sibling| !Rc::ptr_eq(sibling, pool));
-        let oldest = siblings
-            .filter_map(|sibling| Some((sibling.oldest_idle()?, Rc::clone(sibling))))
-            .min_by_key(|(since, _)| *since);
-        drop(pools);
-        oldest.is_some_and(|(_, sibling)| sibling.give_up_idle())
-    }
-
-    /// Opens backends for those who have waited longest among the pools that may grow.
-    pub(super) fn serve_longest_waiter(&self) {
-        // What is outside the budget does not wait behind those who are held up by it.
-        while let Some(pool) = self.longest_waiting(|pool| !pool.is_budgeted()) {
-            if !pool.open_one() {
-                break;
-            }
-        }
-        while let Some(pool) = self.longest_waiting(Pool::is_budgeted) {
-            if !pool.open_one() {
-                break;
-            }
-        }
-    }
-
-    fn longest_waiting(&self, chosen: impl Fn(&Pool) -> bool) -> Option<Rc<Pool>> {
-        let pools = self.pools.borrow();
-        let growing = pools
-            .values()
-            .filter(|pool| chosen(pool) && pool.may_grow());
-        let waiting = growing.filter_map(|pool| Some((pool.first_uncovered()?, pool)));
-        let (_, longest) = waiting.min_by_key(|(since, _)| *since)?;
-        Some(Rc::clone(longest))
-    }
-
-    /// Notes that `by` more (or fewer) clients wait in the queue of `pool`.
-    pub(super) fn count_waiters(&self, pool: &Pool, by: isize) {
-        if pool.is_budgeted() {
-            self.waiting
-                .set(self.waiting.get().saturating_add_signed(by));
-        }
-    }
-
-    /// Whether somebody has waited longer in another pool than anybody in `pool`, for nothing but the budget's sake.
-    ///
-    /// Asked at every release: where nobody waits elsewhere, the answer costs two comparisons.
-    pub(super) fn has_longer_waiting_sibling(&self, pool: &Rc<Pool>) -> bool {
-        if !pool.is_budgeted() || self.waiting.get() == pool.waiters.borrow().len() {
-            return false;
-        }
-        let since = pool.first_waiter();
-        let pools = self.pools.borrow();
-        let budgeted = || pools.values().filter(|other| other.is_budgeted());
-        let held_up = || {
-            let siblings = budgeted().filter(|sibling| !Rc::ptr_eq(sibling, pool));
-            siblings.filter(|sibling| sibling.may_grow() && sibling.uncovered() > 0)
-        };
-        // What closes already is enough for them.
-        let closing: usize = budgeted().map(|pool| pool.closing.get()).sum();
-        if closing >= held_up().map(|sibling| sibling.uncovered()).sum() {
-            return false;
-        }
-        let longest = held_up()
-            .filter_map(|sibling| sibling.first_uncovered())
-            .min();
-        longest.is_some_and(|longest| since.is_none_or(|since| longest < since))
     }
 
     fn is_in_use(self: &Rc<Self>) -> bool {
