@@ -209,7 +209,7 @@ fn bad_requests_are_told_what_is_wrong_and_change_nothing() {
             &tenant,
             json!({ "host": 5 }),
             400,
-            "expected a string",
+            "`host` must be text",
         ),
         (
             Method::POST,
