@@ -63,21 +63,14 @@ pub async fn close(connection: Connection) -> Result<(), Parting> {
         address,
         pid,
     };
-    let told = async {
-        // A failed write means that the server has left already.
-        if parting.stream.write_all(TERMINATE).await.is_ok() {
-            let _ = parting.stream.shutdown().await;
-        }
-        read_to_end(&mut parting.stream).await;
-    };
-    match tokio::time::timeout(END_MAX, told).await {
+    match tokio::time::timeout(END_MAX, say_goodbye(&mut parting.stream)).await {
         Ok(()) => Ok(()),
         Err(_) => Err(parting),
     }
 }
 
 impl Parting {
-    /// Has the process ended by another one of the same role. `Ok`: whether it is gone.
+    /// Has the process ended by another one of the same role. `Ok`: whether both are gone.
     ///
     /// A process that catches its cancel never comes to read Terminate; what this sends cannot be caught.
     pub async fn force(
@@ -92,18 +85,33 @@ impl Parting {
             let mut other = connect::connect(server, at, role, database, credentials).await?;
             let pid = self.pid.to_string();
             let reply = other.query_with(FORCE, &[&pid], FORCE_MAX).await?;
-            let _ = other.stream_mut().write_all(TERMINATE).await;
             match reply.error {
                 Some(error) => Err(ExchangeError::Refused(error).into()),
-                None => Ok(()),
+                None => Ok(other),
             }
         };
-        tokio::time::timeout(FORCE_MAX, forced)
+        let mut other = tokio::time::timeout(FORCE_MAX, forced)
             .await
             .unwrap_or(Err(ForceError::TimedOut(FORCE_MAX)))?;
-        let gone = tokio::time::timeout(FORCED_END_MAX, read_to_end(&mut self.stream)).await;
+        // The other one acts for the same person: it has to be gone as well.
+        let both = async {
+            tokio::join!(
+                read_to_end(&mut self.stream),
+                say_goodbye(other.stream_mut())
+            )
+        };
+        let gone = tokio::time::timeout(FORCED_END_MAX, both).await;
         Ok(gone.is_ok())
     }
+}
+
+/// Sends Terminate and waits for the server's end.
+async fn say_goodbye(stream: &mut Stream) {
+    // A failed write means that the server has left already.
+    if stream.write_all(TERMINATE).await.is_ok() {
+        let _ = stream.shutdown().await;
+    }
+    read_to_end(stream).await;
 }
 
 /// Reads and drops what the server still sends: a process that cannot get rid of its rows does not end.

@@ -185,7 +185,8 @@ fn a_statement_that_catches_its_cancel_is_ended_all_the_same() {
         (1, 0),
         "{report:?}"
     );
-    assert!(fixture.backends().is_empty(), "the statement runs on");
+    let left = fixture.backends();
+    assert!(left.is_empty(), "something runs on: {left:?}");
     assert!(began.elapsed() < Duration::from_secs(5));
     assert_eq!(client.farewell().code, "57P01");
 }
