@@ -342,9 +342,9 @@ impl Session {
         let local = Rc::clone(&self.enrolled.local);
         local.attach(checkout.backend(), self.worker.now());
         let before = self.traffic();
-        let keep = self.sharing == Sharing::Session;
         let clock = || self.worker.now();
-        let prepared = (!keep).then(|| (&mut self.prepared, self.pool.statements()));
+        let shared = self.sharing == Sharing::Transaction;
+        let prepared = shared.then(|| (&mut self.prepared, self.pool.statements()));
         let buffers = &self.worker.buffers;
         let mut relay = Relay::new(
             client,
@@ -354,7 +354,7 @@ impl Session {
             &clock,
             prepared,
         );
-        let relayed = relay.run(|_| !keep).await;
+        let relayed = relay.run(self.sharing).await;
         let settled = relay.is_settled();
         let boundary = relay.cut();
         drop(relay);

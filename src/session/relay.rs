@@ -20,6 +20,7 @@ use std::{
 use bytes::BytesMut;
 
 use super::{
+    Sharing,
     client::Client,
     error::End,
     idle,
@@ -121,11 +122,11 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Relays until the backend may be released (`releasable` says so) or the session ends.
-    pub(super) async fn run(&mut self, releasable: impl Fn(&Backend) -> bool) -> Result<(), End> {
+    /// Relays until the backend may be released (with a backend of its own: never) or the session ends.
+    pub(super) async fn run(&mut self, sharing: Sharing) -> Result<(), End> {
         // What brought us here is in the inbox already.
         self.take_from_client()?;
-        poll_fn(|context| self.poll(context, &releasable)).await
+        poll_fn(|context| self.poll(context, sharing)).await
     }
 
     /// Where the client's stream stands after `run` has failed. The part of a message that has not been sent is
@@ -146,11 +147,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-        releasable: &impl Fn(&Backend) -> bool,
-    ) -> Poll<Result<(), End>> {
+    fn poll(&mut self, context: &mut Context<'_>, sharing: Sharing) -> Poll<Result<(), End>> {
         let ended = if self.is_settled() {
             // Only a client with a backend of its own is here between transactions.
             if let Some(left) = self.local.take_notice() {
@@ -166,7 +163,7 @@ impl<'a> Relay<'a> {
         loop {
             let from_client = self.poll_client_to_backend(context)?;
             let from_backend = self.poll_backend_to_client(context)?;
-            if self.is_over(releasable) {
+            if self.is_over(sharing) {
                 return Poll::Ready(self.over());
             }
             if from_client.is_pending() && from_backend.is_pending() {
@@ -178,8 +175,9 @@ impl<'a> Relay<'a> {
     /// Moves bytes towards the backend; pending: nothing more can be done in this direction now.
     fn poll_client_to_backend(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, End> {
         let mut moved = Poll::Pending;
-        if self.to_backend.is_drained() && self.ending == Ending::No && !self.client.inbox.is_full()
-        {
+        let waits_for_more = self.awaited > self.client.inbox.bytes().len();
+        let has_room = waits_for_more || !self.client.inbox.is_full();
+        if self.to_backend.is_drained() && self.ending == Ending::No && has_room {
             match self.client.poll_fill(context) {
                 Poll::Ready(Ok(_)) => {
                     self.take_from_client()?;
@@ -254,10 +252,10 @@ impl<'a> Relay<'a> {
             && self.backend.pipeline.is_releasable()
     }
 
-    fn is_over(&self, releasable: &impl Fn(&Backend) -> bool) -> bool {
+    fn is_over(&self, sharing: Sharing) -> bool {
         match self.ending {
             // A message that has begun to come is on its way to this backend.
-            Ending::No => self.awaited == 0 && self.is_settled() && releasable(self.backend),
+            Ending::No => sharing == Sharing::Transaction && self.awaited == 0 && self.is_settled(),
             Ending::Terminated => self.is_settled() || !self.backend.pipeline.is_busy(),
             Ending::Fatal => false,
         }

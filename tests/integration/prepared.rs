@@ -268,3 +268,16 @@ fn a_parse_that_comes_byte_by_byte_is_waited_for() {
     let replies: Vec<_> = client.receive_until_ready().iter().map(word).collect();
     assert_eq!(replies[..2], ["ParseComplete", "BindComplete"]);
 }
+
+#[test]
+fn a_statement_larger_than_any_buffer_is_prepared_and_run() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    let text = "x".repeat(300_000);
+    let sql = format!("select length('{text}')::text");
+    assert_eq!(
+        exchange(&mut client, parse("s", &sql)),
+        ["ParseComplete", "Idle"]
+    );
+    assert_eq!(exchange(&mut client, |out| run("s", out))[1], "300000");
+}
