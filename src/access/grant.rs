@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use time::OffsetDateTime;
 
 use crate::{
+    catalog::is_privileged,
     catalog::types::{
         Evidence, PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TokenAccess, TokenRecord,
     },
@@ -192,12 +193,6 @@ pub(super) fn decide(
         expires_at: expiry(rule, token),
         revision: evidence.revision,
     })
-}
-
-/// Whether `role` is one that a rule may name only where the tenant allows privileged roles.
-#[must_use]
-pub fn is_privileged(role: &RoleName) -> bool {
-    role.as_str() == "postgres" || role.as_str().starts_with("pg_")
 }
 
 fn is_enabled(evidence: &Evidence, tenant: &Tenant) -> bool {

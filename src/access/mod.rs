@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 pub use self::{
     enforce::{Purge, Purged, RevocationReport, Scope},
-    grant::{Denial, Grant, InvalidToken, is_privileged},
+    grant::{Denial, Grant, InvalidToken},
     registry::{Activity, Identity, Registration, Registry, SessionHandle, SessionView},
     signal::EndCause,
 };
