@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{epoch::Epoch, turns::Place};
 use crate::{
     backend::{CancelTarget, Connection, Server},
-    protocol::{parameters::Settings, pipeline::Pipeline, prepared::Known},
+    protocol::{parameters::Settings, pipeline::Pipeline, prepared::Known, residue::Residue},
 };
 
 /// One connection of a pool.
@@ -20,7 +20,7 @@ pub struct Backend {
     pub settings: Rc<Settings>,
     /// The prepared statements the server session has.
     pub known: Known,
-    /// What the last client left behind beside settings.
+    /// What the last client may have left behind.
     pub residue: Residue,
     pub(super) epoch: Rc<Epoch>,
     pub(super) retire_at: Instant,
@@ -28,16 +28,6 @@ pub struct Backend {
     cancels: Rc<Cancels>,
     /// Given back when the connection is closed.
     pub(super) place: Place,
-}
-
-/// Session state that must not reach another client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Residue {
-    None,
-    /// Settings have changed in a way that we have to ask the server about.
-    Settings,
-    /// Something that only a reset takes away: prepared statements, LISTEN, cursors.
-    State,
 }
 
 /// Cancel requests aimed at a backend. While one is on its way the backend is not handed out: it would hit whoever
@@ -118,7 +108,7 @@ impl Backend {
             pipeline: Pipeline::default(),
             settings: Rc::default(),
             known: Known::default(),
-            residue: Residue::None,
+            residue: Residue::empty(),
             epoch,
             retire_at,
             idle_since: Instant::now(),
@@ -151,7 +141,7 @@ impl Backend {
     /// Whether it can be handed to another client at once.
     pub(super) fn is_clean(&self, statements_max: usize) -> bool {
         self.pipeline.is_releasable()
-            && self.residue == Residue::None
+            && self.residue.is_empty()
             && self.known.len() <= statements_max
             && self.cancels.is_clear()
     }
@@ -173,10 +163,10 @@ impl Backend {
         if was_cancelled && self.connection.query("", limit).await.is_err() {
             return false;
         }
-        if self.residue != Residue::None {
+        if !self.residue.is_empty() {
             self.settings = Rc::default();
             self.known.clear();
-            self.residue = Residue::None;
+            self.residue = Residue::empty();
             return self.run("DISCARD ALL", limit).await;
         }
         match self.known.shrink(statements_max) {

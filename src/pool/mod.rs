@@ -30,7 +30,7 @@ use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 pub use self::{
-    backend::{Backend, CancelBarrier, Cancels, Residue},
+    backend::{Backend, CancelBarrier, Cancels},
     budget::OverallBudget,
     checkout::Checkout,
     key::{PoolKey, Principal},

@@ -13,7 +13,7 @@ use std::{collections::HashMap, fmt::Write as _, rc::Rc};
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use super::effect::{self, Effect};
+use super::residue::{self, Residue};
 
 /// What canonical names begin with.
 pub const PREFIX: &str = "sluice_";
@@ -28,14 +28,14 @@ pub struct Statement {
     name: String,
     /// The body of a Parse behind its name: text, zero byte, parameter types.
     body: Box<[u8]>,
-    effect: Effect,
+    residue: Residue,
 }
 
 impl Statement {
     /// What it may leave behind in the session that runs it.
     #[must_use]
-    pub fn effect(&self) -> Effect {
-        self.effect
+    pub fn residue(&self) -> Residue {
+        self.residue
     }
 
     /// The name that backends know it by.
@@ -56,6 +56,8 @@ impl Statement {
 pub struct Statements {
     by_body: HashMap<Box<[u8]>, Rc<Statement>, FxBuildHasher>,
     next_id: u64,
+    /// What was interned before this one may have plans that no longer fit.
+    fresh_from: u64,
     max: usize,
 }
 
@@ -66,8 +68,21 @@ impl Statements {
         Self {
             by_body: HashMap::default(),
             next_id: 1,
+            fresh_from: 1,
             max,
         }
+    }
+
+    /// Has every statement prepared anew, under another name, when it is used next: after a change of a table, a plan
+    /// that was made before may not be used any more, on no backend.
+    pub fn renew(&mut self) {
+        self.by_body.clear();
+        self.fresh_from = self.next_id;
+    }
+
+    /// What `statement` has been renewed to; `None`: it has not been.
+    pub fn renewed(&mut self, statement: &Statement) -> Option<Rc<Statement>> {
+        (statement.id < self.fresh_from).then(|| self.intern(&statement.body))
     }
 
     /// The statement whose Parse has `body` behind its name.
@@ -85,7 +100,7 @@ impl Statements {
             id,
             name: format!("{PREFIX}{id}"),
             body: body.into(),
-            effect: effect::of_text(body),
+            residue: residue::of_text(body),
         });
         self.by_body.insert(body.into(), Rc::clone(&statement));
         statement
@@ -187,6 +202,11 @@ impl Names {
         self.by_name.as_ref()?.get(name)
     }
 
+    #[must_use]
+    pub fn find_mut(&mut self, name: &[u8]) -> Option<&mut Rc<Statement>> {
+        self.by_name.as_mut()?.get_mut(name)
+    }
+
     pub fn insert(
         &mut self,
         name: &[u8],
@@ -270,6 +290,18 @@ mod tests {
         statements.intern(b"c");
         assert_ne!(statements.intern(b"a").name(), name);
         assert!(Rc::ptr_eq(&held, &statements.intern(b"b")));
+    }
+
+    #[test]
+    fn a_renewed_statement_has_another_name_for_everybody() {
+        let mut statements = Statements::new(10);
+        let old = statements.intern(b"a");
+        assert_eq!(statements.renewed(&old), None);
+        statements.renew();
+        let new = statements.renewed(&old).unwrap();
+        assert_ne!(new.name(), old.name());
+        assert!(Rc::ptr_eq(&statements.intern(b"a"), &new));
+        assert_eq!(statements.renewed(&new), None);
     }
 
     #[test]

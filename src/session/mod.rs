@@ -18,6 +18,7 @@ mod finish;
 mod greet;
 pub mod handshake;
 mod idle;
+mod leaks;
 mod local;
 mod login;
 mod relay;
@@ -47,9 +48,10 @@ pub use self::{
 use self::{
     client::Client,
     finish::{Farewell, refuse},
+    leaks::Leaks,
     login::{Authenticated, Claim, login, unless_ended},
     relay::{Boundary, Relay},
-    statements::Prepared,
+    statements::{Own, Prepared},
     worker::{Enrolled, Place},
 };
 use crate::{
@@ -60,6 +62,7 @@ use crate::{
         message,
         parameters::Settings,
         prepared::{NameLimits, Names},
+        residue::Residue,
     },
 };
 
@@ -84,6 +87,7 @@ struct Session {
     initial: Rc<Settings>,
     settings: Rc<Settings>,
     prepared: Prepared,
+    leaks: Leaks,
     metrics: Rc<TenantMetrics>,
     _place: Place,
     _gauge: GaugeGuard,
@@ -214,6 +218,7 @@ async fn admit(
             names: Names::default(),
             limits,
         },
+        leaks: Leaks::default(),
         settings: Rc::clone(&initial),
         initial,
         _gauge: metrics.client(),
@@ -344,16 +349,12 @@ impl Session {
         let before = self.traffic();
         let clock = || self.worker.now();
         let shared = self.sharing == Sharing::Transaction;
-        let prepared = shared.then(|| (&mut self.prepared, self.pool.statements()));
+        let own = shared.then(|| Own {
+            prepared: &mut self.prepared,
+            statements: self.pool.statements(),
+        });
         let buffers = &self.worker.buffers;
-        let mut relay = Relay::new(
-            client,
-            checkout.backend(),
-            &local,
-            buffers,
-            &clock,
-            prepared,
-        );
+        let mut relay = Relay::new(client, checkout.backend(), &local, buffers, &clock, own);
         let relayed = relay.run(self.sharing).await;
         let settled = relay.is_settled();
         let boundary = relay.cut();
@@ -395,9 +396,11 @@ impl Session {
     /// Learns what the client has set, so that it finds it again elsewhere.
     async fn settle(&mut self, checkout: &mut Checkout) -> Result<(), End> {
         let backend = checkout.backend();
-        if backend.residue != crate::pool::Residue::None {
+        if !backend.residue.is_empty() {
             let learning = Box::pin(session_state::learn(backend, &self.initial));
-            self.settings = unless_ended(self.registration.handle(), learning).await?;
+            let learnt = unless_ended(self.registration.handle(), learning).await?;
+            self.settings = learnt.settings;
+            self.leaks.note(&learnt.leaks, self.registration.handle());
         }
         Ok(())
     }
@@ -413,7 +416,7 @@ impl Session {
         if settled && matches!(end, End::Terminated | End::ClientLost) {
             self.enrolled.local.detach();
             if self.sharing == Sharing::Session {
-                checkout.backend().residue = crate::pool::Residue::State;
+                checkout.backend().residue = Residue::DIRTY;
             }
             checkout.release();
             return Farewell::without_backend(end);

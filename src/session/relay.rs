@@ -12,7 +12,6 @@
 //! Back-pressure: nothing is read from a side while the other has not taken what was read before.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
     task::{Context, Poll},
 };
@@ -26,7 +25,7 @@ use super::{
     idle,
     local::Local,
     session_state,
-    statements::{Prepared, Step, Translator, may_name_statement},
+    statements::{Own, Step, Translator, may_name_statement},
 };
 use crate::{
     access::{Activity, SessionHandle},
@@ -35,7 +34,6 @@ use crate::{
     protocol::{
         frame::{HEADER_BYTES, Header, backend as tag, frontend},
         pipeline::{Answer, Pipeline, TransactionStatus},
-        prepared::Statements,
     },
 };
 
@@ -63,8 +61,8 @@ pub(super) struct Relay<'a> {
     sent_of_outbox: usize,
     /// How many bytes of the client's next message must be there before it can be sent on; 0: any.
     awaited: usize,
-    /// The client's prepared statements and its pool's; `None`: the backend is the client's own, names and all.
-    prepared: Option<(&'a mut Prepared, &'a RefCell<Statements>)>,
+    /// `None`: the backend is the client's own, names and all.
+    own: Option<Own<'a>>,
     sending: Sending,
     ending: Ending,
 }
@@ -102,7 +100,7 @@ impl<'a> Relay<'a> {
         local: &'a Local,
         buffers: &BufferPool,
         clock: &'a dyn Fn() -> tokio::time::Instant,
-        prepared: Option<(&'a mut Prepared, &'a RefCell<Statements>)>,
+        own: Option<Own<'a>>,
     ) -> Self {
         Self {
             client,
@@ -116,7 +114,7 @@ impl<'a> Relay<'a> {
             whole_in_outbox: Some(0),
             sent_of_outbox: 0,
             awaited: 0,
-            prepared,
+            own,
             sending: Sending::Works,
             ending: Ending::No,
         }
@@ -273,7 +271,7 @@ impl<'a> Relay<'a> {
         let Self {
             client,
             backend,
-            prepared,
+            own,
             to_backend,
             ..
         } = self;
@@ -295,14 +293,14 @@ impl<'a> Relay<'a> {
                 self.ending = Ending::Terminated;
                 break;
             }
-            if let Some((prepared, statements)) = prepared
+            if let Some(own) = own
                 && may_name_statement(header, message)
             {
                 to_backend.put(&bytes[lined_up..taken]);
                 lined_up = taken;
                 let mut translator = Translator {
-                    prepared,
-                    statements,
+                    prepared: own.prepared,
+                    statements: own.statements,
                     backend,
                     out: to_backend,
                 };
@@ -345,7 +343,7 @@ impl<'a> Relay<'a> {
         let Self {
             client,
             backend,
-            prepared,
+            own,
             from_backend,
             ..
         } = self;
@@ -369,8 +367,7 @@ impl<'a> Relay<'a> {
             let here = header.message_bytes().min(message.len());
             let is_whole = here == header.message_bytes();
             let body = message.get(HEADER_BYTES..here).unwrap_or_default();
-            let prepared = prepared.as_mut().map(|(prepared, _)| &mut **prepared);
-            let instead = match look_at_server(backend, prepared, header.tag, body) {
+            let instead = match look_at_server(backend, own.as_mut(), header.tag, body) {
                 Ok(instead) => instead.filter(|_| is_whole),
                 Err(end) => {
                     outcome = Err(end);
@@ -403,11 +400,11 @@ impl<'a> Relay<'a> {
 
     /// Corrects what was assumed of statements whose messages the server has skipped.
     fn take_back_skipped(&mut self) {
-        let Some((prepared, _)) = &mut self.prepared else {
+        let Some(own) = &mut self.own else {
             return;
         };
         for undo in self.backend.pipeline.take_skipped() {
-            prepared.take_back(undo, self.backend);
+            own.prepared.take_back(undo, self.backend);
         }
     }
 }
@@ -456,18 +453,20 @@ fn is_looked_at(tag: u8) -> bool {
 /// Notes what a message of the server means, and answers what the client gets in its stead, if not the message.
 fn look_at_server(
     backend: &mut Backend,
-    prepared: Option<&mut Prepared>,
+    own: Option<&mut Own<'_>>,
     tag: u8,
     body: &[u8],
 ) -> Result<Option<BytesMut>, End> {
     let answer = backend.pipeline.from_server(tag, body.first().copied())?;
     match tag {
-        tag::COMMAND_COMPLETE => session_state::look_at_tag(body, backend, prepared),
+        tag::COMMAND_COMPLETE => session_state::look_at_tag(body, backend, own),
         tag::PARAMETER_STATUS => session_state::look_at_parameter(backend, body)?,
         tag::ERROR_RESPONSE => {
-            session_state::look_at_error(body, &mut backend.residue);
-            let translated = prepared.and_then(|prepared| prepared.translate_error(body));
-            return Ok(translated.map(|error| {
+            let Some(own) = own else { return Ok(None) };
+            if session_state::is_stale_plan(body) {
+                own.statements.borrow_mut().renew();
+            }
+            return Ok(own.prepared.translate_error(body).map(|error| {
                 let mut out = BytesMut::new();
                 error.write(&mut out);
                 out

@@ -8,7 +8,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::{error::End, session_state};
+use super::error::End;
 use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     pool::Backend,
@@ -24,6 +24,12 @@ use crate::{
 pub(super) struct Prepared {
     pub(super) names: Names,
     pub(super) limits: NameLimits,
+}
+
+/// What a client has beyond a transaction, wherever it is served, and what it shares with its pool.
+pub(super) struct Own<'a> {
+    pub(super) prepared: &'a mut Prepared,
+    pub(super) statements: &'a RefCell<Statements>,
 }
 
 /// What becomes of a message.
@@ -86,7 +92,7 @@ impl Translator<'_> {
         if name.is_empty() {
             return Ok(Step::AsIs);
         }
-        if let Some(existing) = self.prepared.names.find(name).cloned() {
+        if let Some(existing) = self.find(name) {
             // The server itself reports the duplicate.
             self.make_known(&existing)?;
             self.write_parse(&existing, rest, Answer::Pass, None)?;
@@ -123,11 +129,11 @@ impl Translator<'_> {
         let Some((portal, (name, rest))) = names else {
             return wait_for_names(header, bytes);
         };
-        let Some(statement) = self.prepared.names.find(name).cloned() else {
+        let Some(statement) = self.find(name) else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
-        session_state::look_at_effect(statement.effect(), &mut self.backend.residue);
+        self.backend.residue |= statement.residue();
         let canonical = statement.name().as_bytes();
         let length = header.body_bytes - name.len() + canonical.len();
         self.backend.pipeline.to_server(frontend::BIND)?;
@@ -142,7 +148,7 @@ impl Translator<'_> {
         let Some(body) = whole_body(header, bytes) else {
             return wait_for_names(header, bytes);
         };
-        let Some(statement) = self.named_by(body).cloned() else {
+        let Some(statement) = named(body).and_then(|name| self.find(name)) else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
@@ -156,21 +162,17 @@ impl Translator<'_> {
         let Some(body) = whole_body(header, bytes) else {
             return wait_for_names(header, bytes);
         };
-        if self.named_by(body).is_none() {
-            return Ok(Step::AsIs);
-        }
-        let Some((name, _)) = body.get(1..).and_then(split_name) else {
+        let Some(name) = named(body) else {
             return Ok(Step::AsIs);
         };
-        let undo = self
-            .prepared
-            .names
-            .remove(name)
-            .map(|statement| Undo::Close {
-                name: name.into(),
-                statement,
-            });
-        self.write_close(NO_STATEMENT, Answer::Pass, undo)?;
+        let Some(statement) = self.prepared.names.remove(name) else {
+            return Ok(Step::AsIs);
+        };
+        let undo = Undo::Close {
+            name: name.into(),
+            statement,
+        };
+        self.write_close(NO_STATEMENT, Answer::Pass, Some(undo))?;
         Ok(Step::Written(header.message_bytes()))
     }
 
@@ -205,13 +207,13 @@ impl Translator<'_> {
         Ok(Step::Written(header.message_bytes()))
     }
 
-    /// The client's statement that the body of a Describe or Close names.
-    fn named_by(&self, body: &[u8]) -> Option<&Rc<Statement>> {
-        let (b'S', rest) = body.split_first()? else {
-            return None;
-        };
-        let (name, _) = split_name(rest)?;
-        self.prepared.names.find(name)
+    /// The client's statement of that name, as the pool has it now.
+    fn find(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
+        let statement = self.prepared.names.find_mut(name)?;
+        if let Some(renewed) = self.statements.borrow_mut().renewed(statement) {
+            *statement = renewed;
+        }
+        Some(Rc::clone(statement))
     }
 
     /// Sends a Parse ahead if the backend does not know `statement`; the client does not hear of it.
@@ -305,6 +307,14 @@ impl Prepared {
 
 fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(HEADER_BYTES..header.message_bytes())
+}
+
+/// The statement that the body of a Describe or Close names; `None`: it is about a portal.
+fn named(body: &[u8]) -> Option<&[u8]> {
+    let (b'S', rest) = body.split_first()? else {
+        return None;
+    };
+    Some(split_name(rest)?.0)
 }
 
 /// A zero-terminated name and what follows it.

@@ -210,6 +210,39 @@ fn a_plan_gone_stale_does_not_need_a_reconnect() {
 }
 
 #[test]
+fn a_plan_gone_stale_is_reported_once_and_not_by_every_backend_to_every_client() {
+    let fixture = Fixture::with(Settings::default().set("pool.size", 2));
+    let mut clients = [(); 3].map(|()| fixture.password_client().unwrap());
+    clients[0]
+        .query("create table stale(a int); insert into stale values (1)")
+        .unwrap();
+    let mut pids = std::collections::HashSet::new();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let name = format!("s{number}");
+        exchange(client, parse(&name, "select a from stale"));
+        exchange(client, |out| run(&name, out));
+        pids.insert(client.value("select pg_backend_pid()"));
+        let mut rival = busy(&fixture);
+        exchange(client, |out| run(&name, out));
+        pids.insert(client.value("select pg_backend_pid()"));
+        rival.query("commit").unwrap();
+    }
+    assert_eq!(pids.len(), 2);
+    clients[0]
+        .query("alter table stale alter a type text")
+        .unwrap();
+    let stale = exchange(&mut clients[0], |out| run("s0", out));
+    assert!(stale[0].starts_with("0A000"), "{stale:?}");
+    for (number, client) in clients.iter_mut().enumerate() {
+        let name = format!("s{number}");
+        assert_eq!(exchange(client, |out| run(&name, out))[1], "1");
+        let mut rival = busy(&fixture);
+        assert_eq!(exchange(client, |out| run(&name, out))[1], "1");
+        rival.query("commit").unwrap();
+    }
+}
+
+#[test]
 fn a_backend_keeps_no_more_statements_than_it_may() {
     let fixture = Fixture::with(
         Settings::default()
