@@ -5,7 +5,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use postgres_protocol::{IsNull, message::frontend};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -89,11 +89,47 @@ impl ParameterStatuses {
     }
 }
 
+/// A whole NotificationResponse. Cloned for everybody who listens, its bytes are shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    pub message: Bytes,
+    channel_end: usize,
+}
+
+impl Notification {
+    /// Where the channel starts: behind the header and the notifying server process's id.
+    const CHANNEL_START: usize = HEADER_BYTES + 4;
+
+    /// Reads the body of a NotificationResponse; `None`: it is malformed.
+    #[must_use]
+    pub fn new(body: &[u8]) -> Option<Self> {
+        let channel = body.get(4..)?;
+        let length = memchr::memchr(0, channel)?;
+        std::str::from_utf8(&channel[..length]).ok()?;
+        let mut message = BytesMut::with_capacity(HEADER_BYTES + body.len());
+        message.put_u8(tag::NOTIFICATION_RESPONSE);
+        message.put_i32(i32::try_from(body.len() + 4).ok()?);
+        message.put_slice(body);
+        Some(Self {
+            message: message.freeze(),
+            channel_end: Self::CHANNEL_START + length,
+        })
+    }
+
+    #[must_use]
+    pub fn channel(&self) -> &str {
+        let channel = &self.message[Self::CHANNEL_START..self.channel_end];
+        std::str::from_utf8(channel).unwrap_or_default()
+    }
+}
+
 /// What came of one exchange with the server.
 #[derive(Debug, Default)]
 pub struct Reply {
     pub rows: Vec<Vec<Option<String>>>,
     pub error: Option<Box<ErrorResponse>>,
+    /// What was notified meanwhile.
+    pub notifications: Vec<Notification>,
     /// The byte of the ReadyForQuery that ended it.
     pub status: u8,
 }
@@ -231,6 +267,9 @@ impl Connection {
                     .parameters
                     .update(&message.body)
                     .ok_or(ExchangeError::Protocol)?,
+                tag::NOTIFICATION_RESPONSE => reply
+                    .notifications
+                    .push(Notification::new(&message.body).ok_or(ExchangeError::Protocol)?),
                 tag::READY_FOR_QUERY => {
                     reply.status = message
                         .body
@@ -245,6 +284,18 @@ impl Connection {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// The next message on a connection that only listens; `None`: it was no notification. Cancel-safe.
+    pub async fn hear(&mut self) -> Result<Option<Notification>, ExchangeError> {
+        let message = self.receive().await?;
+        match message.tag {
+            tag::NOTIFICATION_RESPONSE => Notification::new(&message.body)
+                .map(Some)
+                .ok_or(ExchangeError::Protocol),
+            tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => Ok(None),
+            _ => Err(ExchangeError::Protocol),
         }
     }
 
@@ -311,6 +362,16 @@ mod tests {
         }
         assert_eq!(read_row(b"\0\x01\xff\xff\xff\x00"), None);
         assert_eq!(read_row(b"\0\x01\0\0\0\x01ab"), None);
+    }
+
+    #[test]
+    fn a_notification_is_kept_as_it_came() {
+        let body = b"\0\0\0\x07jobs\0payload\0";
+        let notification = Notification::new(body).unwrap();
+        assert_eq!(notification.channel(), "jobs");
+        assert_eq!(notification.message[..5], *b"A\0\0\0\x15");
+        assert_eq!(notification.message[5..], *body);
+        assert_eq!(Notification::new(b"\0\0\0\x07jobs"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub use self::{
     cancel::CancelTarget,
     close::{ForceError, Parting, close},
     connect::{ConnectError, Credentials},
-    connection::{Connection, ExchangeError, ParameterStatuses, Reply},
+    connection::{Connection, ExchangeError, Notification, ParameterStatuses, Reply},
 };
 use crate::{
     names::{DatabaseName, RoleName},

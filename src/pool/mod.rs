@@ -12,6 +12,7 @@ mod epoch;
 mod key;
 mod login;
 mod pools;
+mod subscriptions;
 mod turns;
 mod waiter;
 
@@ -36,10 +37,12 @@ pub use self::{
     key::{PoolKey, Principal},
     login::Login,
     pools::{Pools, Sizes, TenantPools},
+    subscriptions::{Subscription, SubscriptionError},
 };
 use self::{
     epoch::Epochs,
     pools::TenantPools as Tenant,
+    subscriptions::Subscriptions,
     turns::Place,
     waiter::{Waiter, Waiting},
 };
@@ -91,6 +94,7 @@ pub struct Pool {
     parameters: RefCell<Option<Rc<ParameterStatuses>>>,
     greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
     statements: RefCell<Statements>,
+    subscriptions: Subscriptions,
 }
 
 impl Pool {
@@ -110,6 +114,7 @@ impl Pool {
             failure: RefCell::default(),
             parameters: RefCell::default(),
             greetings: RefCell::default(),
+            subscriptions: Subscriptions::default(),
         }
     }
 

@@ -9,4 +9,5 @@ pub mod pipeline;
 pub mod prepared;
 pub mod residue;
 pub mod scram;
+pub mod sql;
 pub mod startup;

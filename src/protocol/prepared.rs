@@ -44,6 +44,14 @@ impl Statement {
         &self.name
     }
 
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        self.body
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap_or_default()
+    }
+
     /// The body of a Parse behind the name.
     #[must_use]
     pub fn body(&self) -> &[u8] {

@@ -19,6 +19,7 @@ mod greet;
 pub mod handshake;
 mod idle;
 mod leaks;
+mod listening;
 mod local;
 mod login;
 mod relay;
@@ -49,14 +50,16 @@ use self::{
     client::Client,
     finish::{Farewell, refuse},
     leaks::Leaks,
+    listening::{ListenLimits, Listening, Subscriber},
     login::{Authenticated, Claim, login, unless_ended},
-    relay::{Boundary, Relay},
+    relay::{Boundary, Held, READY, Relay},
     statements::{Own, Prepared},
     worker::{Enrolled, Place},
 };
 use crate::{
     access::{Activity, EndCause, Floor, Registration, SessionHandle},
     metrics::{GaugeGuard, TenantMetrics},
+    net::buffer::Buffer,
     pool::{Checkout, Pool, PoolKey},
     protocol::{
         message,
@@ -87,6 +90,8 @@ struct Session {
     initial: Rc<Settings>,
     settings: Rc<Settings>,
     prepared: Prepared,
+    listening: Listening,
+    listen_limits: ListenLimits,
     leaks: Leaks,
     metrics: Rc<TenantMetrics>,
     _place: Place,
@@ -218,6 +223,12 @@ async fn admit(
             names: Names::default(),
             limits,
         },
+        listening: Listening::default(),
+        listen_limits: ListenLimits {
+            channels: config.pool.channels_per_client,
+            notifications_max_bytes: config.pool.client_notifications_max_bytes,
+            wait: config.timeouts.queue,
+        },
         leaks: Leaks::default(),
         settings: Rc::clone(&initial),
         initial,
@@ -240,7 +251,7 @@ impl Session {
     async fn run(&mut self, client: &mut Client) -> Farewell {
         loop {
             self.enter(Activity::Idle);
-            if let Err(end) = idle::wait(client, &self.enrolled.local).await {
+            if let Err(end) = idle::wait(client, &self.enrolled.local, &self.listening).await {
                 return Farewell::without_backend(end);
             }
             let checkout = match self.checkout(client).await {
@@ -352,18 +363,20 @@ impl Session {
         let own = shared.then(|| Own {
             prepared: &mut self.prepared,
             statements: self.pool.statements(),
+            listening: &mut self.listening,
         });
         let buffers = &self.worker.buffers;
         let mut relay = Relay::new(client, checkout.backend(), &local, buffers, &clock, own);
         let relayed = relay.run(self.sharing).await;
         let settled = relay.is_settled();
         let boundary = relay.cut();
+        let held = relay.held();
         drop(relay);
         self.count_transaction(before);
         if let Err(end) = relayed {
             return Err(Box::new(self.part(end, boundary, settled, checkout)));
         }
-        if let Err(end) = self.settle(&mut checkout).await {
+        if let Err(end) = self.settle(&mut checkout, held, &mut client.outbox).await {
             let farewell = Farewell {
                 end,
                 boundary: Boundary::Whole,
@@ -393,14 +406,38 @@ impl Session {
         self.worker.process.traffic.sent(sent - before.1);
     }
 
-    /// Learns what the client has set, so that it finds it again elsewhere.
-    async fn settle(&mut self, checkout: &mut Checkout) -> Result<(), End> {
+    /// Learns what the client has set, so that it finds it again elsewhere, and what it listens to. Puts into `out`
+    /// what it is told when that is settled.
+    async fn settle(
+        &mut self,
+        checkout: &mut Checkout,
+        held: Held,
+        out: &mut Buffer,
+    ) -> Result<(), End> {
         let backend = checkout.backend();
+        let handle = self.registration.handle();
+        let (mut channels, mut notifications) = (Vec::new(), Vec::new());
         if !backend.residue.is_empty() {
             let learning = Box::pin(session_state::learn(backend, &self.initial));
-            let learnt = unless_ended(self.registration.handle(), learning).await?;
+            let learnt = unless_ended(handle, learning).await?;
             self.settings = learnt.settings;
-            self.leaks.note(&learnt.leaks, self.registration.handle());
+            self.leaks.note(&learnt.leaks, handle);
+            (channels, notifications) = (learnt.channels, learnt.notifications);
+        }
+        if self.listening.is_changing() || !channels.is_empty() {
+            let subscriber = Subscriber {
+                pool: &self.pool,
+                handle,
+                settings: &self.initial,
+                limits: self.listen_limits,
+            };
+            let settling =
+                self.listening
+                    .settle(backend, channels, notifications, &subscriber, out);
+            unless_ended(handle, Box::pin(settling)).await?;
+        }
+        if held == Held::Ready {
+            out.put(READY);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::{borrow::Cow, rc::Rc, time::Duration};
 
 use super::{error::End, statements::Own};
 use crate::{
-    backend::ExchangeError,
+    backend::{ExchangeError, Notification},
     metrics::LeakKind,
     pool::Backend,
     protocol::{
@@ -64,8 +64,11 @@ pub(super) fn look_at_text(bytes: &[u8], is_whole: bool, residue: &mut Residue) 
 }
 
 /// Looks at the command tag in the body of a CommandComplete. `own`: what the client has, where the pooler keeps it.
-pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, own: Option<&mut Own<'_>>) {
+pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, mut own: Option<&mut Own<'_>>) {
     let tag = body.split(|byte| *byte == 0).next().unwrap_or_default();
+    if let Some(own) = &mut own {
+        own.listening.tag(tag);
+    }
     backend.residue |= match tag {
         b"SET" | b"RESET" => Residue::SETTINGS,
         b"DISCARD ALL" | b"DEALLOCATE ALL" => {
@@ -111,6 +114,10 @@ pub(super) struct Learnt {
     pub(super) settings: Rc<Settings>,
     /// What must not reach the next client.
     pub(super) leaks: Vec<LeakKind>,
+    /// The channels that the backend listens to.
+    pub(super) channels: Vec<String>,
+    /// What it has reported meanwhile.
+    pub(super) notifications: Vec<Notification>,
 }
 
 /// Asks the server what is set, and what else the client has left that `backend.residue` suspects. Of the settings
@@ -125,6 +132,7 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<L
     }
     let mut set = Vec::new();
     let mut leaks = Vec::new();
+    let mut channels = Vec::new();
     for row in reply.rows {
         let Ok([Some(kind), Some(name), Some(value)]) = <[Option<String>; 3]>::try_from(row) else {
             return Err(End::Exchange(ExchangeError::Protocol));
@@ -135,11 +143,15 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<L
                 leaks.push(LeakKind::Role);
                 set.push((name, value));
             }
+            Some(LeakKind::Listen) => {
+                leaks.push(LeakKind::Listen);
+                channels.push(name);
+            }
             Some(kind) => leaks.push(kind),
             None => return Err(End::Exchange(ExchangeError::Protocol)),
         }
     }
-    if !leaks.iter().all(|kind| *kind == LeakKind::Role) || suspected.contains(Residue::DIRTY) {
+    if !leaks.iter().all(|kind| kind.follows_client()) || suspected.contains(Residue::DIRTY) {
         backend.residue = Residue::DIRTY;
     }
     if set
@@ -156,7 +168,12 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<L
             .collect(),
     );
     backend.settings = Rc::new(learnt);
-    Ok(Learnt { settings, leaks })
+    Ok(Learnt {
+        settings,
+        leaks,
+        channels,
+        notifications: reply.notifications,
+    })
 }
 
 /// What is to be asked of the server where `suspected` may have been left behind.

@@ -8,7 +8,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::error::End;
+use super::{error::End, listening::Listening};
 use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     pool::Backend,
@@ -30,6 +30,7 @@ pub(super) struct Prepared {
 pub(super) struct Own<'a> {
     pub(super) prepared: &'a mut Prepared,
     pub(super) statements: &'a RefCell<Statements>,
+    pub(super) listening: &'a mut Listening,
 }
 
 /// What becomes of a message.
@@ -44,9 +45,8 @@ pub(super) enum Step {
 }
 
 /// One side of the translation: a client's names and where its messages go.
-pub(super) struct Translator<'a> {
-    pub(super) prepared: &'a mut Prepared,
-    pub(super) statements: &'a RefCell<Statements>,
+pub(super) struct Translator<'a, 'b> {
+    pub(super) own: &'a mut Own<'b>,
     pub(super) backend: &'a mut Backend,
     pub(super) out: &'a mut Buffer,
 }
@@ -64,7 +64,7 @@ pub(super) fn may_name_statement(header: Header, bytes: &[u8]) -> bool {
     }
 }
 
-impl Translator<'_> {
+impl Translator<'_, '_> {
     /// Translates the message that begins `bytes`, which may not be whole.
     pub(super) fn translate(&mut self, header: Header, bytes: &[u8]) -> Result<Step, End> {
         match header.tag {
@@ -78,9 +78,9 @@ impl Translator<'_> {
     }
 
     fn parse(&mut self, header: Header, bytes: &[u8]) -> Result<Step, End> {
-        if header.body_bytes > self.prepared.limits.bytes {
+        if header.body_bytes > self.own.prepared.limits.bytes {
             return Err(End::StatementTooLong {
-                limit: self.prepared.limits.bytes,
+                limit: self.own.prepared.limits.bytes,
             });
         }
         let Some(body) = whole_body(header, bytes) else {
@@ -98,10 +98,11 @@ impl Translator<'_> {
             self.write_parse(&existing, rest, Answer::Pass, None)?;
             return Ok(Step::Written(header.message_bytes()));
         }
-        let statement = self.statements.borrow_mut().intern(rest);
-        self.prepared
+        let statement = self.own.statements.borrow_mut().intern(rest);
+        self.own
+            .prepared
             .names
-            .insert(name, Rc::clone(&statement), self.prepared.limits)?;
+            .insert(name, Rc::clone(&statement), self.own.prepared.limits)?;
         let known = self.backend.known.touch(&statement);
         if known && self.backend.pipeline.status() != TransactionStatus::Failed {
             self.write_close(
@@ -134,6 +135,7 @@ impl Translator<'_> {
         };
         self.make_known(&statement)?;
         self.backend.residue |= statement.residue();
+        self.own.listening.read(statement.text());
         let canonical = statement.name().as_bytes();
         let length = header.body_bytes - name.len() + canonical.len();
         self.backend.pipeline.to_server(frontend::BIND)?;
@@ -165,7 +167,7 @@ impl Translator<'_> {
         let Some(name) = named(body) else {
             return Ok(Step::AsIs);
         };
-        let Some(statement) = self.prepared.names.remove(name) else {
+        let Some(statement) = self.own.prepared.names.remove(name) else {
             return Ok(Step::AsIs);
         };
         let undo = Undo::Close {
@@ -195,7 +197,7 @@ impl Translator<'_> {
         if self.backend.pipeline.status() == TransactionStatus::Failed {
             return Ok(Step::AsIs);
         }
-        let Some(statement) = self.prepared.names.remove(name.as_bytes()) else {
+        let Some(statement) = self.own.prepared.names.remove(name.as_bytes()) else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
@@ -209,8 +211,8 @@ impl Translator<'_> {
 
     /// The client's statement of that name, as the pool has it now.
     fn find(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
-        let statement = self.prepared.names.find_mut(name)?;
-        if let Some(renewed) = self.statements.borrow_mut().renewed(statement) {
+        let statement = self.own.prepared.names.find_mut(name)?;
+        if let Some(renewed) = self.own.statements.borrow_mut().renewed(statement) {
             *statement = renewed;
         }
         Some(Rc::clone(statement))

@@ -21,6 +21,7 @@ mod drivers;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod listening;
 mod password;
 mod pgbench;
 mod pipelines;
