@@ -352,7 +352,7 @@ fn the_listening_backend_counts_in_the_tenants_budget() {
     let mut listener = fixture.password_client().unwrap();
     let fault = listener.query("listen a").unwrap_err();
     assert_eq!(fault.code, "53300", "{fault:?}");
-    assert_eq!(fixture.backends().len(), 1.min(fixture.backends().len()));
+    assert!(fixture.backends().len() <= 1);
     assert_eq!(fixture.password_client().unwrap().value("select 1"), "1");
 }
 
@@ -371,10 +371,9 @@ fn a_client_that_does_not_read_is_ended_and_the_others_are_not() {
     let mut listener = fixture.password_client().unwrap();
     deaf.query("listen a").unwrap();
     listener.query("listen a").unwrap();
-    let notify =
-        format!("select pg_notify('a', n || repeat('x', 7000)) from generate_series(1, 10) n");
+    let notify = "select pg_notify('a', n || repeat('x', 7000)) from generate_series(1, 10) n";
     for _ in 0..200 {
-        notifier.query(&notify).unwrap();
+        notifier.query(notify).unwrap();
         for _ in 0..10 {
             assert_eq!(heard(&mut listener).0, "a");
         }
