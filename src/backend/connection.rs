@@ -240,6 +240,20 @@ impl Connection {
         self.exchange(&out, limit).await
     }
 
+    /// Closes prepared statements. One that does not exist is no error.
+    pub async fn close_statements(
+        &mut self,
+        names: impl Iterator<Item = &str>,
+        limit: Duration,
+    ) -> Result<Reply, ExchangeError> {
+        let mut out = BytesMut::new();
+        for name in names {
+            frontend::close(b'S', name, &mut out)?;
+        }
+        frontend::sync(&mut out);
+        self.exchange(&out, limit).await
+    }
+
     async fn exchange(&mut self, request: &[u8], limit: Duration) -> Result<Reply, ExchangeError> {
         let answer = async {
             self.stream.write_all(request).await?;

@@ -96,7 +96,10 @@ impl LeakKind {
     /// Whether the client finds it again on the next backend.
     #[must_use]
     pub fn follows_client(self) -> bool {
-        matches!(self, Self::Settings | Self::Role | Self::Listen)
+        matches!(
+            self,
+            Self::Settings | Self::Role | Self::Listen | Self::PreparedStatement
+        )
     }
 }
 

@@ -7,7 +7,12 @@ use tokio::time::Instant;
 use super::{epoch::Epoch, turns::Place};
 use crate::{
     backend::{CancelTarget, Connection, Server},
-    protocol::{parameters::Settings, pipeline::Pipeline, prepared::Known, residue::Residue},
+    protocol::{
+        parameters::Settings,
+        pipeline::Pipeline,
+        prepared::{Known, SqlStatements},
+        residue::Residue,
+    },
 };
 
 /// One connection of a pool.
@@ -20,6 +25,8 @@ pub struct Backend {
     pub settings: Rc<Settings>,
     /// The prepared statements the server session has.
     pub known: Known,
+    /// The statements of SQL's own PREPARE that it has.
+    pub sql_statements: Option<Rc<SqlStatements>>,
     /// What the last client may have left behind.
     pub residue: Residue,
     pub(super) epoch: Rc<Epoch>,
@@ -108,6 +115,7 @@ impl Backend {
             pipeline: Pipeline::default(),
             settings: Rc::default(),
             known: Known::default(),
+            sql_statements: None,
             residue: Residue::empty(),
             epoch,
             retire_at,
@@ -171,6 +179,7 @@ impl Backend {
         if !self.residue.is_empty() {
             self.settings = Rc::default();
             self.known.clear();
+            self.sql_statements = None;
             self.residue = Residue::empty();
             return self.run("DISCARD ALL", limit).await;
         }

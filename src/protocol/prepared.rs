@@ -9,7 +9,11 @@
 //! client B  "q7" ─┴─▶ Statement "sluice_42" ──┴─ backend 2 does not yet: Parse goes ahead of the Bind
 //! ```
 
-use std::{collections::HashMap, fmt::Write as _, rc::Rc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    rc::Rc,
+};
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
@@ -204,6 +208,14 @@ pub struct NameLimits {
     pub bytes: usize,
 }
 
+impl NameLimits {
+    /// For what has been within its limits before.
+    pub const NONE: Self = Self {
+        count: usize::MAX,
+        bytes: usize::MAX,
+    };
+}
+
 impl Names {
     #[must_use]
     pub fn find(&self, name: &[u8]) -> Option<&Rc<Statement>> {
@@ -252,6 +264,61 @@ impl Names {
 
     pub fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_name.as_ref().is_none_or(|names| names.is_empty())
+    }
+}
+
+/// A client's statements of SQL's own PREPARE: the server's session has them by these names, so they are prepared anew
+/// on each backend that serves the client, and deallocated where it serves another. Never empty.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SqlStatements {
+    /// `PREPARE name … AS …` by name.
+    texts: BTreeMap<String, String>,
+}
+
+impl SqlStatements {
+    /// From names and texts; `None`: there are none.
+    pub fn new(
+        texts: BTreeMap<String, String>,
+        limits: NameLimits,
+    ) -> Result<Option<Rc<Self>>, TooManyStatements> {
+        let bytes: usize = texts
+            .iter()
+            .map(|(name, text)| name.len() + text.len())
+            .sum();
+        if texts.len() > limits.count || bytes > limits.bytes {
+            return Err(TooManyStatements {
+                count: limits.count,
+                bytes: limits.bytes,
+            });
+        }
+        Ok((!texts.is_empty()).then(|| Rc::new(Self { texts })))
+    }
+
+    #[must_use]
+    pub fn contains(&self, name: &[u8]) -> bool {
+        std::str::from_utf8(name).is_ok_and(|name| self.texts.contains_key(name))
+    }
+
+    /// Names and texts.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.texts
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// Whether both are the same, in the one place where they are kept.
+    #[must_use]
+    pub fn same(one: Option<&Rc<Self>>, other: Option<&Rc<Self>>) -> bool {
+        match (one, other) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Rc::ptr_eq(one, other),
+            _ => false,
+        }
     }
 }
 

@@ -82,11 +82,14 @@ pub(super) struct ListenLimits {
 }
 
 impl Listening {
-    /// Reads the text of a statement that goes to the server, if this client has anything to give up.
+    /// Whether the client listens to anything that an UNLISTEN could give up.
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.subscription.is_some()
+    }
+
+    /// Reads the text of a statement that goes to the server.
     pub(super) fn read(&mut self, text: &[u8]) {
-        if self.subscription.is_some()
-            && let Ok(text) = std::str::from_utf8(text)
-        {
+        if let Ok(text) = std::str::from_utf8(text) {
             self.sent.extend(sql::unlistened(text));
         }
     }

@@ -25,6 +25,7 @@ mod login;
 mod relay;
 mod route;
 mod session_state;
+mod sql_names;
 mod statements;
 mod tenancy;
 mod verifier;
@@ -64,7 +65,7 @@ use crate::{
     protocol::{
         message,
         parameters::Settings,
-        prepared::{NameLimits, Names},
+        prepared::{NameLimits, Names, SqlStatements},
         residue::Residue,
     },
 };
@@ -221,6 +222,7 @@ async fn admit(
         sharing: arrival.sharing,
         prepared: Prepared {
             names: Names::default(),
+            of_sql: None,
             limits,
         },
         listening: Listening::default(),
@@ -279,10 +281,12 @@ impl Session {
                 None => return Ok(None),
             },
         };
-        if Rc::ptr_eq(&checkout.backend().settings, &self.settings) {
+        let of_sql = self.prepared.of_sql.as_ref();
+        if session_state::fits(checkout.backend(), &self.settings, of_sql) {
             return Ok(Some(checkout));
         }
-        let applying = Box::pin(session_state::apply(checkout.backend(), &self.settings));
+        let applying = session_state::apply(checkout.backend(), &self.settings, of_sql);
+        let applying = Box::pin(applying);
         match unless_ended(self.handle(), applying).await {
             Ok(()) => Ok(Some(checkout)),
             Err(end @ End::Settings(_)) => {
@@ -420,6 +424,10 @@ impl Session {
             let learning = Box::pin(session_state::learn(backend, &self.initial));
             let learnt = unless_ended(handle, learning).await?;
             self.settings = learnt.settings;
+            if let Some(of_sql) = learnt.of_sql {
+                self.prepared.of_sql = SqlStatements::new(of_sql, self.prepared.limits)?;
+                backend.sql_statements.clone_from(&self.prepared.of_sql);
+            }
             self.leaks.note(&learnt.leaks, handle);
             (channels, notifications) = (learnt.channels, learnt.notifications);
         }

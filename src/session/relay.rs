@@ -397,7 +397,9 @@ impl<'a> Relay<'a> {
             if matches!(header.tag, frontend::QUERY | frontend::PARSE) {
                 let is_whole = message.len() >= header.message_bytes();
                 session_state::look_at_text(message, is_whole, &mut backend.residue);
-                if let Some(own) = own.as_mut() {
+                if let Some(own) = own.as_mut()
+                    && own.listening.is_subscribed()
+                {
                     own.listening.read(text_of(header, message));
                 }
             }

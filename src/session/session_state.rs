@@ -4,7 +4,7 @@
 //! of a statement is searched for the one function that sets without a tag. What exactly is set is then asked of
 //! the server itself, so a rolled-back SET, a SET LOCAL or a SET inside a function need no special case.
 
-use std::{borrow::Cow, rc::Rc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, rc::Rc, time::Duration};
 
 use super::{error::End, statements::Own};
 use crate::{
@@ -13,7 +13,9 @@ use crate::{
     pool::Backend,
     protocol::{
         parameters::Settings,
+        prepared::{NameLimits, SqlStatements},
         residue::{self, Residue},
+        sql,
     },
 };
 
@@ -69,6 +71,9 @@ pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, mut own: Option<&m
     if let Some(own) = &mut own {
         own.listening.tag(tag);
     }
+    let of_sql = own
+        .as_ref()
+        .is_some_and(|own| own.prepared.of_sql.is_some());
     backend.residue |= match tag {
         b"SET" | b"RESET" => Residue::SETTINGS,
         b"DISCARD ALL" | b"DEALLOCATE ALL" => {
@@ -76,8 +81,11 @@ pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, mut own: Option<&m
             if let Some(own) = own {
                 own.prepared.names.clear();
             }
-            Residue::SETTINGS
+            let mut residue = Residue::SETTINGS;
+            residue.set(Residue::PREPARED, of_sql);
+            residue
         }
+        b"DEALLOCATE" if of_sql => Residue::PREPARED,
         b"LISTEN" => Residue::LISTEN,
         b"PREPARE" => Residue::PREPARED,
         b"DECLARE CURSOR" => Residue::CURSOR,
@@ -114,6 +122,8 @@ pub(super) struct Learnt {
     pub(super) settings: Rc<Settings>,
     /// What must not reach the next client.
     pub(super) leaks: Vec<LeakKind>,
+    /// The client's statements of SQL's own PREPARE; `None`: they have not changed.
+    pub(super) of_sql: Option<BTreeMap<String, String>>,
     /// The channels that the backend listens to.
     pub(super) channels: Vec<String>,
     /// What it has reported meanwhile.
@@ -133,6 +143,7 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<L
     let mut set = Vec::new();
     let mut leaks = Vec::new();
     let mut channels = Vec::new();
+    let mut of_sql = suspected.contains(Residue::PREPARED).then(BTreeMap::new);
     for row in reply.rows {
         let Ok([Some(kind), Some(name), Some(value)]) = <[Option<String>; 3]>::try_from(row) else {
             return Err(End::Exchange(ExchangeError::Protocol));
@@ -146,6 +157,15 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<L
             Some(LeakKind::Listen) => {
                 leaks.push(LeakKind::Listen);
                 channels.push(name);
+            }
+            Some(LeakKind::PreparedStatement) => {
+                leaks.push(LeakKind::PreparedStatement);
+                match (sql::prepare_of(&value, &name), &mut of_sql) {
+                    (Some(text), Some(of_sql)) => {
+                        of_sql.insert(name, text.to_owned());
+                    }
+                    _ => backend.residue = Residue::DIRTY,
+                }
             }
             Some(kind) => leaks.push(kind),
             None => return Err(End::Exchange(ExchangeError::Protocol)),
@@ -171,6 +191,7 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<L
     Ok(Learnt {
         settings,
         leaks,
+        of_sql,
         channels,
         notifications: reply.notifications,
     })
@@ -187,16 +208,59 @@ fn questions(suspected: Residue) -> Cow<'static, str> {
     sql
 }
 
-/// Gives the backend the client's settings, if it has others; equal ones, the usual case, cost nothing.
-pub(super) async fn apply(backend: &mut Backend, settings: &Rc<Settings>) -> Result<(), End> {
-    if Rc::ptr_eq(&backend.settings, settings) || backend.settings == *settings {
-        return Ok(());
+/// Whether the backend has the client's settings and statements already: the usual case, which costs nothing.
+pub(super) fn fits(
+    backend: &Backend,
+    settings: &Rc<Settings>,
+    of_sql: Option<&Rc<SqlStatements>>,
+) -> bool {
+    Rc::ptr_eq(&backend.settings, settings)
+        && SqlStatements::same(backend.sql_statements.as_ref(), of_sql)
+}
+
+/// Gives the backend the client's settings and its statements of SQL's own PREPARE, if it has others.
+pub(super) async fn apply(
+    backend: &mut Backend,
+    settings: &Rc<Settings>,
+    of_sql: Option<&Rc<SqlStatements>>,
+) -> Result<(), End> {
+    let has_others = !SqlStatements::same(backend.sql_statements.as_ref(), of_sql);
+    if has_others && let Some(others) = backend.sql_statements.take() {
+        let names = others.iter().map(|(name, _)| name);
+        backend
+            .connection
+            .close_statements(names, LEARN_MAX)
+            .await?;
     }
     let sql = settings.statements_from(&backend.settings);
-    let reply = backend.connection.query(&sql, LEARN_MAX).await?;
-    if let Some(error) = reply.error {
-        return Err(End::Settings(error));
+    if !sql.is_empty() {
+        let reply = backend.connection.query(&sql, LEARN_MAX).await?;
+        if let Some(error) = reply.error {
+            return Err(End::Settings(error));
+        }
     }
     backend.settings = Rc::clone(settings);
+    match of_sql {
+        Some(statements) if has_others => prepare(backend, statements).await,
+        _ => Ok(()),
+    }
+}
+
+/// Prepares a client's statements anew. One that cannot be any more (its table is gone) is left out: the client is told
+/// that it does not exist, and it is tried again on the next backend.
+async fn prepare(backend: &mut Backend, statements: &Rc<SqlStatements>) -> Result<(), End> {
+    let mut prepared = BTreeMap::new();
+    for (name, text) in statements.iter() {
+        // In the extended protocol, which takes one statement and no more.
+        let reply = backend.connection.query_with(text, &[], LEARN_MAX).await?;
+        if reply.error.is_none() {
+            prepared.insert(name.to_owned(), text.to_owned());
+        }
+    }
+    backend.sql_statements = if prepared.len() == statements.iter().count() {
+        Some(Rc::clone(statements))
+    } else {
+        SqlStatements::new(prepared, NameLimits::NONE)?
+    };
     Ok(())
 }
