@@ -189,7 +189,9 @@ async fn admit(
         role: identity.role.clone(),
         principal,
     };
-    let pool = tenancy::pools(worker, &tenant).await?.pool(key, login);
+    let pool = tenancy::pools(worker, &tenant.tenant)
+        .await?
+        .pool(key, login);
     let initial = Rc::new(greet::initial_settings(
         &arrival.route.settings,
         registration.handle().grant(),
