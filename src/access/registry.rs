@@ -173,6 +173,11 @@ impl SessionHandle {
         self.superuser.load(Relaxed)
     }
 
+    #[must_use]
+    pub fn has_backend(&self) -> bool {
+        self.backend_pid.load(Relaxed) != 0
+    }
+
     /// Notes that nothing proves the end of the server process that the session has left behind.
     pub fn mark_unconfirmed(&self) {
         self.unconfirmed.store(true, Relaxed);

@@ -17,6 +17,7 @@ mod configuration;
 mod copy;
 mod denial;
 mod departures;
+mod drivers;
 mod isolation;
 mod lifecycle;
 mod limits;
