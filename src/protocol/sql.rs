@@ -50,8 +50,8 @@ pub fn after_keyword<'a>(statement: &'a str, keyword: &str) -> Option<&'a str> {
 #[must_use]
 pub fn name(text: &str) -> Option<(String, &str)> {
     if let Some(quoted) = text.strip_prefix('"') {
-        let end = quoted_end(quoted.as_bytes(), b'"');
-        let inner = quoted.get(..end.checked_sub(1)?)?;
+        let end = quoted_end(quoted.as_bytes(), b'"')?;
+        let inner = &quoted[..end - 1];
         let name = Cow::from(inner.replace("\"\"", "\""));
         return Some((cut(&name).to_owned(), &quoted[end..]));
     }
@@ -111,7 +111,7 @@ fn statement_end(bytes: &[u8]) -> usize {
         at += match byte {
             b';' => return at,
             b'\'' if is_escaped(&bytes[..at]) => 1 + escaped_end(&rest[1..]),
-            b'\'' | b'"' => 1 + quoted_end(&rest[1..], *byte),
+            b'\'' | b'"' => 1 + quoted_end(&rest[1..], *byte).unwrap_or(rest.len() - 1),
             b'$' if !bytes[..at]
                 .last()
                 .is_some_and(|b| is_name_character(char::from(*b))) =>
@@ -134,17 +134,17 @@ fn is_escaped(before: &[u8]) -> bool {
         .is_some_and(|b| is_name_character(char::from(*b)))
 }
 
-/// Bytes up to behind the closing `quote`; a doubled one is part of the content.
-fn quoted_end(bytes: &[u8], quote: u8) -> usize {
+/// Bytes up to behind the closing `quote`, a doubled one being part of the content; `None`: there is none.
+fn quoted_end(bytes: &[u8], quote: u8) -> Option<usize> {
     let mut at = 0;
     while let Some(found) = memchr::memchr(quote, &bytes[at..]) {
         at += found + 1;
         if bytes.get(at) != Some(&quote) {
-            return at;
+            return Some(at);
         }
         at += 1;
     }
-    bytes.len()
+    None
 }
 
 fn escaped_end(bytes: &[u8]) -> usize {
