@@ -430,6 +430,9 @@ fn next_from_server(bytes: &[u8]) -> Result<Option<Header>, End> {
     let Some(header) = Header::parse(bytes).map_err(|_| End::BackendMessage)? else {
         return Ok(None);
     };
+    if header.tag == tag::READY_FOR_QUERY && header.body_bytes != 1 {
+        return Err(End::BackendMessage);
+    }
     if !is_looked_at(header.tag) || bytes.len() >= header.message_bytes() {
         return Ok(Some(header));
     }
