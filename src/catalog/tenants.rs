@@ -12,7 +12,7 @@ use crate::{
         columns::now,
         people::NAME_MAX_BYTES,
         tenant_rows::{self, find, has_branches, require, tenant},
-        types::{AuditEvent, Tenant, TokenAccess},
+        types::{AuditEvent, Tenant, TimeLimit, TokenAccess},
     },
     names::TenantRef,
 };
@@ -167,6 +167,9 @@ fn check(tenant: &Tenant) -> Result<(), CatalogError> {
         if limit == Some(0) {
             return invalid(field, "must not be 0");
         }
+    }
+    if tenant.timeouts.queue == Some(TimeLimit::Off) {
+        return invalid("timeouts.queue", "cannot be off");
     }
     Ok(())
 }
