@@ -12,6 +12,7 @@ mod epoch;
 mod key;
 mod login;
 mod pools;
+mod terminating;
 mod turns;
 mod waiter;
 
@@ -27,7 +28,7 @@ use std::{
 
 use rand::Rng as _;
 use rustc_hash::FxHashMap;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 pub use self::{
     backend::{Backend, CancelBarrier, Cancels, Residue},
@@ -40,6 +41,7 @@ pub use self::{
 use self::{
     epoch::Epochs,
     pools::TenantPools as Tenant,
+    terminating::{CANCELS_MAX, Doomed},
     turns::Place,
     waiter::{Waiter, Waiting},
 };
@@ -85,6 +87,10 @@ pub struct Pool {
     open: Cell<u32>,
     connecting: Cell<usize>,
     closing: Cell<usize>,
+    /// A permit for each cancel request that a closing backend may send.
+    cancels: Semaphore,
+    doomed: RefCell<Vec<Doomed>>,
+    is_terminating: Cell<bool>,
     /// Backends of an older epoch are not handed out any more.
     epochs: Epochs,
     failure: RefCell<Option<(Instant, CheckoutError)>>,
@@ -106,6 +112,9 @@ impl Pool {
             open: Cell::new(0),
             connecting: Cell::new(0),
             closing: Cell::new(0),
+            cancels: Semaphore::new(CANCELS_MAX),
+            doomed: RefCell::default(),
+            is_terminating: Cell::new(false),
             epochs: Epochs::default(),
             failure: RefCell::default(),
             parameters: RefCell::default(),

@@ -19,6 +19,7 @@ mod copy;
 mod denial;
 mod departures;
 mod hostile_server;
+mod drivers;
 mod isolation;
 mod lifecycle;
 mod limits;
