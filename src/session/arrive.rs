@@ -181,12 +181,13 @@ async fn forward(worker: &Worker, request: &CancelRequest) -> CancelOutcome {
     } = &*worker.process;
     let address = Process::limited_address(request.peer.ip());
     let limit = config.load().limits.wrong_cancel_keys_per_address;
-    if guesses.are_too_many(address, limit) {
+    let now = worker.now();
+    if guesses.are_too_many(address, limit, now) {
         tracing::debug!(peer = %request.peer, "cancel request from an address that has shown too many wrong keys");
         return CancelOutcome::Throttled;
     }
     let Some((session, home)) = cancel_keys.find(&request.key) else {
-        guesses.count(address);
+        guesses.count(address, now);
         tracing::info!(peer = %request.peer, "cancel request with an unknown key");
         return CancelOutcome::UnknownKey;
     };

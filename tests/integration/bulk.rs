@@ -7,7 +7,7 @@ use postgres_protocol::{IsNull, message::frontend};
 use serde_json::Value;
 
 use crate::support::{
-    Client, Fixture, Reply, eventually, login::Login, sluice::Settings, until, wire::SocketOptions,
+    Client, Fixture, Reply, login::Login, sluice::Settings, until, wire::SocketOptions,
 };
 
 /// Enough to show in the memory of whoever keeps it.
