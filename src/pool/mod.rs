@@ -12,6 +12,7 @@ mod epoch;
 mod key;
 mod login;
 mod pools;
+mod reclaim;
 mod terminating;
 mod turns;
 mod waiter;
@@ -37,6 +38,7 @@ pub use self::{
     key::{PoolKey, Principal},
     login::Login,
     pools::{Pools, Sizes, TenantPools},
+    reclaim::{Half, Remains},
 };
 use self::{
     epoch::Epochs,
@@ -56,9 +58,6 @@ use crate::{
 ///
 /// Under load backends are never idle for that long, so the hot path is free of the extra system call.
 const PEEK_AFTER: Duration = Duration::from_millis(5);
-
-/// How long a backend may take to become clean after its client has left.
-const CLEANSE_MAX: Duration = Duration::from_secs(5);
 
 /// How many greetings a pool remembers; a client with other settings costs one look at a backend.
 const GREETINGS_MAX: usize = 256;
@@ -275,9 +274,10 @@ impl Pool {
         }
         let pool = Rc::clone(self);
         let transit = backend.epoch.transit();
+        let limit = self.tenant.shared.settings.cleanup;
         self.tenant.shared.tasks.spawn_local(async move {
             let statements_max = pool.statements_per_backend();
-            if backend.cleanse(statements_max, CLEANSE_MAX).await {
+            if backend.cleanse(statements_max, limit).await {
                 pool.take_back(backend);
             } else {
                 pool.discard(backend);

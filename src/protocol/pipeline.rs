@@ -99,6 +99,18 @@ pub enum PipelineError {
     Unasked(u8),
 }
 
+/// What the server waits for before it can end what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    Nothing,
+    /// More rows of a COPY FROM STDIN, or the end of them.
+    CopyData,
+    /// The end of a batch.
+    Sync,
+    /// The same, and it skips everything else.
+    SyncAfterError,
+}
+
 /// A client message that cannot be sent to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid frontend message type {0}")]
@@ -154,6 +166,16 @@ impl Pipeline {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         !self.owed.is_empty() || self.copy != Copy::No
+    }
+
+    #[must_use]
+    pub fn awaited(&self) -> Awaited {
+        match (self.copy, self.batch) {
+            (Copy::In, _) => Awaited::CopyData,
+            (Copy::No | Copy::Both, Batch::Open) => Awaited::Sync,
+            (Copy::No | Copy::Both, Batch::Skipping) => Awaited::SyncAfterError,
+            (Copy::No | Copy::Both, Batch::Closed) => Awaited::Nothing,
+        }
     }
 
     /// A message of type `tag` goes to the server, and its answer to the client.
