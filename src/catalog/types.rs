@@ -47,6 +47,7 @@ pub struct Tenant {
     pub backend_budget: Option<u32>,
     /// Clients of the tenant at once; `None`: the configured default.
     pub max_clients: Option<u32>,
+    #[serde(default)]
     pub timeouts: TenantTimeouts,
     pub client_tls: ClientTls,
     pub token_access: TokenAccess,

@@ -141,6 +141,7 @@ impl End {
             self,
             Self::Terminated
                 | Self::ClientLost
+                | Self::WriteStall
                 | Self::ClientMessage(_)
                 | Self::ClientLength
                 | Self::TooManyStatements(_)

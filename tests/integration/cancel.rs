@@ -69,7 +69,7 @@ fn a_client_waiting_for_a_backend_is_taken_out_of_the_queue() {
 fn a_wrong_key_cancels_nothing_and_is_not_answered() {
     let fixture = Fixture::start();
     let mut client = fixture.password_client().unwrap();
-    client.start("select pg_sleep(0.5)");
+    client.start("select pg_sleep(2)");
     fixture.running("pg_sleep");
     let (pid, secret) = client.cancel_key.clone().unwrap();
     let mut wrong = secret.to_vec();
@@ -86,7 +86,7 @@ fn the_keys_that_clients_hold_are_not_the_servers() {
     let mut second = fixture.password_client().unwrap();
     assert_ne!(first.cancel_key, second.cancel_key);
     // Of two clients that share a backend, only the one whose key it is can cancel.
-    second.start("select pg_sleep(0.5)");
+    second.start("select pg_sleep(2)");
     fixture.running("pg_sleep");
     cancel(fixture.sluice.port, first.cancel_key.as_ref().unwrap());
     assert!(second.answer().is_ok());
