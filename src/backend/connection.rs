@@ -188,8 +188,9 @@ impl Connection {
         self.parameters = parameters;
     }
 
-    /// Whether the server has said more than has been read.
-    pub(super) fn has_more(&self) -> bool {
+    /// Whether the server has said more than has been read. After an exchange it can only be a notification.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
         !self.buffer.is_empty()
     }
 
@@ -298,7 +299,12 @@ impl Connection {
                     .notifications
                     .push(Notification::new(&message.body).ok_or(ExchangeError::Protocol)?),
                 tag::READY_FOR_QUERY => {
-                    let status = read_status(&message.body).filter(|_| !self.has_more());
+                    // Only a notification may come unasked: the next exchange reads it.
+                    let is_over = self
+                        .buffer
+                        .first()
+                        .is_none_or(|next| *next == tag::NOTIFICATION_RESPONSE);
+                    let status = read_status(&message.body).filter(|_| is_over);
                     reply.status = status.ok_or(ExchangeError::Protocol)?;
                     return Ok(reply);
                 }
@@ -308,7 +314,6 @@ impl Connection {
                 | tag::EMPTY_QUERY_RESPONSE
                 | tag::NO_DATA
                 | tag::NOTICE_RESPONSE
-                | tag::NOTIFICATION_RESPONSE
                 | tag::PARSE_COMPLETE
                 | tag::ROW_DESCRIPTION => {}
                 _ => return Err(ExchangeError::Protocol),
@@ -318,6 +323,7 @@ impl Connection {
 
     /// The next message on a connection that only listens; `None`: it was no notification. Cancel-safe.
     pub async fn hear(&mut self) -> Result<Option<Notification>, ExchangeError> {
+        self.allowance = EXCHANGE_MAX_BYTES;
         let message = self.receive().await?;
         match message.tag {
             tag::NOTIFICATION_RESPONSE => Notification::new(&message.body)

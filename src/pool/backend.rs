@@ -193,6 +193,7 @@ impl Backend {
     pub(super) async fn run(&mut self, sql: &str, limit: Duration) -> bool {
         let reply = self.connection.query(sql, limit).await;
         reply.is_ok_and(|reply| reply.error.is_none() && reply.status == b'I')
+            && !self.connection.has_more()
     }
 }
 

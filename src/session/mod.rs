@@ -451,6 +451,9 @@ impl Session {
                     .settle(backend, channels, notifications, &subscriber, out);
             unless_ended(handle, Box::pin(settling)).await?;
         }
+        if backend.connection.has_more() {
+            backend.residue |= Residue::DIRTY;
+        }
         if held == Held::Ready {
             out.put(READY);
         }

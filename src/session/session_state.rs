@@ -240,10 +240,14 @@ pub(super) async fn apply(
         }
     }
     backend.settings = Rc::clone(settings);
-    match of_sql {
-        Some(statements) if has_others => prepare(backend, statements).await,
-        _ => Ok(()),
+    if has_others && let Some(statements) = of_sql {
+        prepare(backend, statements).await?;
     }
+    if backend.connection.has_more() {
+        // It listens on account of somebody before, and the relay would not see what has been read already.
+        return Err(End::Exchange(ExchangeError::Protocol));
+    }
+    Ok(())
 }
 
 /// Prepares a client's statements anew. One that cannot be any more (its table is gone) is left out: the client is told
