@@ -21,8 +21,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tokio_util::sync::CancellationToken;
 
 pub use handles::{
-    CancelOutcome, ConnectOutcome, GaugeGuard, LoginOutcome, Method, TenantMetrics, Traffic,
-    cancel_request, leak, revoked, session_ended,
+    CancelOutcome, ConnectOutcome, GaugeGuard, LeakKind, LoginOutcome, Method, TenantMetrics,
+    Traffic, cancel_request, leak, revoked, session_ended,
 };
 
 /// One metric as Prometheus is told of it.
@@ -80,7 +80,7 @@ metrics! {
     CANCEL_REQUESTS: Counter "sluice_cancel_requests_total" in Count,
         "Cancel requests by outcome.";
     LEAKS: Counter "sluice_leaks_total" in Count,
-        "Session state that transaction pooling kept from the next client, by kind.";
+        "Clients whose session state had to be kept from the next client, by kind of state.";
 }
 
 /// Upper bounds of the histograms, in seconds: from a hand-over between two clients to the usual queue timeout.
@@ -170,7 +170,7 @@ mod tests {
             session_ended("client_closed");
             revoked(2, Duration::from_millis(7));
             cancel_request(CancelOutcome::Forwarded);
-            leak("listen");
+            leak(LeakKind::Listen);
         });
         for metric in ALL {
             let help = format!("# HELP {} {}\n", metric.name, metric.help);

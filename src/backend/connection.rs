@@ -5,7 +5,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use postgres_protocol::{IsNull, message::frontend};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -93,11 +93,47 @@ impl ParameterStatuses {
     }
 }
 
+/// A whole NotificationResponse. Cloned for everybody who listens, its bytes are shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    pub message: Bytes,
+    channel_end: usize,
+}
+
+impl Notification {
+    /// Where the channel starts: behind the header and the notifying server process's id.
+    const CHANNEL_START: usize = HEADER_BYTES + 4;
+
+    /// Reads the body of a NotificationResponse; `None`: it is malformed.
+    #[must_use]
+    pub fn new(body: &[u8]) -> Option<Self> {
+        let channel = body.get(4..)?;
+        let length = memchr::memchr(0, channel)?;
+        std::str::from_utf8(&channel[..length]).ok()?;
+        let mut message = BytesMut::with_capacity(HEADER_BYTES + body.len());
+        message.put_u8(tag::NOTIFICATION_RESPONSE);
+        message.put_i32(i32::try_from(body.len() + 4).ok()?);
+        message.put_slice(body);
+        Some(Self {
+            message: message.freeze(),
+            channel_end: Self::CHANNEL_START + length,
+        })
+    }
+
+    #[must_use]
+    pub fn channel(&self) -> &str {
+        let channel = &self.message[Self::CHANNEL_START..self.channel_end];
+        std::str::from_utf8(channel).unwrap_or_default()
+    }
+}
+
 /// What came of one exchange with the server.
 #[derive(Debug, Default)]
 pub struct Reply {
     pub rows: Vec<Vec<Option<String>>>,
     pub error: Option<Box<ErrorResponse>>,
+    /// What was notified meanwhile.
+    pub notifications: Vec<Notification>,
     /// The byte of the ReadyForQuery that ended it.
     pub status: u8,
 }
@@ -152,8 +188,9 @@ impl Connection {
         self.parameters = parameters;
     }
 
-    /// Whether the server has said more than has been read.
-    pub(super) fn has_more(&self) -> bool {
+    /// Whether the server has said more than has been read. After an exchange it can only be a notification.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
         !self.buffer.is_empty()
     }
 
@@ -216,6 +253,20 @@ impl Connection {
         self.exchange(&out, limit).await
     }
 
+    /// Closes prepared statements. One that does not exist is no error.
+    pub async fn close_statements(
+        &mut self,
+        names: impl Iterator<Item = &str>,
+        limit: Duration,
+    ) -> Result<Reply, ExchangeError> {
+        let mut out = BytesMut::new();
+        for name in names {
+            frontend::close(b'S', name, &mut out)?;
+        }
+        frontend::sync(&mut out);
+        self.exchange(&out, limit).await
+    }
+
     async fn exchange(&mut self, request: &[u8], limit: Duration) -> Result<Reply, ExchangeError> {
         self.allowance = EXCHANGE_MAX_BYTES;
         let answer = async {
@@ -244,8 +295,16 @@ impl Connection {
                     .parameters
                     .update(&message.body)
                     .ok_or(ExchangeError::Protocol)?,
+                tag::NOTIFICATION_RESPONSE => reply
+                    .notifications
+                    .push(Notification::new(&message.body).ok_or(ExchangeError::Protocol)?),
                 tag::READY_FOR_QUERY => {
-                    let status = read_status(&message.body).filter(|_| !self.has_more());
+                    // Only a notification may come unasked: the next exchange reads it.
+                    let is_over = self
+                        .buffer
+                        .first()
+                        .is_none_or(|next| *next == tag::NOTIFICATION_RESPONSE);
+                    let status = read_status(&message.body).filter(|_| is_over);
                     reply.status = status.ok_or(ExchangeError::Protocol)?;
                     return Ok(reply);
                 }
@@ -255,11 +314,23 @@ impl Connection {
                 | tag::EMPTY_QUERY_RESPONSE
                 | tag::NO_DATA
                 | tag::NOTICE_RESPONSE
-                | tag::NOTIFICATION_RESPONSE
                 | tag::PARSE_COMPLETE
                 | tag::ROW_DESCRIPTION => {}
                 _ => return Err(ExchangeError::Protocol),
             }
+        }
+    }
+
+    /// The next message on a connection that only listens; `None`: it was no notification. Cancel-safe.
+    pub async fn hear(&mut self) -> Result<Option<Notification>, ExchangeError> {
+        self.allowance = EXCHANGE_MAX_BYTES;
+        let message = self.receive().await?;
+        match message.tag {
+            tag::NOTIFICATION_RESPONSE => Notification::new(&message.body)
+                .map(Some)
+                .ok_or(ExchangeError::Protocol),
+            tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => Ok(None),
+            _ => Err(ExchangeError::Protocol),
         }
     }
 
@@ -338,6 +409,16 @@ mod tests {
         }
         assert_eq!(read_row(b"\0\x01\xff\xff\xff\x00"), None);
         assert_eq!(read_row(b"\0\x01\0\0\0\x01ab"), None);
+    }
+
+    #[test]
+    fn a_notification_is_kept_as_it_came() {
+        let body = b"\0\0\0\x07jobs\0payload\0";
+        let notification = Notification::new(body).unwrap();
+        assert_eq!(notification.channel(), "jobs");
+        assert_eq!(notification.message[..5], *b"A\0\0\0\x15");
+        assert_eq!(notification.message[5..], *body);
+        assert_eq!(Notification::new(b"\0\0\0\x07jobs"), None);
     }
 
     #[test]

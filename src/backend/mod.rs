@@ -12,7 +12,7 @@ pub use self::{
     cancel::CancelTarget,
     close::{Parting, close},
     connect::{ConnectError, Credentials},
-    connection::{Connection, ExchangeError, ParameterStatuses, Reply},
+    connection::{Connection, ExchangeError, Notification, ParameterStatuses, Reply},
     terminate::{TerminateError, Terminator},
 };
 use crate::{

@@ -45,6 +45,8 @@ const STATEMENTS_PER_BACKEND: usize = 500;
 const STATEMENTS_PER_POOL: usize = 5_000;
 const STATEMENTS_PER_CLIENT: usize = 5_000;
 const CLIENT_STATEMENTS_MAX_BYTES: usize = 16 * 1024 * 1024;
+const CHANNELS_PER_CLIENT: usize = 1_000;
+const CLIENT_NOTIFICATIONS_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 const MIN_SERVER_VERSION: u32 = 17;
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(5 * 60);
@@ -160,6 +162,10 @@ fn pool(file: &file::Pool) -> Pool {
         client_statements_max_bytes: file
             .client_statements_max_bytes
             .unwrap_or(CLIENT_STATEMENTS_MAX_BYTES),
+        channels_per_client: file.channels_per_client.unwrap_or(CHANNELS_PER_CLIENT),
+        client_notifications_max_bytes: file
+            .client_notifications_max_bytes
+            .unwrap_or(CLIENT_NOTIFICATIONS_MAX_BYTES),
     }
 }
 

@@ -75,6 +75,8 @@ sections! {
         statements_per_pool: usize,
         statements_per_client: usize,
         client_statements_max_bytes: usize,
+        channels_per_client: usize,
+        client_notifications_max_bytes: usize,
     }
     token_access: TokenAccess {
         min_server_version: u32,

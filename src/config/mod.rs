@@ -188,6 +188,10 @@ pub struct Pool {
     pub statements_per_client: usize,
     /// Bytes of the texts and names of one client's prepared statements.
     pub client_statements_max_bytes: usize,
+    /// Channels that one client may listen to.
+    pub channels_per_client: usize,
+    /// Notifications that one client may leave unread.
+    pub client_notifications_max_bytes: usize,
 }
 
 /// Logins with a personal access token.

@@ -74,6 +74,35 @@ label!(
     }
 );
 
+label!(
+    /// What of a client's session was kept from the next client.
+    LeakKind {
+        Settings: "settings",
+        Role: "role",
+        TemporaryTable: "temp_table",
+        HoldCursor: "hold_cursor",
+        AdvisoryLock: "advisory_lock",
+        Listen: "listen",
+        PreparedStatement: "prepared_statement",
+    }
+);
+
+impl LeakKind {
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
+    /// Whether the client finds it again on the next backend.
+    #[must_use]
+    pub fn follows_client(self) -> bool {
+        matches!(
+            self,
+            Self::Settings | Self::Role | Self::Listen | Self::PreparedStatement
+        )
+    }
+}
+
 /// The metrics of one tenant.
 #[derive(Clone)]
 pub struct TenantMetrics {
@@ -207,6 +236,9 @@ pub(super) fn start_at_zero() {
     for outcome in CancelOutcome::ALL {
         counter!(CANCEL_REQUESTS, "outcome" => outcome.as_str()).increment(0);
     }
+    for kind in LeakKind::ALL {
+        counter!(LEAKS, "kind" => kind.as_str()).increment(0);
+    }
     counter!(REVOCATIONS).increment(0);
 }
 
@@ -214,9 +246,9 @@ pub fn cancel_request(outcome: CancelOutcome) {
     counter!(CANCEL_REQUESTS, "outcome" => outcome.as_str()).increment(1);
 }
 
-/// Session state was kept from the next client; `kind` is a word of the table of leaks.
-pub fn leak(kind: &'static str) {
-    counter!(LEAKS, "kind" => kind).increment(1);
+/// Session state was kept from the next client.
+pub fn leak(kind: LeakKind) {
+    counter!(LEAKS, "kind" => kind.as_str()).increment(1);
 }
 
 #[cfg(test)]

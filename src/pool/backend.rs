@@ -7,7 +7,12 @@ use tokio::time::Instant;
 use super::{epoch::Epoch, turns::Place};
 use crate::{
     backend::{CancelTarget, Connection, Server},
-    protocol::{parameters::Settings, pipeline::Pipeline, prepared::Known},
+    protocol::{
+        parameters::Settings,
+        pipeline::Pipeline,
+        prepared::{Known, SqlStatements},
+        residue::Residue,
+    },
 };
 
 /// One connection of a pool.
@@ -20,7 +25,9 @@ pub struct Backend {
     pub settings: Rc<Settings>,
     /// The prepared statements the server session has.
     pub known: Known,
-    /// What the last client left behind beside settings.
+    /// The statements of SQL's own PREPARE that it has.
+    pub sql_statements: Option<Rc<SqlStatements>>,
+    /// What the last client may have left behind.
     pub residue: Residue,
     pub(super) epoch: Rc<Epoch>,
     pub(super) retire_at: Instant,
@@ -28,16 +35,6 @@ pub struct Backend {
     cancels: Rc<Cancels>,
     /// Given back when the connection is closed.
     pub(super) place: Place,
-}
-
-/// Session state that must not reach another client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Residue {
-    None,
-    /// Settings have changed in a way that we have to ask the server about.
-    Settings,
-    /// Something that only a reset takes away: prepared statements, LISTEN, cursors.
-    State,
 }
 
 /// Cancel requests aimed at a backend. While one is on its way the backend is not handed out: it would hit whoever
@@ -118,7 +115,8 @@ impl Backend {
             pipeline: Pipeline::default(),
             settings: Rc::default(),
             known: Known::default(),
-            residue: Residue::None,
+            sql_statements: None,
+            residue: Residue::empty(),
             epoch,
             retire_at,
             idle_since: Instant::now(),
@@ -151,7 +149,7 @@ impl Backend {
     /// Whether it can be handed to another client at once.
     pub(super) fn is_clean(&self, statements_max: usize) -> bool {
         self.pipeline.is_releasable()
-            && self.residue == Residue::None
+            && self.residue.is_empty()
             && self.known.len() <= statements_max
             && self.cancels.is_clear()
     }
@@ -178,10 +176,11 @@ impl Backend {
         if !self.absorb_cancels(limit).await {
             return false;
         }
-        if self.residue != Residue::None {
+        if !self.residue.is_empty() {
             self.settings = Rc::default();
             self.known.clear();
-            self.residue = Residue::None;
+            self.sql_statements = None;
+            self.residue = Residue::empty();
             return self.run("DISCARD ALL", limit).await;
         }
         match self.known.shrink(statements_max) {
@@ -194,6 +193,7 @@ impl Backend {
     pub(super) async fn run(&mut self, sql: &str, limit: Duration) -> bool {
         let reply = self.connection.query(sql, limit).await;
         reply.is_ok_and(|reply| reply.error.is_none() && reply.status == b'I')
+            && !self.connection.has_more()
     }
 }
 

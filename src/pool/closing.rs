@@ -114,7 +114,9 @@ impl Pool {
         for backend in idle {
             self.discard(backend);
         }
-        (count, self.epochs.advance())
+        let quiet = self.epochs.advance();
+        self.subscriptions.retire();
+        (count, quiet)
     }
 
     /// Closes the backend that has been idle longest; `false`: none is idle.

@@ -13,6 +13,7 @@ mod key;
 mod login;
 mod pools;
 mod reclaim;
+mod subscriptions;
 mod terminating;
 mod turns;
 mod waiter;
@@ -32,17 +33,19 @@ use rustc_hash::FxHashMap;
 use tokio::{sync::Semaphore, time::Instant};
 
 pub use self::{
-    backend::{Backend, CancelBarrier, Cancels, Residue},
+    backend::{Backend, CancelBarrier, Cancels},
     budget::OverallBudget,
     checkout::Checkout,
     key::{PoolKey, Principal},
     login::Login,
     pools::{Pools, Sizes, TenantPools},
     reclaim::{Half, Remains},
+    subscriptions::{Subscription, SubscriptionError},
 };
 use self::{
     epoch::Epochs,
     pools::TenantPools as Tenant,
+    subscriptions::Subscriptions,
     terminating::{CANCELS_MAX, Doomed},
     turns::Place,
     waiter::{Waiter, Waiting},
@@ -96,6 +99,7 @@ pub struct Pool {
     parameters: RefCell<Option<Rc<ParameterStatuses>>>,
     greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
     statements: RefCell<Statements>,
+    subscriptions: Subscriptions,
 }
 
 impl Pool {
@@ -118,6 +122,7 @@ impl Pool {
             failure: RefCell::default(),
             parameters: RefCell::default(),
             greetings: RefCell::default(),
+            subscriptions: Subscriptions::default(),
         }
     }
 

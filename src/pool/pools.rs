@@ -16,7 +16,7 @@ use std::{
 };
 
 use rustc_hash::FxHashMap;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -72,6 +72,8 @@ pub struct TenantPools {
     /// Backends and waiters of the pools under the budget.
     pub(super) open: Cell<u32>,
     pub(super) waiting: Cell<usize>,
+    /// A backend's place has come free.
+    pub(super) freed: Notify,
     /// For an idle backend of somebody else's, while the overall budget is spent.
     pub(super) request: Request,
     pub(super) pools: RefCell<FxHashMap<PoolKey, Rc<Pool>>>,
@@ -127,6 +129,7 @@ impl Pools {
             metrics: TenantMetrics::new(name),
             open: Cell::new(0),
             waiting: Cell::new(0),
+            freed: Notify::new(),
             request: Request::default(),
             pools: RefCell::default(),
         });
@@ -179,6 +182,7 @@ impl Pools {
         for tenant in self.tenants.borrow().values() {
             // Waiters held up by the overall budget have nobody else to wake them.
             tenant.serve_longest_waiter();
+            tenant.freed.notify_waiters();
             tenant.pools.borrow_mut().retain(|_, pool| pool.is_in_use());
         }
         self.tenants

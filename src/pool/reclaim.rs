@@ -21,12 +21,13 @@ use std::{
 
 use tokio::time::{Instant, interval_at, timeout};
 
-use super::{Backend, Pool, Residue};
+use super::{Backend, Pool};
 use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     protocol::{
         frame::{HEADER_BYTES, Header, backend as tag, frontend},
         pipeline::{Awaited, Pipeline},
+        residue::Residue,
     },
 };
 
@@ -98,7 +99,7 @@ impl Pool {
             return false;
         }
         backend.pipeline = Pipeline::default();
-        backend.residue = Residue::State;
+        backend.residue = Residue::DIRTY;
         backend.cleanse(self.statements_per_backend(), limit).await
     }
 

@@ -53,6 +53,8 @@ impl World {
             statements_per_pool: 10,
             statements_per_client: 10,
             client_statements_max_bytes: 1000,
+            channels_per_client: 10,
+            client_notifications_max_bytes: 1000,
         };
         Self {
             pools: Pools::new(settings, OverallBudget::new(overall), 17),

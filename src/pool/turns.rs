@@ -12,6 +12,7 @@ use crate::metrics::GaugeGuard;
 /// One backend's place in its pool and in the budgets, given back by dropping it.
 pub(super) struct Place {
     pool: Rc<Pool>,
+    within: Within,
     /// Always there until the place is dropped.
     share: Option<Share>,
     _gauge: GaugeGuard,
@@ -21,13 +22,25 @@ impl Drop for Place {
     fn drop(&mut self) {
         // All of it is free before somebody else is served with it.
         self.share.take();
-        self.pool.open.set(self.pool.open.get() - 1);
+        if self.within == Within::Size {
+            self.pool.open.set(self.pool.open.get() - 1);
+        }
         let tenant = &self.pool.tenant;
         if self.pool.is_budgeted() {
             tenant.open.set(tenant.open.get() - 1);
         }
         tenant.serve_longest_waiter();
+        tenant.freed.notify_waiters();
     }
+}
+
+/// What a backend counts against, beside the budgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Within {
+    /// The size of its pool.
+    Size,
+    /// Nothing: it serves no client of its own.
+    Budget,
 }
 
 /// Which budget keeps a pool from growing.
@@ -54,14 +67,49 @@ impl TenantPools {
             return None;
         };
         pool.open.set(pool.open.get() + 1);
+        Some(self.occupy(pool, Within::Size, share))
+    }
+
+    /// A place for a backend that does not count against the size of `pool`, only against the budgets. Waits for it.
+    pub(super) async fn place_beside(&self, pool: &Rc<Pool>) -> Place {
+        loop {
+            let freed = self.freed.notified();
+            if self.open.get() < self.sizes().budget {
+                if let Some(share) = self.shared.overall.take() {
+                    return self.occupy(pool, Within::Budget, share);
+                }
+                self.shared.overall.ask(&self.request);
+            }
+            self.give_up_oldest_idle();
+            freed.await;
+        }
+    }
+
+    fn occupy(&self, pool: &Rc<Pool>, within: Within, share: Share) -> Place {
         if pool.is_budgeted() {
             self.open.set(self.open.get() + 1);
         }
-        Some(Place {
+        Place {
             pool: Rc::clone(pool),
+            within,
             share: Some(share),
             _gauge: self.metrics.backend(),
-        })
+        }
+    }
+
+    /// Closes the backend under the budget that has been idle longest, unless one is being closed already.
+    fn give_up_oldest_idle(&self) {
+        let pools = self.pools.borrow();
+        let budgeted = || pools.values().filter(|pool| pool.is_budgeted());
+        if budgeted().any(|pool| pool.closing.get() > 0) {
+            return;
+        }
+        let idle = budgeted().filter_map(|pool| Some((pool.oldest_idle()?, Rc::clone(pool))));
+        let oldest = idle.min_by_key(|(since, _)| *since);
+        drop(pools);
+        if let Some((_, pool)) = oldest {
+            pool.give_up_idle();
+        }
     }
 
     /// Closes the backend that has been idle longest in another pool that draws on the spent budget. Its place is

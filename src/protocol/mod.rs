@@ -1,6 +1,5 @@
 //! PostgreSQL wire protocol as values: no socket, no clock, no tokio.
 
-pub mod effect;
 pub mod error;
 pub mod frame;
 pub mod message;
@@ -8,5 +7,7 @@ pub mod options;
 pub mod parameters;
 pub mod pipeline;
 pub mod prepared;
+pub mod residue;
 pub mod scram;
+pub mod sql;
 pub mod startup;

@@ -204,7 +204,7 @@ impl Pipeline {
             frontend::EXECUTE => extended(Request::Execute),
             frontend::CLOSE => extended(Request::Close),
             frontend::QUERY | frontend::FUNCTION_CALL => self.request_whole(),
-            frontend::SYNC => self.request_sync(),
+            frontend::SYNC => self.request_sync(answer),
             frontend::COPY_DONE | frontend::COPY_FAIL => self.end_copy(),
             frontend::COPY_DATA | frontend::FLUSH => {}
             other => return Err(InvalidMessage(other)),
@@ -222,7 +222,7 @@ impl Pipeline {
             backend::PARSE_COMPLETE => return Ok(self.answered(Request::Parse)),
             backend::BIND_COMPLETE => return Ok(self.answered(Request::Bind)),
             backend::CLOSE_COMPLETE => return Ok(self.answered(Request::Close)),
-            backend::READY_FOR_QUERY => self.ready(first)?,
+            backend::READY_FOR_QUERY => return self.ready(first),
             backend::ERROR_RESPONSE => self.error(),
             backend::ROW_DESCRIPTION | backend::NO_DATA => {
                 self.answered(Request::Describe);
@@ -283,12 +283,16 @@ impl Pipeline {
         }
     }
 
-    fn request_sync(&mut self) {
+    fn request_sync(&mut self, answer: Answer) {
         if self.copy == Copy::In {
             return;
         }
         self.batch = Batch::Closed;
-        self.owe(Request::Sync);
+        self.owed.push_back(Due {
+            request: Request::Sync,
+            answer,
+            undo: None,
+        });
     }
 
     fn end_copy(&mut self) {
@@ -352,20 +356,20 @@ impl Pipeline {
         }
     }
 
-    fn ready(&mut self, status: Option<u8>) -> Result<(), PipelineError> {
+    fn ready(&mut self, status: Option<u8>) -> Result<Answer, PipelineError> {
         self.status = status
             .and_then(TransactionStatus::from_byte)
             .ok_or(PipelineError::UnknownStatus)?;
         self.copy = Copy::No;
         self.drop_stray_copy_ends();
-        match self.owed.pop_front().map(|due| due.request) {
-            Some(request @ (Request::Query | Request::Sync)) => {
+        match self.owed.pop_front().map(|due| (due.request, due.answer)) {
+            Some((request @ (Request::Query | Request::Sync), answer)) => {
                 self.drop_stray_copy_ends();
                 if request == Request::Query && self.owed.is_empty() {
                     // A simple query ends whatever batch was open before it.
                     self.batch = Batch::Closed;
                 }
-                Ok(())
+                Ok(answer)
             }
             _ => Err(PipelineError::UnexpectedReady),
         }

@@ -9,11 +9,15 @@
 //! client B  "q7" ─┴─▶ Statement "sluice_42" ──┴─ backend 2 does not yet: Parse goes ahead of the Bind
 //! ```
 
-use std::{collections::HashMap, fmt::Write as _, rc::Rc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    rc::Rc,
+};
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use super::effect::{self, Effect};
+use super::residue::{self, Residue};
 
 /// What canonical names begin with.
 pub const PREFIX: &str = "sluice_";
@@ -28,20 +32,28 @@ pub struct Statement {
     name: String,
     /// The body of a Parse behind its name: text, zero byte, parameter types.
     body: Box<[u8]>,
-    effect: Effect,
+    residue: Residue,
 }
 
 impl Statement {
     /// What it may leave behind in the session that runs it.
     #[must_use]
-    pub fn effect(&self) -> Effect {
-        self.effect
+    pub fn residue(&self) -> Residue {
+        self.residue
     }
 
     /// The name that backends know it by.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        self.body
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap_or_default()
     }
 
     /// The body of a Parse behind the name.
@@ -56,6 +68,8 @@ impl Statement {
 pub struct Statements {
     by_body: HashMap<Box<[u8]>, Rc<Statement>, FxBuildHasher>,
     next_id: u64,
+    /// What was interned before this one may have plans that no longer fit.
+    fresh_from: u64,
     max: usize,
 }
 
@@ -66,8 +80,21 @@ impl Statements {
         Self {
             by_body: HashMap::default(),
             next_id: 1,
+            fresh_from: 1,
             max,
         }
+    }
+
+    /// Has every statement prepared anew, under another name, when it is used next: after a change of a table, a plan
+    /// that was made before may not be used any more, on no backend.
+    pub fn renew(&mut self) {
+        self.by_body.clear();
+        self.fresh_from = self.next_id;
+    }
+
+    /// What `statement` has been renewed to; `None`: it has not been.
+    pub fn renewed(&mut self, statement: &Statement) -> Option<Rc<Statement>> {
+        (statement.id < self.fresh_from).then(|| self.intern(&statement.body))
     }
 
     /// The statement whose Parse has `body` behind its name.
@@ -85,7 +112,7 @@ impl Statements {
             id,
             name: format!("{PREFIX}{id}"),
             body: body.into(),
-            effect: effect::of_text(body),
+            residue: residue::of_text(body),
         });
         self.by_body.insert(body.into(), Rc::clone(&statement));
         statement
@@ -181,10 +208,23 @@ pub struct NameLimits {
     pub bytes: usize,
 }
 
+impl NameLimits {
+    /// For what has been within its limits before.
+    pub const NONE: Self = Self {
+        count: usize::MAX,
+        bytes: usize::MAX,
+    };
+}
+
 impl Names {
     #[must_use]
     pub fn find(&self, name: &[u8]) -> Option<&Rc<Statement>> {
         self.by_name.as_ref()?.get(name)
+    }
+
+    #[must_use]
+    pub fn find_mut(&mut self, name: &[u8]) -> Option<&mut Rc<Statement>> {
+        self.by_name.as_mut()?.get_mut(name)
     }
 
     pub fn insert(
@@ -224,6 +264,61 @@ impl Names {
 
     pub fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_name.as_ref().is_none_or(|names| names.is_empty())
+    }
+}
+
+/// A client's statements of SQL's own PREPARE: the server's session has them by these names, so they are prepared anew
+/// on each backend that serves the client, and deallocated where it serves another. Never empty.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SqlStatements {
+    /// `PREPARE name … AS …` by name.
+    texts: BTreeMap<String, String>,
+}
+
+impl SqlStatements {
+    /// From names and texts; `None`: there are none.
+    pub fn new(
+        texts: BTreeMap<String, String>,
+        limits: NameLimits,
+    ) -> Result<Option<Rc<Self>>, TooManyStatements> {
+        let bytes: usize = texts
+            .iter()
+            .map(|(name, text)| name.len() + text.len())
+            .sum();
+        if texts.len() > limits.count || bytes > limits.bytes {
+            return Err(TooManyStatements {
+                count: limits.count,
+                bytes: limits.bytes,
+            });
+        }
+        Ok((!texts.is_empty()).then(|| Rc::new(Self { texts })))
+    }
+
+    #[must_use]
+    pub fn contains(&self, name: &[u8]) -> bool {
+        std::str::from_utf8(name).is_ok_and(|name| self.texts.contains_key(name))
+    }
+
+    /// Names and texts.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.texts
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// Whether both are the same, in the one place where they are kept.
+    #[must_use]
+    pub fn same(one: Option<&Rc<Self>>, other: Option<&Rc<Self>>) -> bool {
+        match (one, other) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Rc::ptr_eq(one, other),
+            _ => false,
+        }
     }
 }
 
@@ -270,6 +365,18 @@ mod tests {
         statements.intern(b"c");
         assert_ne!(statements.intern(b"a").name(), name);
         assert!(Rc::ptr_eq(&held, &statements.intern(b"b")));
+    }
+
+    #[test]
+    fn a_renewed_statement_has_another_name_for_everybody() {
+        let mut statements = Statements::new(10);
+        let old = statements.intern(b"a");
+        assert_eq!(statements.renewed(&old), None);
+        statements.renew();
+        let new = statements.renewed(&old).unwrap();
+        assert_ne!(new.name(), old.name());
+        assert!(Rc::ptr_eq(&statements.intern(b"a"), &new));
+        assert_eq!(statements.renewed(&new), None);
     }
 
     #[test]

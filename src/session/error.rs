@@ -12,7 +12,7 @@ use crate::{
     access::{Denial, EndCause, InvalidToken},
     backend::{ConnectError, ExchangeError},
     names::{PersonId, TokenId},
-    pool::CheckoutError,
+    pool::{CheckoutError, SubscriptionError},
     protocol::{
         error::{ErrorResponse, Severity, SqlState},
         message::MessageError,
@@ -107,6 +107,13 @@ pub enum End {
     TooManyStatements(#[from] TooManyStatements),
     #[error("a prepared statement of more than {limit} bytes")]
     StatementTooLong { limit: usize },
+    #[error("more than {limit} channels are listened to")]
+    TooManyChannels { limit: usize },
+    /// Notifications are read in UTF-8, for everybody who listens.
+    #[error("LISTEN in another encoding than UTF8")]
+    ListenEncoding,
+    #[error("{0}")]
+    Subscription(#[from] SubscriptionError),
     /// The tenant's record does not say how to encrypt connections to its server.
     #[error("the tenant's TLS settings cannot be used")]
     TenantTls,
@@ -272,6 +279,55 @@ impl End {
                 Level::INFO,
                 "limit",
             ),
+            Self::TooManyChannels { limit } => told(
+                fatal(
+                    SqlState::PROGRAM_LIMIT_EXCEEDED,
+                    format!("too many channels to listen to: the limit is {limit}"),
+                )
+                .with_hint("UNLISTEN what is not needed any more."),
+                Level::INFO,
+                "limit",
+            ),
+            Self::ListenEncoding => told(
+                fatal(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    "LISTEN in transaction mode needs client_encoding UTF8",
+                )
+                .with_hint("Set client_encoding to UTF8 before LISTEN, or use the direct listener."),
+                Level::INFO,
+                "unsupported",
+            ),
+            Self::Subscription(SubscriptionError::Lost) => told(
+                fatal(
+                    SqlState::CONNECTION_FAILURE,
+                    "the connection that listens for notifications was lost",
+                )
+                .with_detail("Notifications may have been missed.")
+                .with_hint("Connect again and LISTEN again, then look for what has happened meanwhile."),
+                Level::WARN,
+                "notifications_lost",
+            ),
+            Self::Subscription(SubscriptionError::Unread { limit }) => told(
+                fatal(
+                    SqlState::PROGRAM_LIMIT_EXCEEDED,
+                    format!("too many notifications are unread: the limit is {limit} bytes"),
+                )
+                .with_hint("Read notifications as they come, and keep transactions short."),
+                Level::INFO,
+                "limit",
+            ),
+            Self::Subscription(SubscriptionError::Busy) => told(
+                fatal(
+                    SqlState::TOO_MANY_CONNECTIONS,
+                    "no connection to listen with became available in time",
+                )
+                .with_hint("LISTEN takes one more backend of the project's budget. Shorten transactions, or ask the operator for a larger budget."),
+                Level::WARN,
+                "no_backend",
+            ),
+            Self::Subscription(SubscriptionError::NoBackend(error)) => {
+                told(no_backend(error), Level::WARN, "no_backend")
+            }
             Self::TenantTls | Self::NoRoleSecret => told(
                 fatal(SqlState::CONNECTION_FAILURE, "cannot log in to the project's server")
                     .with_detail("The project is not set up for this way of logging in.")

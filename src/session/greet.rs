@@ -58,7 +58,7 @@ pub(super) async fn parameters(
         return Ok(Rc::new(parameters));
     }
     let mut checkout = pool.checkout().await?;
-    if let Err(end) = session_state::apply(checkout.backend(), settings).await {
+    if let Err(end) = session_state::apply(checkout.backend(), settings, None).await {
         if matches!(end, End::Settings(_)) {
             checkout.release();
         }

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{client::Client, error::End, local::Local};
+use super::{client::Client, error::End, listening::Listening, local::Local};
 use crate::protocol::{
     error::{ErrorResponse, Severity, SqlState},
     frame::{Header, frontend},
@@ -16,14 +16,19 @@ use crate::protocol::{
 };
 
 /// Waits until the client has sent something that needs a backend, or the session ends.
-pub(super) async fn wait(client: &mut Client, local: &Local) -> Result<(), End> {
+pub(super) async fn wait(
+    client: &mut Client,
+    local: &Local,
+    listening: &Listening,
+) -> Result<(), End> {
     let mut skip = 0;
-    poll_fn(|context| poll(client, local, &mut skip, context)).await
+    poll_fn(|context| poll(client, local, listening, &mut skip, context)).await
 }
 
 fn poll(
     client: &mut Client,
     local: &Local,
+    listening: &Listening,
     skip: &mut usize,
     context: &mut Context<'_>,
 ) -> Poll<Result<(), End>> {
@@ -33,10 +38,17 @@ fn poll(
     if let Some(left) = local.take_notice() {
         client.outbox.put(&expiry_notice(left));
     }
-    if !client.outbox.is_drained()
-        && let Poll::Ready(Err(end)) = client.poll_drain(context)
-    {
-        return Poll::Ready(Err(end));
+    loop {
+        // Not only what fits: a client that reads nothing has to be found out.
+        let delivered = listening.deliver(&mut client.outbox)?;
+        if client.outbox.is_drained() {
+            break;
+        }
+        match client.poll_drain(context) {
+            Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
+            Poll::Ready(Ok(())) if delivered => {}
+            _ => break,
+        }
     }
     loop {
         if needs_backend(client, skip)? {

@@ -18,11 +18,14 @@ mod finish;
 mod greet;
 pub mod handshake;
 mod idle;
+mod leaks;
+mod listening;
 mod local;
 mod login;
 mod relay;
 mod route;
 mod session_state;
+mod sql_names;
 mod statements;
 mod tenancy;
 mod verifier;
@@ -47,19 +50,23 @@ pub use self::{
 use self::{
     client::Client,
     finish::{Farewell, refuse},
+    leaks::Leaks,
+    listening::{ListenLimits, Listening, Subscriber},
     login::{Authenticated, Claim, login, unless_ended},
-    relay::{Boundary, Left, Relay},
-    statements::Prepared,
+    relay::{Boundary, Held, Left, READY, Relay},
+    statements::{Own, Prepared},
     worker::{Enrolled, Place},
 };
 use crate::{
     access::{Activity, EndCause, Floor, Registration, SessionHandle},
     metrics::{GaugeGuard, TenantMetrics},
+    net::buffer::Buffer,
     pool::{Checkout, Pool, PoolKey},
     protocol::{
         message,
         parameters::Settings,
-        prepared::{NameLimits, Names},
+        prepared::{NameLimits, Names, SqlStatements},
+        residue::Residue,
     },
 };
 
@@ -84,6 +91,9 @@ struct Session {
     initial: Rc<Settings>,
     settings: Rc<Settings>,
     prepared: Prepared,
+    listening: Listening,
+    listen_limits: ListenLimits,
+    leaks: Leaks,
     metrics: Rc<TenantMetrics>,
     _place: Place,
     _gauge: GaugeGuard,
@@ -220,8 +230,16 @@ async fn admit(
         sharing: arrival.sharing,
         prepared: Prepared {
             names: Names::default(),
+            of_sql: None,
             limits,
         },
+        listening: Listening::default(),
+        listen_limits: ListenLimits {
+            channels: config.pool.channels_per_client,
+            notifications_max_bytes: config.pool.client_notifications_max_bytes,
+            wait: config.timeouts.queue,
+        },
+        leaks: Leaks::default(),
         settings: Rc::clone(&initial),
         initial,
         _gauge: metrics.client(),
@@ -243,7 +261,7 @@ impl Session {
     async fn run(&mut self, client: &mut Client) -> Farewell {
         loop {
             self.enter(Activity::Idle);
-            if let Err(end) = idle::wait(client, &self.enrolled.local).await {
+            if let Err(end) = idle::wait(client, &self.enrolled.local, &self.listening).await {
                 return Farewell::without_backend(end);
             }
             let checkout = match self.checkout(client).await {
@@ -271,10 +289,12 @@ impl Session {
                 None => return Ok(None),
             },
         };
-        if Rc::ptr_eq(&checkout.backend().settings, &self.settings) {
+        let of_sql = self.prepared.of_sql.as_ref();
+        if session_state::fits(checkout.backend(), &self.settings, of_sql) {
             return Ok(Some(checkout));
         }
-        let applying = Box::pin(session_state::apply(checkout.backend(), &self.settings));
+        let applying = session_state::apply(checkout.backend(), &self.settings, of_sql);
+        let applying = Box::pin(applying);
         match unless_ended(self.handle(), applying).await {
             Ok(()) => Ok(Some(checkout)),
             Err(end @ End::Settings(_)) => {
@@ -352,24 +372,22 @@ impl Session {
         let before = self.traffic();
         let clock = || self.worker.now();
         let shared = self.sharing == Sharing::Transaction;
-        let prepared = shared.then(|| (&mut self.prepared, self.pool.statements()));
+        let own = shared.then(|| Own {
+            prepared: &mut self.prepared,
+            statements: self.pool.statements(),
+            listening: &mut self.listening,
+        });
         let buffers = &self.worker.buffers;
-        let mut relay = Relay::new(
-            client,
-            checkout.backend(),
-            &local,
-            buffers,
-            &clock,
-            prepared,
-        );
+        let mut relay = Relay::new(client, checkout.backend(), &local, buffers, &clock, own);
         let relayed = relay.run(self.sharing).await;
         let boundary = relay.cut();
+        let held = relay.held();
         let left = relay.into_left();
         self.count_transaction(before);
         if let Err(end) = relayed {
             return Err(Box::new(self.part(end, boundary, left, checkout)));
         }
-        if let Err(end) = self.settle(&mut checkout).await {
+        if let Err(end) = self.settle(&mut checkout, held, &mut client.outbox).await {
             let farewell = Farewell {
                 end,
                 boundary: Boundary::Whole,
@@ -399,12 +417,45 @@ impl Session {
         self.worker.process.traffic.sent(sent - before.1);
     }
 
-    /// Learns what the client has set, so that it finds it again elsewhere.
-    async fn settle(&mut self, checkout: &mut Checkout) -> Result<(), End> {
+    /// Learns what the client has set, so that it finds it again elsewhere, and what it listens to. Puts into `out`
+    /// what it is told when that is settled.
+    async fn settle(
+        &mut self,
+        checkout: &mut Checkout,
+        held: Held,
+        out: &mut Buffer,
+    ) -> Result<(), End> {
         let backend = checkout.backend();
-        if backend.residue != crate::pool::Residue::None {
+        let handle = self.registration.handle();
+        let (mut channels, mut notifications) = (Vec::new(), Vec::new());
+        if !backend.residue.is_empty() {
             let learning = Box::pin(session_state::learn(backend, &self.initial));
-            self.settings = unless_ended(self.registration.handle(), learning).await?;
+            let learnt = unless_ended(handle, learning).await?;
+            self.settings = learnt.settings;
+            if let Some(of_sql) = learnt.of_sql {
+                self.prepared.of_sql = SqlStatements::new(of_sql, self.prepared.limits)?;
+                backend.sql_statements.clone_from(&self.prepared.of_sql);
+            }
+            self.leaks.note(&learnt.leaks, handle);
+            (channels, notifications) = (learnt.channels, learnt.notifications);
+        }
+        if self.listening.is_changing() || !channels.is_empty() {
+            let subscriber = Subscriber {
+                pool: &self.pool,
+                handle,
+                settings: &self.initial,
+                limits: self.listen_limits,
+            };
+            let settling =
+                self.listening
+                    .settle(backend, channels, notifications, &subscriber, out);
+            unless_ended(handle, Box::pin(settling)).await?;
+        }
+        if backend.connection.has_more() {
+            backend.residue |= Residue::DIRTY;
+        }
+        if held == Held::Ready {
+            out.put(READY);
         }
         Ok(())
     }
@@ -417,7 +468,7 @@ impl Session {
         } else {
             self.enrolled.local.detach();
             if self.sharing == Sharing::Session {
-                checkout.backend().residue = crate::pool::Residue::State;
+                checkout.backend().residue = Residue::DIRTY;
             }
             match left {
                 Left::InHand(remains) => checkout.reclaim(remains),

@@ -12,7 +12,6 @@
 //! Back-pressure: nothing is read from a side while the other has not taken what was read before.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
     task::{Context, Poll},
 };
@@ -24,9 +23,10 @@ use super::{
     client::Client,
     error::{End, STATEMENT_TIMEOUT},
     idle,
+    listening::Whose,
     local::Local,
     session_state,
-    statements::{Prepared, Step, Translator, may_name_statement},
+    statements::{Own, Step, Translator, may_name_statement},
 };
 use crate::{
     access::{Activity, SessionHandle},
@@ -36,12 +36,15 @@ use crate::{
         error::{ErrorResponse, SqlState},
         frame::{HEADER_BYTES, Header, backend as tag, frontend},
         pipeline::{Answer, Awaited, Pipeline, TransactionStatus},
-        prepared::Statements,
+        residue::Residue,
     },
 };
 
 /// PostgreSQL takes no larger message (`PQ_LARGE_MESSAGE_LIMIT`, one byte less than 1 GiB, the length word included).
 const CLIENT_BODY_MAX_BYTES: usize = 0x3fff_ffff - 4;
+
+/// A whole ReadyForQuery of a session that is idle.
+pub(super) const READY: &[u8] = b"Z\0\0\0\x05I";
 
 /// A whole ParseComplete.
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
@@ -65,8 +68,9 @@ pub(super) struct Relay<'a> {
     sent_of_outbox: usize,
     /// How many bytes of the client's next message must be there before it can be sent on; 0: any.
     awaited: usize,
-    /// The client's prepared statements and its pool's; `None`: the backend is the client's own, names and all.
-    prepared: Option<(&'a mut Prepared, &'a RefCell<Statements>)>,
+    held: Held,
+    /// `None`: the backend is the client's own, names and all.
+    own: Option<Own<'a>>,
     sending: Sending,
     ending: Ending,
 }
@@ -86,6 +90,15 @@ enum Ending {
     Terminated,
     /// The server has reported a FATAL; its end will follow.
     Fatal,
+}
+
+/// Whether the client waits to hear that its transaction is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Held {
+    #[default]
+    Nothing,
+    /// ReadyForQuery, until what the client listens to is settled.
+    Ready,
 }
 
 /// What became of the bytes for the client when a relay was cut off.
@@ -114,7 +127,7 @@ impl<'a> Relay<'a> {
         local: &'a Local,
         buffers: &BufferPool,
         clock: &'a dyn Fn() -> tokio::time::Instant,
-        prepared: Option<(&'a mut Prepared, &'a RefCell<Statements>)>,
+        own: Option<Own<'a>>,
     ) -> Self {
         Self {
             client,
@@ -129,7 +142,8 @@ impl<'a> Relay<'a> {
             whole_in_outbox: Some(0),
             sent_of_outbox: 0,
             awaited: 0,
-            prepared,
+            held: Held::Nothing,
+            own,
             sending: Sending::Works,
             ending: Ending::No,
         }
@@ -198,6 +212,9 @@ impl<'a> Relay<'a> {
             let from_backend = self.poll_backend_to_client(context)?;
             if self.is_over(sharing) {
                 return Poll::Ready(self.over());
+            }
+            if self.let_go() {
+                continue;
             }
             if from_client.is_pending() && from_backend.is_pending() {
                 return Poll::Pending;
@@ -303,6 +320,21 @@ impl<'a> Relay<'a> {
         }
     }
 
+    /// Sends the ReadyForQuery that was held back, although the client goes on at once; `false`: there is none.
+    fn let_go(&mut self) -> bool {
+        let may_go = self.held == Held::Ready && self.backend_body == 0;
+        if may_go {
+            self.held = Held::Nothing;
+            self.client.outbox.put(READY);
+        }
+        may_go
+    }
+
+    /// What the client has still to be told once all is settled.
+    pub(super) fn held(&self) -> Held {
+        self.held
+    }
+
     fn over(&self) -> Result<(), End> {
         match self.ending {
             Ending::Terminated => Err(End::Terminated),
@@ -315,7 +347,7 @@ impl<'a> Relay<'a> {
         let Self {
             client,
             backend,
-            prepared,
+            own,
             to_backend,
             ..
         } = self;
@@ -337,14 +369,13 @@ impl<'a> Relay<'a> {
                 self.ending = Ending::Terminated;
                 break;
             }
-            if let Some((prepared, statements)) = prepared
+            if let Some(own) = own.as_mut()
                 && may_name_statement(header, message)
             {
                 to_backend.put(&bytes[lined_up..taken]);
                 lined_up = taken;
                 let mut translator = Translator {
-                    prepared,
-                    statements,
+                    own,
                     backend,
                     out: to_backend,
                 };
@@ -367,6 +398,11 @@ impl<'a> Relay<'a> {
             if matches!(header.tag, frontend::QUERY | frontend::PARSE) {
                 let is_whole = message.len() >= header.message_bytes();
                 session_state::look_at_text(message, is_whole, &mut backend.residue);
+                if let Some(own) = own.as_mut()
+                    && own.listening.is_subscribed()
+                {
+                    own.listening.read(text_of(header, message));
+                }
             }
             let here = header.message_bytes().min(message.len());
             self.client_body = header.message_bytes() - here;
@@ -389,7 +425,7 @@ impl<'a> Relay<'a> {
         let Self {
             client,
             backend,
-            prepared,
+            own,
             from_backend,
             ..
         } = self;
@@ -413,8 +449,7 @@ impl<'a> Relay<'a> {
             let here = header.message_bytes().min(message.len());
             let is_whole = here == header.message_bytes();
             let body = message.get(HEADER_BYTES..here).unwrap_or_default();
-            let prepared = prepared.as_mut().map(|(prepared, _)| &mut **prepared);
-            let instead = match look_at_server(backend, prepared, header.tag, body) {
+            let mut instead = match look_at_server(backend, own.as_mut(), header.tag, body) {
                 Ok(instead) => instead.filter(|_| is_whole),
                 Err(end) => {
                     outcome = Err(end);
@@ -422,7 +457,13 @@ impl<'a> Relay<'a> {
                 }
             };
             match header.tag {
-                tag::READY_FOR_QUERY => ready(&backend.pipeline, self.local, (self.clock)()),
+                tag::READY_FOR_QUERY => {
+                    ready(&backend.pipeline, self.local, (self.clock)());
+                    if is_to_settle(backend, own.as_mut()) {
+                        self.held = Held::Ready;
+                        instead = Some(BytesMut::new());
+                    }
+                }
                 tag::ERROR_RESPONSE if is_fatal(body) => self.ending = Ending::Fatal,
                 _ => {}
             }
@@ -456,11 +497,11 @@ impl<'a> Relay<'a> {
 
     /// Corrects what was assumed of statements whose messages the server has skipped.
     fn take_back_skipped(&mut self) {
-        let Some((prepared, _)) = &mut self.prepared else {
+        let Some(own) = &mut self.own else {
             return;
         };
         for undo in self.backend.pipeline.take_skipped() {
-            prepared.take_back(undo, self.backend);
+            own.prepared.take_back(undo, self.backend);
         }
     }
 }
@@ -474,6 +515,23 @@ fn ready(pipeline: &Pipeline, local: &Local, now: tokio::time::Instant) {
             local.enter(Activity::IdleInTransaction, now);
         }
     }
+}
+
+/// Whether the client must not know yet that its transaction is over: what it listens to is to be settled before.
+fn is_to_settle(backend: &Backend, own: Option<&mut Own<'_>>) -> bool {
+    backend.pipeline.status() == TransactionStatus::Idle
+        && own.is_some_and(|own| own.listening.transaction_ended())
+        && backend.pipeline.is_releasable()
+}
+
+/// The text of a Query or Parse, as far as it has come.
+fn text_of(header: Header, message: &[u8]) -> &[u8] {
+    let body = message.get(HEADER_BYTES..).unwrap_or_default();
+    let mut parts = body.split(|byte| *byte == 0);
+    if header.tag == frontend::PARSE {
+        parts.next();
+    }
+    parts.next().unwrap_or_default()
 }
 
 /// The header of the server's next message, once as much of that message has come as has to be looked at.
@@ -506,28 +564,43 @@ fn is_looked_at(tag: u8) -> bool {
             | tag::PARSE_COMPLETE
             | tag::CLOSE_COMPLETE
             | tag::ERROR_RESPONSE
+            | tag::NOTIFICATION_RESPONSE
     )
 }
 
 /// Notes what a message of the server means, and answers what the client gets in its stead, if not the message.
 fn look_at_server(
     backend: &mut Backend,
-    prepared: Option<&mut Prepared>,
+    own: Option<&mut Own<'_>>,
     tag: u8,
     body: &[u8],
 ) -> Result<Option<BytesMut>, End> {
     let answer = backend.pipeline.from_server(tag, body.first().copied())?;
     match tag {
-        tag::COMMAND_COMPLETE => session_state::look_at_tag(body, backend, prepared),
+        tag::COMMAND_COMPLETE => session_state::look_at_tag(body, backend, own),
         tag::PARAMETER_STATUS => session_state::look_at_parameter(backend, body)?,
         tag::ERROR_RESPONSE => {
-            session_state::look_at_error(body, &mut backend.residue);
-            let translated = prepared.and_then(|prepared| prepared.translate_error(body));
-            return Ok(translated.map(|error| {
+            let Some(own) = own else { return Ok(None) };
+            own.listening.error();
+            if session_state::is_stale_plan(body) {
+                own.statements.borrow_mut().renew();
+            }
+            return Ok(own.prepared.translate_error(body).map(|error| {
                 let mut out = BytesMut::new();
                 error.write(&mut out);
                 out
             }));
+        }
+        tag::NOTIFICATION_RESPONSE => {
+            let Some(own) = own else { return Ok(None) };
+            match own.listening.whose(body) {
+                Whose::New => {}
+                Whose::Subscribed => return Ok(Some(BytesMut::new())),
+                Whose::Nobodys => {
+                    backend.residue |= Residue::DIRTY;
+                    return Ok(Some(BytesMut::new()));
+                }
+            }
         }
         _ => {}
     }

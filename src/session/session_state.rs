@@ -4,74 +4,102 @@
 //! of a statement is searched for the one function that sets without a tag. What exactly is set is then asked of
 //! the server itself, so a rolled-back SET, a SET LOCAL or a SET inside a function need no special case.
 
-use std::{rc::Rc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, rc::Rc, time::Duration};
 
-use memchr::memmem;
-
-use super::{error::End, statements::Prepared};
+use super::{error::End, statements::Own};
 use crate::{
-    backend::ExchangeError,
-    pool::{Backend, Residue},
+    backend::{ExchangeError, Notification},
+    metrics::LeakKind,
+    pool::Backend,
     protocol::{
-        effect::{self, Effect},
         parameters::Settings,
+        prepared::{NameLimits, SqlStatements},
+        residue::{self, Residue},
+        sql,
     },
 };
 
 /// How long the server may take to say what is set.
 const LEARN_MAX: Duration = Duration::from_secs(5);
 
-/// All names are qualified: the client's `search_path` must not decide what they mean.
-const LEARN: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
+/// Rows of kind, name and value. All names are qualified: the client's `search_path` must not decide what they mean.
+const LEARN_SETTINGS: &str = "SELECT 'settings', name, setting FROM pg_catalog.pg_settings \
     WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) \
     ALL (ARRAY['seed', 'transaction_isolation', 'transaction_read_only', 'transaction_deferrable']) \
-    UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
+    UNION ALL SELECT 'role', 'role', pg_catalog.current_setting('role') \
     WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'";
+
+/// What is asked besides, of what may have been left behind. Locks are dear to ask for, so each has its own question.
+const QUESTIONS: [(Residue, &str); 5] = [
+    (
+        Residue::TEMPORARY,
+        " UNION ALL SELECT 'temp_table', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_class \
+        WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())",
+    ),
+    (
+        Residue::CURSOR,
+        " UNION ALL SELECT 'hold_cursor', '', '' WHERE EXISTS \
+        (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable)",
+    ),
+    (
+        Residue::LOCK,
+        " UNION ALL SELECT 'advisory_lock', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
+        WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())",
+    ),
+    (
+        Residue::LISTEN,
+        " UNION ALL SELECT 'listen', channel, '' FROM pg_catalog.pg_listening_channels() AS channel",
+    ),
+    (
+        Residue::PREPARED,
+        " UNION ALL SELECT 'prepared_statement', name, statement \
+        FROM pg_catalog.pg_prepared_statements WHERE from_sql",
+    ),
+];
 
 /// Looks at the text of a Query or Parse, of which `bytes` have come. What has not come could be anything.
 pub(super) fn look_at_text(bytes: &[u8], is_whole: bool, residue: &mut Residue) {
-    look_at_effect(effect::of_text(bytes), residue);
+    *residue |= residue::of_text(bytes);
     if !is_whole {
-        taint(residue, Residue::Settings);
+        *residue |= Residue::SETTINGS;
     }
 }
 
-/// Notes what a statement that is about to run may leave behind.
-pub(super) fn look_at_effect(effect: Effect, residue: &mut Residue) {
-    match effect {
-        Effect::None => {}
-        Effect::Settings => taint(residue, Residue::Settings),
-        Effect::State => taint(residue, Residue::State),
-    }
-}
-
-/// Looks at the command tag in the body of a CommandComplete. `prepared`: the client's statements, where the pooler
-/// keeps them.
-pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, prepared: Option<&mut Prepared>) {
+/// Looks at the command tag in the body of a CommandComplete. `own`: what the client has, where the pooler keeps it.
+pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, mut own: Option<&mut Own<'_>>) {
     let tag = body.split(|byte| *byte == 0).next().unwrap_or_default();
-    match tag {
-        b"SET" | b"RESET" => taint(&mut backend.residue, Residue::Settings),
-        b"DISCARD ALL" | b"DEALLOCATE ALL" => {
-            taint(&mut backend.residue, Residue::Settings);
-            backend.known.clear();
-            if let Some(prepared) = prepared {
-                prepared.names.clear();
-            }
-        }
-        // What a DO block or a procedure does inside has no tag of its own.
-        b"LISTEN" | b"PREPARE" | b"DECLARE CURSOR" | b"DO" | b"CALL" => {
-            taint(&mut backend.residue, Residue::State)
-        }
-        _ => {}
+    if let Some(own) = &mut own {
+        own.listening.tag(tag);
     }
+    let of_sql = own
+        .as_ref()
+        .is_some_and(|own| own.prepared.of_sql.is_some());
+    backend.residue |= match tag {
+        b"SET" | b"RESET" => Residue::SETTINGS,
+        b"DISCARD ALL" | b"DEALLOCATE ALL" => {
+            backend.known.clear();
+            if let Some(own) = own {
+                own.prepared.names.clear();
+            }
+            let mut residue = Residue::SETTINGS;
+            residue.set(Residue::PREPARED, of_sql);
+            residue
+        }
+        b"DEALLOCATE" if of_sql => Residue::PREPARED,
+        b"LISTEN" => Residue::LISTEN,
+        b"PREPARE" => Residue::PREPARED,
+        b"DECLARE CURSOR" => Residue::CURSOR,
+        // What a DO block or a procedure does inside has no tag of its own.
+        b"DO" | b"CALL" => Residue::all() - Residue::DIRTY,
+        _ => return,
+    };
 }
 
-/// Looks at an error: one of them means that the statements a backend knows have grown stale. They are prepared anew
-/// then, and the client need not reconnect.
-pub(super) fn look_at_error(body: &[u8], residue: &mut Residue) {
-    if memmem::find(body, b"cached plan must not change result type").is_some() {
-        taint(residue, Residue::State);
-    }
+/// Whether an error says that the plan of a prepared statement does not fit its table any more. By the name of the
+/// function that reports it: the message is translated into the server's language.
+pub(super) fn is_stale_plan(body: &[u8]) -> bool {
+    body.split(|byte| *byte == 0)
+        .any(|field| field == b"RRevalidateCachedQuery")
 }
 
 /// Takes a ParameterStatus: the server's view of a setting has changed.
@@ -81,56 +109,162 @@ pub(super) fn look_at_parameter(backend: &mut Backend, body: &[u8]) -> Result<()
         .parameters
         .update(body)
         .ok_or(End::BackendMessage)?;
-    let authorization = body.starts_with(b"session_authorization\0");
-    let found = if authorization {
-        Residue::State
+    backend.residue |= if body.starts_with(b"session_authorization\0") {
+        Residue::DIRTY
     } else {
-        Residue::Settings
+        Residue::SETTINGS
     };
-    taint(&mut backend.residue, found);
     Ok(())
 }
 
-fn taint(residue: &mut Residue, found: Residue) {
-    *residue = (*residue).max(found);
+/// What the server says of a session between two transactions.
+pub(super) struct Learnt {
+    pub(super) settings: Rc<Settings>,
+    /// What must not reach the next client.
+    pub(super) leaks: Vec<LeakKind>,
+    /// The client's statements of SQL's own PREPARE; `None`: they have not changed.
+    pub(super) of_sql: Option<BTreeMap<String, String>>,
+    /// The channels that the backend listens to.
+    pub(super) channels: Vec<String>,
+    /// What it has reported meanwhile.
+    pub(super) notifications: Vec<Notification>,
 }
 
-/// Asks the server what is set and answers it as the client's settings. Of those the client began with, `initial`,
-/// none is lost: RESET goes back to them, as it would on a connection of its own.
-pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<Rc<Settings>, End> {
-    let reply = backend.connection.query(LEARN, LEARN_MAX).await?;
+/// Asks the server what is set, and what else the client has left that `backend.residue` suspects. Of the settings
+/// that the client began with, `initial`, none is lost: RESET goes back to them, as it would on a connection of
+/// its own.
+pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<Learnt, End> {
+    let suspected = std::mem::take(&mut backend.residue);
+    let sql = questions(suspected);
+    let reply = backend.connection.query(&sql, LEARN_MAX).await?;
     if let Some(error) = reply.error {
         return Err(End::Exchange(ExchangeError::Refused(error)));
     }
-    let rows = reply.rows.into_iter();
-    let learnt = rows.filter_map(|row| <[Option<String>; 2]>::try_from(row).ok());
-    let learnt: Settings = learnt
-        .filter_map(|[name, value]| Some((name?, value?)))
-        .collect();
-    let begun_with = initial
-        .iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let set = learnt
-        .iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let settings = Rc::new(begun_with.chain(set).collect());
-    backend.settings = Rc::new(learnt);
-    if backend.residue == Residue::Settings {
-        backend.residue = Residue::None;
+    let mut set = Vec::new();
+    let mut leaks = Vec::new();
+    let mut channels = Vec::new();
+    let mut of_sql = suspected.contains(Residue::PREPARED).then(BTreeMap::new);
+    for row in reply.rows {
+        let Ok([Some(kind), Some(name), Some(value)]) = <[Option<String>; 3]>::try_from(row) else {
+            return Err(End::Exchange(ExchangeError::Protocol));
+        };
+        match LeakKind::from_word(&kind) {
+            Some(LeakKind::Settings) => set.push((name, value)),
+            Some(LeakKind::Role) => {
+                leaks.push(LeakKind::Role);
+                set.push((name, value));
+            }
+            Some(LeakKind::Listen) => {
+                leaks.push(LeakKind::Listen);
+                channels.push(name);
+            }
+            Some(LeakKind::PreparedStatement) => {
+                leaks.push(LeakKind::PreparedStatement);
+                match (sql::prepare_of(&value, &name), &mut of_sql) {
+                    (Some(text), Some(of_sql)) => {
+                        of_sql.insert(name, text.to_owned());
+                    }
+                    _ => backend.residue = Residue::DIRTY,
+                }
+            }
+            Some(kind) => leaks.push(kind),
+            None => return Err(End::Exchange(ExchangeError::Protocol)),
+        }
     }
-    Ok(settings)
+    if !leaks.iter().all(|kind| kind.follows_client()) || suspected.contains(Residue::DIRTY) {
+        backend.residue = Residue::DIRTY;
+    }
+    if set
+        .iter()
+        .any(|(name, value)| initial.get(name) != Some(value))
+    {
+        leaks.push(LeakKind::Settings);
+    }
+    let learnt: Settings = set.into_iter().collect();
+    let begun_with = initial.iter();
+    let all = begun_with.chain(learnt.iter());
+    let settings = Rc::new(
+        all.map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+    );
+    backend.settings = Rc::new(learnt);
+    Ok(Learnt {
+        settings,
+        leaks,
+        of_sql,
+        channels,
+        notifications: reply.notifications,
+    })
 }
 
-/// Gives the backend the client's settings, if it has others; equal ones, the usual case, cost nothing.
-pub(super) async fn apply(backend: &mut Backend, settings: &Rc<Settings>) -> Result<(), End> {
-    if Rc::ptr_eq(&backend.settings, settings) || backend.settings == *settings {
-        return Ok(());
+/// What is to be asked of the server where `suspected` may have been left behind.
+fn questions(suspected: Residue) -> Cow<'static, str> {
+    let mut sql = Cow::Borrowed(LEARN_SETTINGS);
+    for (residue, question) in QUESTIONS {
+        if suspected.contains(residue) {
+            sql.to_mut().push_str(question);
+        }
+    }
+    sql
+}
+
+/// Whether the backend has the client's settings and statements already: the usual case, which costs nothing.
+pub(super) fn fits(
+    backend: &Backend,
+    settings: &Rc<Settings>,
+    of_sql: Option<&Rc<SqlStatements>>,
+) -> bool {
+    Rc::ptr_eq(&backend.settings, settings)
+        && SqlStatements::same(backend.sql_statements.as_ref(), of_sql)
+}
+
+/// Gives the backend the client's settings and its statements of SQL's own PREPARE, if it has others.
+pub(super) async fn apply(
+    backend: &mut Backend,
+    settings: &Rc<Settings>,
+    of_sql: Option<&Rc<SqlStatements>>,
+) -> Result<(), End> {
+    let has_others = !SqlStatements::same(backend.sql_statements.as_ref(), of_sql);
+    if has_others && let Some(others) = backend.sql_statements.take() {
+        let names = others.iter().map(|(name, _)| name);
+        backend
+            .connection
+            .close_statements(names, LEARN_MAX)
+            .await?;
     }
     let sql = settings.statements_from(&backend.settings);
-    let reply = backend.connection.query(&sql, LEARN_MAX).await?;
-    if let Some(error) = reply.error {
-        return Err(End::Settings(error));
+    if !sql.is_empty() {
+        let reply = backend.connection.query(&sql, LEARN_MAX).await?;
+        if let Some(error) = reply.error {
+            return Err(End::Settings(error));
+        }
     }
     backend.settings = Rc::clone(settings);
+    if has_others && let Some(statements) = of_sql {
+        prepare(backend, statements).await?;
+    }
+    if backend.connection.has_more() {
+        // It listens on account of somebody before, and the relay would not see what has been read already.
+        return Err(End::Exchange(ExchangeError::Protocol));
+    }
+    Ok(())
+}
+
+/// Prepares a client's statements anew. One that cannot be any more (its table is gone) is left out: the client is told
+/// that it does not exist, and it is tried again on the next backend.
+async fn prepare(backend: &mut Backend, statements: &Rc<SqlStatements>) -> Result<(), End> {
+    let mut prepared = BTreeMap::new();
+    for (name, text) in statements.iter() {
+        // In the extended protocol, which takes one statement and no more.
+        let reply = backend.connection.query_with(text, &[], LEARN_MAX).await?;
+        if reply.error.is_none() {
+            prepared.insert(name.to_owned(), text.to_owned());
+        }
+    }
+    backend.sql_statements = if prepared.len() == statements.iter().count() {
+        Some(Rc::clone(statements))
+    } else {
+        SqlStatements::new(prepared, NameLimits::NONE)?
+    };
     Ok(())
 }

@@ -8,7 +8,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::{error::End, session_state};
+use super::{error::End, listening::Listening, sql_names};
 use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     pool::Backend,
@@ -16,14 +16,26 @@ use crate::{
         error::ErrorResponse,
         frame::{HEADER_BYTES, Header, frontend},
         pipeline::{Answer, TransactionStatus},
-        prepared::{NO_STATEMENT, NameLimits, Names, PREFIX, Statement, Statements, Undo},
+        prepared::{
+            NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements, Undo,
+        },
+        residue::Residue,
     },
 };
 
 /// A client's prepared statements.
 pub(super) struct Prepared {
     pub(super) names: Names,
+    /// Those of SQL's own PREPARE.
+    pub(super) of_sql: Option<Rc<SqlStatements>>,
     pub(super) limits: NameLimits,
+}
+
+/// What a client has beyond a transaction, wherever it is served, and what it shares with its pool.
+pub(super) struct Own<'a> {
+    pub(super) prepared: &'a mut Prepared,
+    pub(super) statements: &'a RefCell<Statements>,
+    pub(super) listening: &'a mut Listening,
 }
 
 /// What becomes of a message.
@@ -38,9 +50,8 @@ pub(super) enum Step {
 }
 
 /// One side of the translation: a client's names and where its messages go.
-pub(super) struct Translator<'a> {
-    pub(super) prepared: &'a mut Prepared,
-    pub(super) statements: &'a RefCell<Statements>,
+pub(super) struct Translator<'a, 'b> {
+    pub(super) own: &'a mut Own<'b>,
     pub(super) backend: &'a mut Backend,
     pub(super) out: &'a mut Buffer,
 }
@@ -50,15 +61,18 @@ pub(super) struct Translator<'a> {
 pub(super) fn may_name_statement(header: Header, bytes: &[u8]) -> bool {
     let body = bytes.get(HEADER_BYTES..).unwrap_or_default();
     match header.tag {
-        frontend::PARSE => body.first() != Some(&0),
+        frontend::PARSE => match body {
+            [0, text @ ..] => sql_names::may_name(text),
+            _ => true,
+        },
         frontend::BIND => !body.starts_with(&[0, 0]),
         frontend::DESCRIBE | frontend::CLOSE => matches!(body.first(), Some(b'S') | None),
-        frontend::QUERY => matches!(body.first(), Some(b'd' | b'D') | None),
+        frontend::QUERY => sql_names::may_name(body),
         _ => false,
     }
 }
 
-impl Translator<'_> {
+impl Translator<'_, '_> {
     /// Translates the message that begins `bytes`, which may not be whole.
     pub(super) fn translate(&mut self, header: Header, bytes: &[u8]) -> Result<Step, End> {
         match header.tag {
@@ -72,9 +86,12 @@ impl Translator<'_> {
     }
 
     fn parse(&mut self, header: Header, bytes: &[u8]) -> Result<Step, End> {
-        if header.body_bytes > self.prepared.limits.bytes {
+        if bytes.get(HEADER_BYTES) == Some(&0) {
+            return self.parse_unnamed(header, bytes);
+        }
+        if header.body_bytes > self.own.prepared.limits.bytes {
             return Err(End::StatementTooLong {
-                limit: self.prepared.limits.bytes,
+                limit: self.own.prepared.limits.bytes,
             });
         }
         let Some(body) = whole_body(header, bytes) else {
@@ -83,19 +100,22 @@ impl Translator<'_> {
         let Some((name, rest)) = split_name(body) else {
             return Ok(Step::AsIs);
         };
-        if name.is_empty() {
+        if self.is_of_sql(name) {
+            // The server itself reports the duplicate. Should it not, nobody would know of that statement.
+            self.backend.residue |= Residue::DIRTY;
             return Ok(Step::AsIs);
         }
-        if let Some(existing) = self.prepared.names.find(name).cloned() {
+        if let Some(existing) = self.find(name) {
             // The server itself reports the duplicate.
             self.make_known(&existing)?;
-            self.write_parse(&existing, rest, Answer::Pass, None)?;
+            self.write_parse(existing.name().as_bytes(), rest, Answer::Pass, None)?;
             return Ok(Step::Written(header.message_bytes()));
         }
-        let statement = self.statements.borrow_mut().intern(rest);
-        self.prepared
+        let statement = self.own.statements.borrow_mut().intern(rest);
+        self.own
+            .prepared
             .names
-            .insert(name, Rc::clone(&statement), self.prepared.limits)?;
+            .insert(name, Rc::clone(&statement), self.own.prepared.limits)?;
         let known = self.backend.known.touch(&statement);
         if known && self.backend.pipeline.status() != TransactionStatus::Failed {
             self.write_close(
@@ -111,7 +131,7 @@ impl Translator<'_> {
                 name: Some(name.into()),
                 statement: Rc::clone(&statement),
             };
-            self.write_parse(&statement, rest, Answer::Pass, Some(undo))?;
+            self.write_parse(statement.name().as_bytes(), rest, Answer::Pass, Some(undo))?;
             self.backend.known.insert(&statement);
         }
         Ok(Step::Written(header.message_bytes()))
@@ -123,11 +143,14 @@ impl Translator<'_> {
         let Some((portal, (name, rest))) = names else {
             return wait_for_names(header, bytes);
         };
-        let Some(statement) = self.prepared.names.find(name).cloned() else {
+        let Some(statement) = self.find(name) else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
-        session_state::look_at_effect(statement.effect(), &mut self.backend.residue);
+        self.backend.residue |= statement.residue();
+        if self.own.listening.is_subscribed() {
+            self.own.listening.read(statement.text());
+        }
         let canonical = statement.name().as_bytes();
         let length = header.body_bytes - name.len() + canonical.len();
         self.backend.pipeline.to_server(frontend::BIND)?;
@@ -142,7 +165,7 @@ impl Translator<'_> {
         let Some(body) = whole_body(header, bytes) else {
             return wait_for_names(header, bytes);
         };
-        let Some(statement) = self.named_by(body).cloned() else {
+        let Some(statement) = named(body).and_then(|name| self.find(name)) else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
@@ -156,62 +179,30 @@ impl Translator<'_> {
         let Some(body) = whole_body(header, bytes) else {
             return wait_for_names(header, bytes);
         };
-        if self.named_by(body).is_none() {
-            return Ok(Step::AsIs);
-        }
-        let Some((name, _)) = body.get(1..).and_then(split_name) else {
+        let Some(name) = named(body) else {
             return Ok(Step::AsIs);
         };
-        let undo = self
-            .prepared
-            .names
-            .remove(name)
-            .map(|statement| Undo::Close {
-                name: name.into(),
-                statement,
-            });
-        self.write_close(NO_STATEMENT, Answer::Pass, undo)?;
+        let Some(statement) = self.own.prepared.names.remove(name) else {
+            if self.is_of_sql(name) {
+                self.backend.residue |= Residue::PREPARED;
+            }
+            return Ok(Step::AsIs);
+        };
+        let undo = Undo::Close {
+            name: name.into(),
+            statement,
+        };
+        self.write_close(NO_STATEMENT, Answer::Pass, Some(undo))?;
         Ok(Step::Written(header.message_bytes()))
     }
 
-    /// `DEALLOCATE name` means the client's name, which the server does not know.
-    fn query(&mut self, header: Header, bytes: &[u8]) -> Result<Step, End> {
-        let text = &bytes[HEADER_BYTES..header.message_bytes().min(bytes.len())];
-        if !could_deallocate(text) {
-            return Ok(Step::AsIs);
+    /// The client's statement of that name, as the pool has it now.
+    pub(super) fn find(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
+        let statement = self.own.prepared.names.find_mut(name)?;
+        if let Some(renewed) = self.own.statements.borrow_mut().renewed(statement) {
+            *statement = renewed;
         }
-        let Some(body) = whole_body(header, bytes) else {
-            return if bytes.len() < BUFFER_BYTES {
-                Ok(Step::Wait(header.message_bytes()))
-            } else {
-                Ok(Step::AsIs)
-            };
-        };
-        let Some(name) = deallocated_name(body) else {
-            return Ok(Step::AsIs);
-        };
-        if self.backend.pipeline.status() == TransactionStatus::Failed {
-            return Ok(Step::AsIs);
-        }
-        let Some(statement) = self.prepared.names.remove(name.as_bytes()) else {
-            return Ok(Step::AsIs);
-        };
-        self.make_known(&statement)?;
-        self.backend.known.remove(&statement);
-        let sql = format!("DEALLOCATE {}\0", statement.name());
-        self.backend.pipeline.to_server(frontend::QUERY)?;
-        self.write_header(frontend::QUERY, sql.len())?;
-        self.out.put(sql.as_bytes());
-        Ok(Step::Written(header.message_bytes()))
-    }
-
-    /// The client's statement that the body of a Describe or Close names.
-    fn named_by(&self, body: &[u8]) -> Option<&Rc<Statement>> {
-        let (b'S', rest) = body.split_first()? else {
-            return None;
-        };
-        let (name, _) = split_name(rest)?;
-        self.prepared.names.find(name)
+        Some(Rc::clone(statement))
     }
 
     /// Sends a Parse ahead if the backend does not know `statement`; the client does not hear of it.
@@ -224,17 +215,37 @@ impl Translator<'_> {
             name: None,
             statement: Rc::clone(statement),
         };
-        self.write_parse(statement, statement.body(), Answer::Swallow, Some(undo))
+        let name = statement.name().as_bytes();
+        self.write_parse(name, statement.body(), Answer::Swallow, Some(undo))
     }
 
-    fn write_parse(
+    /// The same ahead of a message with this tag. An error makes the server skip all up to the next Sync: a simple
+    /// query needs one before it.
+    pub(super) fn make_known_for(&mut self, statement: &Rc<Statement>, tag: u8) -> Result<(), End> {
+        let was_known = self.backend.known.touch(statement);
+        self.make_known(statement)?;
+        if was_known || tag != frontend::QUERY {
+            return Ok(());
+        }
+        let pipeline = &mut self.backend.pipeline;
+        pipeline.to_server_with(frontend::SYNC, Answer::Swallow, None)?;
+        self.write_header(frontend::SYNC, 0)
+    }
+
+    /// Whether the client has a statement of that name by SQL's own PREPARE, unless it has changed that just now.
+    fn is_of_sql(&self, name: &[u8]) -> bool {
+        let of_sql = self.own.prepared.of_sql.as_ref();
+        of_sql.is_some_and(|known| known.contains(name))
+            && !self.backend.residue.contains(Residue::PREPARED)
+    }
+
+    pub(super) fn write_parse(
         &mut self,
-        statement: &Statement,
+        name: &[u8],
         rest: &[u8],
         answer: Answer,
         undo: Option<Undo>,
     ) -> Result<(), End> {
-        let name = statement.name().as_bytes();
         self.backend
             .pipeline
             .to_server_with(frontend::PARSE, answer, undo)?;
@@ -245,7 +256,12 @@ impl Translator<'_> {
         Ok(())
     }
 
-    fn write_close(&mut self, name: &[u8], answer: Answer, undo: Option<Undo>) -> Result<(), End> {
+    pub(super) fn write_close(
+        &mut self,
+        name: &[u8],
+        answer: Answer,
+        undo: Option<Undo>,
+    ) -> Result<(), End> {
         self.backend
             .pipeline
             .to_server_with(frontend::CLOSE, answer, undo)?;
@@ -260,7 +276,7 @@ impl Translator<'_> {
         Ok(())
     }
 
-    fn write_header(&mut self, tag: u8, body_bytes: usize) -> Result<(), End> {
+    pub(super) fn write_header(&mut self, tag: u8, body_bytes: usize) -> Result<(), End> {
         let length = i32::try_from(body_bytes + 4).map_err(|_| End::ClientLength)?;
         self.out.put(&[tag]);
         self.out.put(&length.to_be_bytes());
@@ -303,12 +319,20 @@ impl Prepared {
     }
 }
 
-fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {
+pub(super) fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(HEADER_BYTES..header.message_bytes())
 }
 
+/// The statement that the body of a Describe or Close names; `None`: it is about a portal.
+fn named(body: &[u8]) -> Option<&[u8]> {
+    let (b'S', rest) = body.split_first()? else {
+        return None;
+    };
+    Some(split_name(rest)?.0)
+}
+
 /// A zero-terminated name and what follows it.
-fn split_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr::memchr(0, bytes)?;
     Some((&bytes[..end], &bytes[end + 1..]))
 }
@@ -324,60 +348,9 @@ fn wait_for_names(header: Header, bytes: &[u8]) -> Result<Step, End> {
     Ok(Step::Wait(bytes.len() + 1))
 }
 
-const DEALLOCATE: &[u8] = b"deallocate";
-
-/// Whether `text`, as far as it has come, may begin with DEALLOCATE.
-fn could_deallocate(text: &[u8]) -> bool {
-    let length = text.len().min(DEALLOCATE.len());
-    text[..length].eq_ignore_ascii_case(&DEALLOCATE[..length])
-}
-
-/// The one name in `DEALLOCATE [PREPARE] name`; `None`: it is something else.
-fn deallocated_name(body: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(body.strip_suffix(&[0])?).ok()?;
-    let mut rest = text.get(DEALLOCATE.len()..)?;
-    rest = rest.strip_prefix(char::is_whitespace)?.trim();
-    rest = rest.strip_suffix(';').unwrap_or(rest).trim();
-    if let Some((first, after)) = rest.split_once(char::is_whitespace)
-        && first.eq_ignore_ascii_case("prepare")
-    {
-        rest = after.trim();
-    }
-    if let Some(quoted) = rest.strip_prefix('"') {
-        let name = quoted.strip_suffix('"')?;
-        return (!name.replace("\"\"", "").contains('"')).then(|| name.replace("\"\"", "\""));
-    }
-    let is_name = rest
-        .chars()
-        .all(|c| c.is_alphanumeric() || c == '_' || c == '$')
-        && !rest.is_empty();
-    (is_name && !rest.eq_ignore_ascii_case("all")).then(|| rest.to_ascii_lowercase())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_name_in_a_deallocate_is_read_as_the_server_reads_it() {
-        let name = |text: &str| deallocated_name(format!("{text}\0").as_bytes());
-        assert_eq!(name("DEALLOCATE s1").as_deref(), Some("s1"));
-        assert_eq!(
-            name("deallocate prepare \"_pg3_0\" ; ").as_deref(),
-            Some("_pg3_0")
-        );
-        assert_eq!(name("DEALLOCATE \"A\"\"b\"").as_deref(), Some("A\"b"));
-        assert_eq!(name("DEALLOCATE S1").as_deref(), Some("s1"));
-        for other in [
-            "DEALLOCATE ALL",
-            "DEALLOCATE",
-            "DEALLOCATE a; SELECT 1",
-            "DEALLOCATED x",
-            "DEALLOCATE \"a\"b\"",
-        ] {
-            assert_eq!(name(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn messages_of_unnamed_statements_are_not_looked_into() {

@@ -23,6 +23,7 @@ mod hostile_server;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod listening;
 mod password;
 mod pgbench;
 mod pipelines;

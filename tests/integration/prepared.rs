@@ -210,6 +210,39 @@ fn a_plan_gone_stale_does_not_need_a_reconnect() {
 }
 
 #[test]
+fn a_plan_gone_stale_is_reported_once_and_not_by_every_backend_to_every_client() {
+    let fixture = Fixture::with(Settings::default().set("pool.size", 2));
+    let mut clients = [(); 3].map(|()| fixture.password_client().unwrap());
+    clients[0]
+        .query("create table stale(a int); insert into stale values (1)")
+        .unwrap();
+    let mut pids = std::collections::HashSet::new();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let name = format!("s{number}");
+        exchange(client, parse(&name, "select a from stale"));
+        exchange(client, |out| run(&name, out));
+        pids.insert(client.value("select pg_backend_pid()"));
+        let mut rival = busy(&fixture);
+        exchange(client, |out| run(&name, out));
+        pids.insert(client.value("select pg_backend_pid()"));
+        rival.query("commit").unwrap();
+    }
+    assert_eq!(pids.len(), 2);
+    clients[0]
+        .query("alter table stale alter a type text")
+        .unwrap();
+    let stale = exchange(&mut clients[0], |out| run("s0", out));
+    assert!(stale[0].starts_with("0A000"), "{stale:?}");
+    for (number, client) in clients.iter_mut().enumerate() {
+        let name = format!("s{number}");
+        assert_eq!(exchange(client, |out| run(&name, out))[1], "1");
+        let mut rival = busy(&fixture);
+        assert_eq!(exchange(client, |out| run(&name, out))[1], "1");
+        rival.query("commit").unwrap();
+    }
+}
+
+#[test]
 fn a_backend_keeps_no_more_statements_than_it_may() {
     let fixture = Fixture::with(
         Settings::default()
@@ -280,4 +313,149 @@ fn a_statement_larger_than_any_buffer_is_prepared_and_run() {
         ["ParseComplete", "Idle"]
     );
     assert_eq!(exchange(&mut client, |out| run("s", out))[1], "300000");
+}
+
+#[test]
+fn what_sql_prepares_is_found_on_every_backend() {
+    let fixture = Fixture::start();
+    let mut client = fixture.password_client().unwrap();
+    client
+        .query(
+            "select 1; prepare p(int) as select $1 || ';'; /* two */ prepare \"Q\" as select 'q'",
+        )
+        .unwrap();
+    client
+        .query("begin; prepare r as select 'r'; rollback")
+        .unwrap();
+    let first = client.value("select pg_backend_pid()");
+    let _rival = busy(&fixture);
+    assert_ne!(client.value("select pg_backend_pid()"), first);
+    assert_eq!(client.value("execute p(7)"), "7;");
+    assert_eq!(client.value("execute \"Q\""), "q");
+    assert_eq!(
+        client.value("execute r"),
+        "r",
+        "PREPARE is not undone by a rollback"
+    );
+    let again = client.query("prepare p as select 1").unwrap_err();
+    assert_eq!(again.code, "42P05");
+    assert_eq!(again.message, "prepared statement \"p\" already exists");
+}
+
+#[test]
+fn what_sql_prepares_never_reaches_another_client() {
+    let fixture = Fixture::with_one_backend();
+    let mut one = fixture.password_client().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    one.query("prepare p as select 'one'").unwrap();
+    let unknown = two.query("execute p").unwrap_err();
+    assert_eq!(unknown.code, "26000");
+    assert_eq!(unknown.message, "prepared statement \"p\" does not exist");
+    assert_eq!(
+        two.value("select count(*) from pg_prepared_statements"),
+        "0"
+    );
+    two.query("prepare p as select 'two'").unwrap();
+    for _ in 0..2 {
+        assert_eq!(one.value("execute p"), "one");
+        assert_eq!(two.value("execute p"), "two");
+    }
+}
+
+#[test]
+fn what_sql_prepared_is_deallocated_for_good() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    let mut other = fixture.password_client().unwrap();
+    for end in [
+        "deallocate p",
+        "deallocate all",
+        "discard all",
+        "begin; deallocate p; rollback",
+    ] {
+        client
+            .query("prepare p as select 1; prepare q as select 2")
+            .unwrap();
+        other.query("select 1").unwrap();
+        assert_eq!(client.value("execute p"), "1");
+        client.query(end).unwrap();
+        other.query("select 1").unwrap();
+        assert_eq!(
+            client.query("execute p").unwrap_err().code,
+            "26000",
+            "{end}"
+        );
+        let q = client.query("execute q");
+        assert_eq!(q.is_ok(), !end.ends_with("all"), "{end}");
+        client.query("deallocate all").unwrap();
+    }
+    client.query("prepare p as select 1").unwrap();
+    let closed = exchange(&mut client, |out| frontend::close(b'S', "p", out).unwrap());
+    assert_eq!(closed, ["CloseComplete", "Idle"]);
+    other.query("select 1").unwrap();
+    assert_eq!(client.query("execute p").unwrap_err().code, "26000");
+}
+
+#[test]
+fn a_statement_whose_table_is_gone_does_not_keep_its_client_from_working() {
+    let fixture = Fixture::with_one_backend();
+    let mut one = fixture.password_client().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    one.query("create table gone(a int); prepare p as select * from gone; prepare q as select 'q'")
+        .unwrap();
+    two.query("drop table gone").unwrap();
+    assert_eq!(one.value("execute q"), "q");
+    assert!(one.query("execute p").is_err());
+    two.query("select 1").unwrap();
+    assert_eq!(one.value("execute q"), "q");
+}
+
+#[test]
+fn sql_and_protocol_share_one_namespace() {
+    let fixture = Fixture::start();
+    let mut client = fixture.password_client().unwrap();
+    exchange(&mut client, |out| {
+        frontend::parse("s", "select $1::text", [], out).unwrap();
+    });
+    exchange(&mut client, parse("t", "select 't'"));
+    client.query("prepare p as select 'p'").unwrap();
+    let _rival = busy(&fixture);
+    assert_eq!(client.value("execute s('x;y')"), "x;y");
+    assert_eq!(
+        exchange(&mut client, |out| run_unnamed("EXECUTE t", out))[2],
+        "t"
+    );
+    assert_eq!(exchange(&mut client, |out| run("p", out))[1], "p");
+    assert_eq!(
+        exchange(&mut client, parse("p", "select 1")),
+        ["42P05 prepared statement \"p\" already exists", "Idle"]
+    );
+    let taken = client.query("prepare t as select 1").unwrap_err();
+    assert_eq!(
+        (taken.code.as_str(), taken.message.as_str()),
+        ("42P05", "prepared statement \"t\" already exists")
+    );
+    assert_eq!(
+        exchange(&mut client, |out| run_unnamed("DEALLOCATE t", out))[2..],
+        ["DEALLOCATE", "Idle"]
+    );
+    assert!(exchange(&mut client, |out| run("t", out))[0].starts_with("26000"));
+    assert_eq!(
+        client.query("deallocate prepare s").unwrap().tags,
+        ["DEALLOCATE"]
+    );
+    assert!(exchange(&mut client, |out| run("s", out))[0].starts_with("26000"));
+    assert_eq!(client.value("execute p"), "p");
+}
+
+#[test]
+fn a_deallocate_that_is_skipped_after_an_error_leaves_the_statement() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    exchange(&mut client, parse("s", "select 's'"));
+    exchange(&mut client, |out| {
+        run_unnamed("select 1/0", out);
+        run_unnamed("deallocate s", out);
+    });
+    assert_eq!(exchange(&mut client, |out| run("s", out))[1], "s");
 }

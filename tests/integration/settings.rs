@@ -1,5 +1,8 @@
 //! Settings follow their client from backend to backend, and no other client sees them.
 
+use postgres_protocol::message::frontend;
+use reqwest::Method;
+
 use crate::support::{Client, Fixture};
 
 /// Two clients of one pool with one backend: whatever one leaves behind the other would see.
@@ -93,5 +96,69 @@ fn other_state_of_a_session_never_reaches_the_next_client() {
             + (select count(*) from pg_prepared_statements where name = 'leak')
             + (select count(*) from pg_cursors where name = 'leak')";
         assert_eq!(two.value(seen), "0", "left behind by: {leak}");
+    }
+}
+
+#[test]
+fn what_was_kept_from_the_next_client_is_counted_and_logged_once_per_client_and_kind() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, mut two) = pair(&fixture);
+    let own = two.value("select current_user");
+    let leaks = [
+        ("temp_table", "create temp table leak(a int)"),
+        ("advisory_lock", "select pg_advisory_lock(42)"),
+        (
+            "hold_cursor",
+            "begin; declare leak cursor with hold for select 1; commit",
+        ),
+        ("settings", "set work_mem = '7MB'"),
+        ("role", &format!("set role \"{own}\"")),
+    ];
+    for (kind, leak) in leaks {
+        assert_eq!(leaks_counted(&fixture, kind), 0, "{kind}");
+        for _ in 0..2 {
+            one.query(leak).unwrap();
+        }
+        two.query("select 1").unwrap();
+        assert_eq!(leaks_counted(&fixture, kind), 1, "{kind}");
+        two.query(leak).unwrap();
+        one.query("select 1").unwrap();
+        assert_eq!(leaks_counted(&fixture, kind), 2, "{kind}");
+    }
+    let log = fixture.sluice.log();
+    assert_eq!(log.matches("kind=\"temp_table\"").count(), 2, "{log}");
+}
+
+fn leaks_counted(fixture: &Fixture, kind: &str) -> u32 {
+    let answer = fixture.sluice.admin.call(Method::GET, "/metrics", None);
+    let label = format!("sluice_leaks_total{{kind=\"{kind}\"}} ");
+    let count = answer
+        .text
+        .lines()
+        .find_map(|line| line.strip_prefix(&label));
+    count
+        .unwrap_or_else(|| panic!("no {label} in {}", answer.text))
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn what_ends_with_its_transaction_does_not_cost_the_backend_its_statements() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, _) = pair(&fixture);
+    let prepared = "select count(*) from pg_prepared_statements";
+    one.send_messages(|out| {
+        frontend::parse("s", "select 1", [], out).unwrap();
+        frontend::sync(out);
+    });
+    one.receive_until_ready();
+    for harmless in [
+        "begin; declare c cursor for select 1; fetch c; commit",
+        "begin; create temp table t(a int) on commit drop; commit",
+        "select pg_advisory_xact_lock(1)",
+        "do $$ begin perform 1; end $$",
+    ] {
+        one.query(harmless).unwrap();
+        assert_eq!(one.value(prepared), "1", "{harmless}");
     }
 }

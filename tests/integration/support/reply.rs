@@ -34,7 +34,11 @@ pub(crate) enum Reply {
     CopyOut,
     CopyData(Bytes),
     CopyDone,
-    Notification,
+    Notification {
+        pid: u32,
+        channel: String,
+        payload: String,
+    },
     Notice(Fault),
     Error(Fault),
     /// The server has closed its side in good order.
@@ -124,7 +128,11 @@ impl Reply {
             b'H' => Self::CopyOut,
             b'd' => Self::CopyData(body),
             b'c' => Self::CopyDone,
-            b'A' => Self::Notification,
+            b'A' => Self::Notification {
+                pid: body.get_u32(),
+                channel: text(&mut body),
+                payload: text(&mut body),
+            },
             b'N' => Self::Notice(Fault::read(body)),
             b'E' => Self::Error(Fault::read(body)),
             other => panic!("unknown message {:?}", char::from(other)),
