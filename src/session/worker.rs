@@ -21,7 +21,11 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Arrival, cancel_keys::CancelKeys, crowd::Crowd, local::Local, local::Now,
+    Arrival,
+    cancel_keys::CancelKeys,
+    crowd::{Crowd, Presence},
+    local::Local,
+    local::Now,
     verifier::VerifierCache,
 };
 use crate::{
@@ -132,13 +136,10 @@ impl Process {
         usize::try_from(hash % self.workers.len().max(1) as u64).unwrap_or(0)
     }
 
-    pub(super) fn unauthenticated_limit(&self) -> usize {
-        self.config.load().limits.unauthenticated_per_address
-    }
-
-    /// An address as limits see it.
-    pub(super) fn limited_address(address: IpAddr) -> IpAddr {
-        address.to_canonical()
+    /// The place of a client at `address` among those that have not logged in.
+    pub(super) fn stranger(&self, address: IpAddr) -> Presence {
+        let limit = self.config.load().limits.unauthenticated_per_address;
+        self.crowd.enter(address, limit)
     }
 }
 
