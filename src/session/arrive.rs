@@ -14,10 +14,10 @@ use super::{
     crowd::Presence,
     error::End,
     finish,
-    handshake::{CancelRequest, Handshake, HandshakeSettings, Hello, handshake},
+    handshake::{CancelRequest, Handshake, HandshakeSettings, Hello, handshake, true_peer},
     route::{Route, route},
     serve,
-    worker::{Command, Place, Process, Worker},
+    worker::{Command, Place, Worker},
 };
 use crate::{
     metrics::{CancelOutcome, cancel_request},
@@ -64,14 +64,10 @@ impl Arrival {
 }
 
 /// Takes a fresh connection to where it belongs: its home worker, or the session it wants to cancel.
-pub async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, sharing: Sharing) {
+pub async fn accept(worker: Rc<Worker>, mut tcp: TcpStream, peer: SocketAddr, sharing: Sharing) {
     let config = worker.process.config.load_full();
     let deadline = Instant::now() + config.timeouts.login;
-    let address = Process::limited_address(peer.ip());
-    let presence = worker
-        .process
-        .crowd
-        .enter(address, worker.process.unauthenticated_limit());
+    let presence = worker.process.stranger(peer.ip());
     let keepalive = Keepalive {
         unacknowledged: config.timeouts.write_stall,
         ..Keepalive::default()
@@ -82,6 +78,18 @@ pub async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, sharin
     let settings = HandshakeSettings {
         tls: worker.process.tls.clone(),
         proxy_from: config.listen.proxy_protocol_from.clone(),
+    };
+    let known = tokio::select! {
+        known = timeout_at(deadline, true_peer(&mut tcp, peer, &settings)) => known,
+        () = presence.pushed_out() => return,
+    };
+    // Who does not say who he is, as agreed with balancers, does not speak PostgreSQL either.
+    let Ok(Ok(Some(peer))) = known else { return };
+    // Of a balancer's clients, each address has its own limit.
+    let presence = if presence.is_of(peer.ip()) {
+        presence
+    } else {
+        worker.process.stranger(peer.ip())
     };
     let shaking = Box::pin(timeout_at(deadline, handshake(tcp, peer, &settings)));
     let shaken = tokio::select! {

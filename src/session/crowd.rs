@@ -41,6 +41,7 @@ pub(super) struct Presence {
 impl Crowd {
     /// Lets a client in; if its address has more than `limit` strangers now, the oldest of them goes.
     pub(super) fn enter(&self, address: IpAddr, limit: usize) -> Presence {
+        let address = address.to_canonical();
         let pushed_out = Arc::new(Notify::new());
         let mut strangers = self.0.by_address.entry(address).or_default();
         // Under the entry's lock, so that the numbers of an address stand in order.
@@ -65,6 +66,11 @@ impl Crowd {
 }
 
 impl Presence {
+    /// Whether it counts for `address`.
+    pub(super) fn is_of(&self, address: IpAddr) -> bool {
+        self.address == address.to_canonical()
+    }
+
     /// Waits until newer strangers push this one out.
     pub(super) async fn pushed_out(&self) {
         self.pushed_out.notified().await;

@@ -24,7 +24,7 @@ use crate::{
 
 /// The hint for every refusal of an unproven client, whatever was wrong: it must not say what.
 const CREDENTIALS_HINT: &str = "Check the user name (role.ref), the project's ref and the password. To use a personal \
-    access token as password, add options=-c jit=true and make sure that the token is neither expired nor revoked.";
+    access token as password, add options=-c jit=true (not needed on the direct port) and make sure that the token is neither expired nor revoked.";
 
 /// What is said of a query that took too long, in PostgreSQL's words.
 pub(super) const STATEMENT_TIMEOUT: &str = "canceling statement due to statement timeout";

@@ -138,19 +138,36 @@ impl std::fmt::Display for Encryption {
     }
 }
 
-/// Brings a fresh connection to the point where it is known what the client wants.
+/// The client's own address: a trusted balancer's word for it, else the socket's. `None`: the balancer left without a
+/// word, for balancers check ports, too.
+pub async fn true_peer(
+    tcp: &mut TcpStream,
+    peer: SocketAddr,
+    settings: &HandshakeSettings,
+) -> Result<Option<SocketAddr>, HandshakeFailure> {
+    let peer = canonical(peer);
+    if !settings
+        .proxy_from
+        .iter()
+        .any(|net| net.contains(&peer.ip()))
+    {
+        return Ok(Some(peer));
+    }
+    if first_byte(tcp).await.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(match proxy_protocol::read(tcp).await? {
+        Source::Client(client) => canonical(client),
+        Source::Peer => peer,
+    }))
+}
+
+/// Brings the connection of the client at `peer` to the point where it is known what it wants.
 pub async fn handshake(
-    mut tcp: TcpStream,
+    tcp: TcpStream,
     peer: SocketAddr,
     settings: &HandshakeSettings,
 ) -> Result<Handshake, HandshakeError> {
-    // Before the PROXY header as well: balancers check ports, too.
-    if first_byte(&tcp).await.is_none() {
-        return Ok(Handshake::Closed);
-    }
-    let peer = true_peer(&mut tcp, canonical(peer), &settings.proxy_from)
-        .await
-        .map_err(untold)?;
     match first_byte(&tcp).await {
         None => Ok(Handshake::Closed),
         Some(TLS_HANDSHAKE_RECORD) => {
@@ -279,21 +296,6 @@ async fn first_byte(tcp: &TcpStream) -> Option<u8> {
     // Port checks end with FIN or RST as they like; neither is an error.
     let count = tcp.peek(&mut byte).await.unwrap_or(0);
     (count > 0).then_some(byte[0])
-}
-
-/// The client's own address: a trusted balancer's word for it, else the socket's.
-async fn true_peer(
-    tcp: &mut TcpStream,
-    peer: SocketAddr,
-    proxy_from: &[IpNet],
-) -> Result<SocketAddr, HandshakeFailure> {
-    if !proxy_from.iter().any(|net| net.contains(&peer.ip())) {
-        return Ok(peer);
-    }
-    Ok(match proxy_protocol::read(tcp).await? {
-        Source::Client(client) => canonical(client),
-        Source::Peer => peer,
-    })
 }
 
 /// IPv4 as IPv4: a listener for both families shows it wrapped in IPv6, which no network of a rule would match.

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     Arrival,
     cancel_keys::{CancelKeys, Guesses},
-    crowd::Crowd,
+    crowd::{Crowd, Presence},
     local::{Due, Local, Now},
     verifier::VerifierCache,
 };
@@ -137,13 +137,10 @@ impl Process {
         usize::try_from(hash % self.workers.len().max(1) as u64).unwrap_or(0)
     }
 
-    pub(super) fn unauthenticated_limit(&self) -> usize {
-        self.config.load().limits.unauthenticated_per_address
-    }
-
-    /// An address as limits see it.
-    pub(super) fn limited_address(address: IpAddr) -> IpAddr {
-        address.to_canonical()
+    /// The place of a client at `address` among those that have not logged in.
+    pub(super) fn stranger(&self, address: IpAddr) -> Presence {
+        let limit = self.config.load().limits.unauthenticated_per_address;
+        self.crowd.enter(address, limit)
     }
 }
 

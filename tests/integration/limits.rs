@@ -79,6 +79,32 @@ fn of_one_address_only_the_newest_connections_that_have_not_logged_in_stay() {
 }
 
 #[test]
+fn behind_a_balancer_each_clients_own_address_is_limited() {
+    let trusted = toml::Value::Array(vec!["127.0.0.1/32".into()]);
+    let settings = Settings::default()
+        .set("listen.workers", 1)
+        .set("listen.proxy_protocol_from", trusted)
+        .set("limits.unauthenticated_per_address", 3);
+    let fixture = Fixture::with(settings);
+    let connect = |last: u8| {
+        let mut client = Client::connect(fixture.sluice.port).unwrap();
+        client.send(format!(
+            "PROXY TCP4 203.0.113.{last} 192.0.2.1 4711 6543\r\n"
+        ));
+        client
+    };
+    let mut quiet: Vec<Client> = (1..=4).map(connect).collect();
+    let mut crowd: Vec<Client> = (0..4).map(|_| connect(9)).collect();
+    crowd[0].receive_to_end();
+    for client in quiet.iter_mut().chain(&mut crowd[1..]) {
+        assert!(
+            client.is_silent_for(Duration::from_millis(20)),
+            "a connection within its address's limit was closed"
+        );
+    }
+}
+
+#[test]
 fn an_idle_client_is_sent_away_in_time() {
     let fixture = Fixture::with(Settings::default().set("timeouts.idle", "1s"));
     let mut client = fixture.password_client().unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::{
-    Client, Fixture, admin::Revocation, login::Login, postgres::TOKEN_ROLE, until,
+    Client, Fixture, Reply, admin::Revocation, login::Login, postgres::TOKEN_ROLE, until,
 };
 
 /// A statement that no cancel ends: it catches it and goes on.
@@ -45,6 +45,25 @@ fn a_token_that_expires_ends_its_sessions() {
         .unwrap();
     let fault = client.farewell();
     assert_eq!(fault.message, "terminating connection due to access expiry");
+}
+
+#[test]
+fn an_idle_client_is_told_that_its_access_will_end() {
+    let fixture = Fixture::start();
+    let person = fixture.person("first");
+    // Less than ten minutes, so that the first notice is due at once; the second is at one minute.
+    fixture.grant(&person, TOKEN_ROLE, json!({ "expires": "63s" }));
+    let granted = Instant::now();
+    let mut client = fixture.token_client(&person).unwrap();
+    for earliest in [0, 2] {
+        let Reply::Notice(notice) = client.receive() else {
+            panic!("no notice");
+        };
+        assert_eq!(notice.code, "00000");
+        assert!(notice.message.contains("access"), "{notice:?}");
+        assert!(granted.elapsed() > Duration::from_secs(earliest));
+    }
+    assert_eq!(client.value("select 1"), "1");
 }
 
 #[test]

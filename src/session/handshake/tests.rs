@@ -41,12 +41,16 @@ async fn run<T>(
     settings: &HandshakeSettings,
     client: impl AsyncFnOnce(TcpStream) -> T,
 ) -> (Result<Handshake, HandshakeError>, T) {
-    let (near, far) = sockets().await;
+    let (near, mut far) = sockets().await;
     near.set_nodelay(true).unwrap();
-    tokio::join!(
-        handshake(far, PEER.parse().unwrap(), settings),
-        client(near)
-    )
+    let shaking = async {
+        let peer = true_peer(&mut far, PEER.parse().unwrap(), settings).await;
+        match peer.map_err(untold)? {
+            Some(peer) => handshake(far, peer, settings).await,
+            None => Ok(Handshake::Closed),
+        }
+    };
+    tokio::join!(shaking, client(near))
 }
 
 /// The same for a client that sends `bytes` and leaves its half open.
