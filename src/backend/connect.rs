@@ -79,6 +79,7 @@ pub(super) async fn connect(
     address: Option<SocketAddr>,
     role: &RoleName,
     database: &DatabaseName,
+    parameters: &[(&str, &str)],
     credentials: &Credentials,
 ) -> Result<Connection, ConnectError> {
     let (tcp, address) = match address {
@@ -88,12 +89,8 @@ pub(super) async fn connect(
     let stream = encrypt(server, tcp, credentials).await?;
     let mut connection = Connection::new(stream, address);
     let mut out = BytesMut::new();
-    let startup = [
-        ("user", role.as_str()),
-        ("database", database.as_str()),
-        ("application_name", "sluice"),
-        ("client_encoding", "UTF8"),
-    ];
+    let who = [("user", role.as_str()), ("database", database.as_str())];
+    let startup = who.iter().chain(parameters).copied();
     message::startup(ProtocolVersion::V3_0, startup, &mut out)
         .map_err(|_| ConnectError::Protocol)?;
     send(&mut connection, &out).await?;

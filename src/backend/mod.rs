@@ -20,6 +20,10 @@ use crate::{
     net::client_tls::ClientTlsConfig,
 };
 
+/// What the pooler's own connections say of themselves.
+pub const PARAMETERS: &[(&str, &str)] =
+    &[("application_name", "sluice"), ("client_encoding", "UTF8")];
+
 /// Where a tenant's PostgreSQL is, and how to speak to it.
 #[derive(Clone)]
 pub struct Server {
@@ -31,14 +35,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens a connection as `role` to `database`, within the connect timeout.
+    /// Opens a connection as `role` to `database`, with further startup `parameters`, within the connect timeout.
     pub async fn connect(
         &self,
         role: &RoleName,
         database: &DatabaseName,
+        parameters: &[(&str, &str)],
         credentials: &Credentials,
     ) -> Result<Connection, ConnectError> {
-        let attempt = connect::connect(self, None, role, database, credentials);
+        let attempt = connect::connect(self, None, role, database, parameters, credentials);
         match tokio::time::timeout(self.connect_timeout, attempt).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::TimedOut(self.connect_timeout)),

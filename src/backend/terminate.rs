@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    Connection, Credentials, Server, close,
+    Connection, Credentials, PARAMETERS, Server, close,
     connect::{self, ConnectError},
     connection::ExchangeError,
 };
@@ -38,7 +38,14 @@ impl Terminator {
         database: &DatabaseName,
         credentials: &Credentials,
     ) -> Result<Self, TerminateError> {
-        let attempt = connect::connect(server, Some(address), role, database, credentials);
+        let attempt = connect::connect(
+            server,
+            Some(address),
+            role,
+            database,
+            PARAMETERS,
+            credentials,
+        );
         let limit = server.connect_timeout;
         let connection = tokio::time::timeout(limit, attempt)
             .await

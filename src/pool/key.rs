@@ -1,10 +1,12 @@
 //! What two sessions must share to share backends.
 
-use std::fmt;
+use std::{fmt, rc::Rc};
 
 use crate::{
     access::Grant,
+    backend,
     names::{DatabaseName, PersonId, RoleName, TenantRef},
+    protocol::{options::is_setting, parameters::Settings, startup::Replication},
 };
 
 /// Who the sessions of a pool act for.
@@ -42,4 +44,47 @@ pub struct PoolKey {
     pub database: DatabaseName,
     pub role: RoleName,
     pub principal: Principal,
+    pub service: Service,
+}
+
+/// What the backends of a pool are for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Service {
+    Queries,
+    /// A walsender takes its settings with its startup packet only, and serves one client.
+    Walsender {
+        replication: Replication,
+        settings: Rc<Settings>,
+    },
+}
+
+impl Service {
+    /// Whether a backend that has served a client may serve another one.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        *self == Self::Queries
+    }
+
+    /// What a backend asks for in its startup packet, beside role and database.
+    pub(super) fn startup(&self) -> Vec<(&str, &str)> {
+        match self {
+            Self::Queries => backend::PARAMETERS.to_vec(),
+            Self::Walsender {
+                replication,
+                settings,
+            } => {
+                let asked = ("replication", replication.as_str());
+                let settings = settings.iter().filter(|(name, _)| is_setting(name));
+                settings.chain([asked]).collect()
+            }
+        }
+    }
+
+    /// The settings that a backend has from its startup packet.
+    pub(super) fn settings(&self) -> Rc<Settings> {
+        match self {
+            Self::Queries => Rc::default(),
+            Self::Walsender { settings, .. } => Rc::clone(settings),
+        }
+    }
 }

@@ -36,7 +36,7 @@ pub use self::{
     backend::{Backend, CancelBarrier, Cancels},
     budget::OverallBudget,
     checkout::Checkout,
-    key::{PoolKey, Principal},
+    key::{PoolKey, Principal, Service},
     login::Login,
     pools::{Pools, Sizes, TenantPools},
     reclaim::{Half, Remains},
@@ -329,7 +329,8 @@ impl Pool {
                 Ok((connection, server)) => {
                     pool.failure.replace(None);
                     let retire_at = pool.retirement();
-                    let backend = Backend::new(connection, server, place, epoch, retire_at);
+                    let mut backend = Backend::new(connection, server, place, epoch, retire_at);
+                    backend.settings = pool.key.service.settings();
                     pool.take_back(Box::new(backend));
                 }
                 Err(error) => pool.failed(error, place),
@@ -348,7 +349,12 @@ impl Pool {
             .map_err(|error| CheckoutError::Mint(Rc::new(error)))?;
         let server = self.tenant.server();
         let connection = server
-            .connect(&self.key.role, &self.key.database, &credentials)
+            .connect(
+                &self.key.role,
+                &self.key.database,
+                &self.key.service.startup(),
+                &credentials,
+            )
             .await
             .map_err(|error| CheckoutError::Connect(Rc::new(error)))?;
         if let Some(denial) = self.denial(&connection) {

@@ -135,6 +135,7 @@ fn pool(tenant: &Rc<TenantPools>, role: &str, principal: Principal) -> Rc<Pool> 
         database: DatabaseName::postgres(),
         role: RoleName::parse(role).unwrap(),
         principal,
+        service: Service::Queries,
     };
     tenant.pool(key, Login::Password(Zeroizing::new(String::new())))
 }

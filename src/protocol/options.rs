@@ -73,7 +73,8 @@ pub fn boolean(value: &str) -> Option<bool> {
 
 /// Whether a startup parameter of that name is a setting. The others steer the connection itself, so whoever passes
 /// settings on as startup parameters must never be given one of them as a setting.
-pub(super) fn is_setting(name: &str) -> bool {
+#[must_use]
+pub fn is_setting(name: &str) -> bool {
     !matches!(name, "" | "user" | "database" | "options" | "replication")
         && !name.starts_with(PROTOCOL_OPTION_PREFIX)
 }

@@ -108,7 +108,7 @@ pub struct Startup {
 }
 
 /// Whether the client wants to be served by a walsender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Replication {
     No,
     Physical,
@@ -256,6 +256,16 @@ impl Startup {
 }
 
 impl Replication {
+    /// The value of the startup parameter.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "false",
+            Self::Physical => "true",
+            Self::Logical => "database",
+        }
+    }
+
     fn parse(value: &str) -> Result<Self, StartupError> {
         if value == "database" {
             return Ok(Self::Logical);

@@ -123,7 +123,7 @@ async fn welcome(
         peer,
         end_point,
     } = hello;
-    let (route, place) = match admit(worker, &stream, &startup) {
+    let (route, place) = match admit(worker, &stream, &startup, sharing) {
         Ok(admitted) => admitted,
         Err(end) => {
             finish::note_turned_away(worker, &startup, peer, &end);
@@ -153,13 +153,18 @@ async fn welcome(
     let _ = worker.process.workers[home].send(Command::Arrive(Box::new(arrival)));
 }
 
-fn admit(worker: &Worker, stream: &Stream, startup: &Startup) -> Result<(Route, Place), End> {
+fn admit(
+    worker: &Worker,
+    stream: &Stream,
+    startup: &Startup,
+    sharing: Sharing,
+) -> Result<(Route, Place), End> {
     let sni = stream.tls().and_then(|tls| tls.sni);
     let route = route(startup, sni.as_deref()).map_err(|_| End::Credentials {
         user: startup.user.clone(),
         reason: "malformed_name",
     })?;
-    if startup.replication != Replication::No {
+    if startup.replication != Replication::No && sharing == Sharing::Transaction {
         return Err(End::Replication);
     }
     let limit = worker.process.config.load().limits.clients;

@@ -75,7 +75,7 @@ pub enum End {
     TooMany { what: &'static str, limit: usize },
     #[error("shutting down")]
     ShuttingDown,
-    #[error("replication is not supported here")]
+    #[error("replication in transaction mode")]
     Replication,
     #[error("no backend: {0}")]
     Checkout(#[from] CheckoutError),
@@ -228,7 +228,7 @@ impl End {
             ),
             Self::Replication => told(
                 fatal(SqlState::FEATURE_NOT_SUPPORTED, "replication connections are not supported in transaction mode")
-                    .with_hint("Connect to the server directly."),
+                    .with_hint("Connect to the direct listener, usually port 5432 of db.{ref}."),
                 Level::INFO,
                 "unsupported",
             ),

@@ -29,14 +29,14 @@ use crate::{
     },
     catalog::{
         Token,
-        types::{BackendLogin, ClientTls, RoleSecret, Tenant},
+        types::{BackendLogin, ClientTls, PrivilegedRoles, RoleSecret, Tenant},
     },
     names::DatabaseName,
     pool::{Login, Principal},
     protocol::{
         message::{self, PASSWORD_MAX_BYTES, SASL_MAX_BYTES},
         scram::{ScramError, ScramKeys, ServerBinding, ServerFirst, Verifier},
-        startup::Startup,
+        startup::{Replication, Startup},
     },
 };
 
@@ -272,6 +272,13 @@ async fn by_token(
             End::CannotVerify
         }
     })?;
+    if claim.startup.replication != Replication::No
+        && tenant.privileged_roles == PrivilegedRoles::Refuse
+    {
+        // It reads all of a database, whatever the role may read.
+        let proven = Some((grant.person(), id));
+        return Err(denied(Denial::PrivilegedRole, proven));
+    }
     let set_up = async {
         refuse_old_server(worker, &tenant)
             .await

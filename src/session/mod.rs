@@ -59,14 +59,16 @@ use self::{
 };
 use crate::{
     access::{Activity, EndCause, Floor, Registration, SessionHandle},
+    catalog::types::{Tenant, TenantTimeouts, TimeLimit},
     metrics::{GaugeGuard, TenantMetrics},
     net::buffer::Buffer,
-    pool::{Checkout, Pool, PoolKey},
+    pool::{Checkout, Pool, PoolKey, Service},
     protocol::{
         message,
         parameters::Settings,
         prepared::{NameLimits, Names, SqlStatements},
         residue::Residue,
+        startup::Replication,
     },
 };
 
@@ -198,19 +200,21 @@ async fn admit(
         what: "clients of this project",
         limit,
     })?;
+    let initial = Rc::new(greet::initial_settings(
+        &arrival.route.settings,
+        registration.handle().grant(),
+    ));
+    let replication = arrival.startup.replication;
     let key = PoolKey {
         tenant: tenant.tenant.clone(),
         database: identity.database.clone(),
         role: identity.role.clone(),
         principal,
+        service: service(replication, &initial),
     };
     let pool = tenancy::pools(worker, &tenant.tenant)
         .await?
         .pool(key, login);
-    let initial = Rc::new(greet::initial_settings(
-        &arrival.route.settings,
-        registration.handle().grant(),
-    ));
     let metrics = worker.metrics(&tenant.tenant);
     let config = worker.process.config.load();
     let limits = NameLimits {
@@ -221,7 +225,7 @@ async fn admit(
         worker: Rc::clone(worker),
         enrolled: worker.enroll(local::Local::new(
             registration.handle().clone(),
-            tenant.timeouts,
+            own_timeouts(&tenant, replication),
             worker.now(),
         )),
         floor: worker.process.access.floor(&tenant.tenant),
@@ -246,6 +250,28 @@ async fn admit(
         metrics,
         _place: place,
     })
+}
+
+fn service(replication: Replication, settings: &Rc<Settings>) -> Service {
+    match replication {
+        Replication::No => Service::Queries,
+        Replication::Physical | Replication::Logical => Service::Walsender {
+            replication,
+            settings: Rc::clone(settings),
+        },
+    }
+}
+
+/// What the tenant limits; a stream of changes has no end that it could be late for.
+fn own_timeouts(tenant: &Tenant, replication: Replication) -> TenantTimeouts {
+    match replication {
+        Replication::No => tenant.timeouts,
+        Replication::Physical | Replication::Logical => TenantTimeouts {
+            query: Some(TimeLimit::Off),
+            transaction: Some(TimeLimit::Off),
+            ..tenant.timeouts
+        },
+    }
 }
 
 impl Session {
@@ -463,7 +489,8 @@ impl Session {
     /// The session is ending. A backend that has nothing to do with that goes on to others: at once if it is clean,
     /// else after the work it has in hand is undone. Any other is closed.
     fn part(&self, end: End, boundary: Boundary, left: Left, mut checkout: Checkout) -> Farewell {
-        let checkout = if !end.spares_backend() || matches!(left, Left::Broken) {
+        let is_shared = self.pool.key.service.is_shared();
+        let checkout = if !is_shared || !end.spares_backend() || matches!(left, Left::Broken) {
             Some(checkout)
         } else {
             self.enrolled.local.detach();

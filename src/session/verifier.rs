@@ -12,7 +12,7 @@ use crate::{
     backend::ExchangeError,
     catalog::types::{RoleSecret, Tenant},
     names::{DatabaseName, RoleName, TenantRef},
-    pool::{Login, PoolKey, Principal},
+    pool::{Login, PoolKey, Principal, Service},
     protocol::{
         parameters::Settings,
         scram::{DEFAULT_ITERATIONS, Verifier},
@@ -215,6 +215,7 @@ pub(super) async fn auth_pool(
         database,
         role: auth_user.clone(),
         principal: Principal::AuthQuery,
+        service: Service::Queries,
     };
     Ok(tenancy::pools(worker, &tenant.tenant)
         .await?

@@ -30,6 +30,7 @@ mod pipelines;
 mod pools;
 mod preamble;
 mod prepared;
+mod replication;
 mod revocation;
 mod revocation_matrix;
 mod routing;

@@ -20,6 +20,9 @@ pub(crate) const PASSWORD: &str = "correct horse battery staple";
 pub(crate) const SWARM_ROLE: &str = "app_swarm";
 /// What people are granted: only a certificate gets in.
 pub(crate) const TOKEN_ROLE: &str = "app_readwrite";
+/// May replicate: with its password, and as somebody's grant.
+pub(crate) const REPLICA_ROLE: &str = "app_replica";
+pub(crate) const REPLICA_TOKEN_ROLE: &str = "app_follower";
 pub(crate) const OTHER_TOKEN_ROLE: &str = "app_readonly";
 /// What people are granted where the pooler keeps the role's password.
 pub(crate) const SECRET_ROLE: &str = "app_secret";
@@ -80,7 +83,9 @@ impl Cluster {
              create role {SECRET_ROLE} login password '{PASSWORD}';
              create role {AUTH_ROLE} login password '{PASSWORD}';
              create role {TOKEN_ROLE} login in role jit_assumable;
-             create role {OTHER_TOKEN_ROLE} login in role jit_assumable;"
+             create role {OTHER_TOKEN_ROLE} login in role jit_assumable;
+             create role {REPLICA_ROLE} login replication password '{PASSWORD}';
+             create role {REPLICA_TOKEN_ROLE} login replication in role jit_assumable;"
         ));
         // Cheap to log in with; the setting came with PostgreSQL 16.
         let cheap = if self.version() >= 16 {

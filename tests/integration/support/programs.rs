@@ -34,7 +34,7 @@ pub(crate) fn reach<'a>(command: &'a mut Command, login: &Login) -> &'a mut Comm
     command
 }
 
-fn program(name: &str, login: &Login) -> Command {
+pub(crate) fn program(name: &str, login: &Login) -> Command {
     let mut command = Command::new(name);
     reach(&mut command, login);
     command

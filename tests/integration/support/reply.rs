@@ -32,6 +32,7 @@ pub(crate) enum Reply {
     PortalSuspended,
     CopyIn,
     CopyOut,
+    CopyBoth,
     CopyData(Bytes),
     CopyDone,
     Notification {
@@ -126,6 +127,7 @@ impl Reply {
             b's' => Self::PortalSuspended,
             b'G' => Self::CopyIn,
             b'H' => Self::CopyOut,
+            b'W' => Self::CopyBoth,
             b'd' => Self::CopyData(body),
             b'c' => Self::CopyDone,
             b'A' => Self::Notification {

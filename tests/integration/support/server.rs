@@ -177,7 +177,7 @@ fn must_succeed(command: &mut Command) {
 /// Roles in the gate group get in by certificate only; all others by password.
 const HOST_RULES: &str = "\
 hostssl all +jit_assumable 127.0.0.0/8 cert clientname=DN map=jit
-host    all all            127.0.0.0/8 scram-sha-256
+host    all,replication all 127.0.0.0/8 scram-sha-256
 ";
 
 const IDENT_MAP: &str = r#"jit "/^O=[a-z0-9_-]+,OU=g-[0-9a-f]{32},OU=r-([a-z_][a-z0-9_$]*),UID=[A-Za-z0-9._@-]{1,200}$" \1
@@ -187,6 +187,9 @@ const SETTINGS: &str = "
 listen_addresses = '127.0.0.1, 127.0.0.2'
 unix_socket_directories = ''
 max_connections = 600
+wal_level = logical
+max_wal_senders = 20
+max_replication_slots = 20
 shared_buffers = 64MB
 fsync = off
 synchronous_commit = off
