@@ -192,7 +192,7 @@ async fn forward(worker: &Worker, request: &CancelRequest) -> CancelOutcome {
         config,
         ..
     } = &*worker.process;
-    let address = Process::limited_address(request.peer.ip());
+    let address = request.peer.ip();
     let limit = config.load().limits.wrong_cancel_keys_per_address;
     let now = worker.now();
     if guesses.are_too_many(address, limit, now) {
