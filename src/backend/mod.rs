@@ -17,7 +17,7 @@ pub use self::{
 };
 use crate::{
     names::{DatabaseName, RoleName},
-    net::client_tls::ClientTlsConfig,
+    net::{client_tls::ClientTlsConfig, stream::Keepalive},
 };
 
 /// Where a tenant's PostgreSQL is, and how to speak to it.
@@ -28,6 +28,7 @@ pub struct Server {
     pub tls: ClientTlsConfig,
     /// From the first packet to ReadyForQuery.
     pub connect_timeout: Duration,
+    pub keepalive: Keepalive,
 }
 
 impl Server {

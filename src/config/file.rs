@@ -46,6 +46,12 @@ sections! {
         certificate: PathBuf,
         key: PathBuf,
     }
+    net: Net {
+        keepalive_idle: Span,
+        keepalive_interval: Span,
+        client_unacknowledged: SpanOrOff,
+        backend_unacknowledged: SpanOrOff,
+    }
     limits: Limits {
         clients: usize,
         tenant_clients: usize,

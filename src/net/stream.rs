@@ -228,6 +228,9 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// Probes without an answer before the connection is dead, where no limit of time is set.
+const PROBES: u32 = 4;
+
 /// How soon the kernel finds out that a peer is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
@@ -235,22 +238,9 @@ pub struct Keepalive {
     pub idle: Duration,
     /// Time between probes.
     pub interval: Duration,
-    /// Probes without an answer before the connection is dead.
-    pub probes: u32,
-    /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`).
-    pub unacknowledged: Duration,
-}
-
-impl Default for Keepalive {
-    /// A vanished peer is noticed within two minutes, and within 30 s while we have something to tell it.
-    fn default() -> Self {
-        Self {
-            idle: Duration::from_secs(60),
-            interval: Duration::from_secs(15),
-            probes: 4,
-            unacknowledged: Duration::from_secs(30),
-        }
-    }
+    /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`); also how long probes go without an answer, if
+    /// there is a limit. `None`: the kernel's own patience.
+    pub unacknowledged: Option<Duration>,
 }
 
 /// Prepares a socket for short messages and for peers that vanish.
@@ -260,9 +250,9 @@ pub fn tune(tcp: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
     let probing = TcpKeepalive::new()
         .with_time(keepalive.idle)
         .with_interval(keepalive.interval)
-        .with_retries(keepalive.probes);
+        .with_retries(PROBES);
     socket.set_tcp_keepalive(&probing)?;
-    socket.set_tcp_user_timeout(Some(keepalive.unacknowledged))
+    socket.set_tcp_user_timeout(keepalive.unacknowledged)
 }
 
 /// What a socket holds for us at this moment.

@@ -72,7 +72,12 @@ pub async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, sharin
         .process
         .crowd
         .enter(address, worker.process.unauthenticated_limit());
-    if tune(&tcp, &Keepalive::default()).is_err() {
+    let keepalive = Keepalive {
+        idle: config.net.keepalive_idle,
+        interval: config.net.keepalive_interval,
+        unacknowledged: config.net.client_unacknowledged,
+    };
+    if tune(&tcp, &keepalive).is_err() {
         return;
     }
     let settings = HandshakeSettings {

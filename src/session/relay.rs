@@ -85,6 +85,8 @@ enum Ending {
     Terminated,
     /// The server has reported a FATAL; its end will follow.
     Fatal,
+    /// The server has reported an error when all was answered: it is the backend's end, and no client's.
+    Departed,
 }
 
 /// What became of the bytes for the client when a relay was cut off.
@@ -161,11 +163,13 @@ impl<'a> Relay<'a> {
 
     /// What the client leaves behind if it goes now.
     pub(super) fn into_left(self) -> Left {
+        if self.sending == Sending::Broken
+            || matches!(self.ending, Ending::Fatal | Ending::Departed)
+        {
+            return Left::Broken;
+        }
         if self.is_settled() {
             return Left::Nothing;
-        }
-        if self.sending == Sending::Broken || self.ending == Ending::Fatal {
-            return Left::Broken;
         }
         let half = (self.client_body > 0).then_some(Half {
             tag: self.client_tag,
@@ -299,13 +303,14 @@ impl<'a> Relay<'a> {
                 self.is_settled() || !pipeline.is_busy() || pipeline.awaited() != Awaited::Nothing
             }
             Ending::Fatal => false,
+            Ending::Departed => true,
         }
     }
 
     fn over(&self) -> Result<(), End> {
         match self.ending {
             Ending::Terminated => Err(End::Terminated),
-            Ending::No | Ending::Fatal => Ok(()),
+            Ending::No | Ending::Fatal | Ending::Departed => Ok(()),
         }
     }
 
@@ -412,6 +417,11 @@ impl<'a> Relay<'a> {
             let here = header.message_bytes().min(message.len());
             let is_whole = here == header.message_bytes();
             let body = message.get(HEADER_BYTES..here).unwrap_or_default();
+            let is_shared = prepared.is_some();
+            if is_shared && header.tag == tag::ERROR_RESPONSE && backend.pipeline.is_releasable() {
+                self.ending = Ending::Departed;
+                break;
+            }
             let prepared = prepared.as_mut().map(|(prepared, _)| &mut **prepared);
             let instead = match look_at_server(backend, prepared, header.tag, body) {
                 Ok(instead) => instead.filter(|_| is_whole),

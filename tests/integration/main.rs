@@ -21,6 +21,7 @@ mod drivers;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod outages;
 mod password;
 mod pgbench;
 mod pipelines;
