@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
-use super::extract::Described;
+use super::{extract::Described, networks};
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
@@ -82,7 +82,10 @@ pub struct TenantFields {
     pub token_access: Option<TokenAccess>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub privileged_roles: Option<PrivilegedRoles>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "networks::optional_list",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub networks: Option<Vec<IpNet>>,
 }
 
@@ -228,7 +231,7 @@ pub struct RuleAddition {
     pub person: String,
     pub role: RoleName,
     pub expires: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "networks::list")]
     pub networks: Vec<IpNet>,
     #[serde(default = "everywhere")]
     pub reach: RuleReach,
@@ -243,7 +246,10 @@ pub struct RuleTerms {
     /// RFC 3339 time or duration from now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "networks::optional_list",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub networks: Option<Vec<IpNet>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reach: Option<RuleReach>,

@@ -1,5 +1,7 @@
 //! Tenants as rows.
 
+use std::sync::Arc;
+
 use sqlx::{
     Row, SqliteConnection,
     query::Query,
@@ -13,7 +15,7 @@ use crate::{
             milliseconds, networks, networks_text, number, number_optional, parsed,
             parsed_optional, time, word, worded,
         },
-        types::Tenant,
+        types::{Revision, Tenant, TenantAt},
     },
     names::TenantRef,
 };
@@ -37,6 +39,24 @@ pub(super) async fn find(
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(tenant).transpose()
+}
+
+/// The tenant and the revision of the catalogue that it was read at, both in one statement: of one moment.
+pub(super) async fn find_at(
+    connection: &mut SqliteConnection,
+    name: &TenantRef,
+) -> Result<Option<TenantAt>, CatalogError> {
+    let row = sqlx::query(
+        "SELECT tenants.*, catalogue.revision FROM tenants, catalogue WHERE ref = $1 AND id = 1",
+    )
+    .bind(name.as_str())
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(TenantAt {
+        record: Arc::new(tenant(&row)?),
+        revision: Revision(row.try_get("revision")?),
+    }))
 }
 
 pub(super) async fn require(

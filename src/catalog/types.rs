@@ -1,6 +1,6 @@
 //! What the catalogue holds, as values: tenants, people, members, tokens, rules and audit events.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,13 @@ pub struct Tenant {
     pub networks: Vec<IpNet>,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+}
+
+/// A tenant as it was at a revision of the catalogue.
+#[derive(Debug, Clone)]
+pub struct TenantAt {
+    pub record: Arc<Tenant>,
+    pub revision: Revision,
 }
 
 /// Whether and how strictly the connection to the server is encrypted, as libpq's `sslmode` words it.
@@ -186,7 +193,7 @@ pub struct NewRule {
 pub struct Evidence {
     /// The catalogue's revision that the rest was read at.
     pub revision: Revision,
-    pub tenant: Option<std::sync::Arc<Tenant>>,
+    pub tenant: Option<Arc<Tenant>>,
     /// For a branch: whether the parent has token access enabled (it then holds for its branches too).
     pub parent_token_access: Option<TokenAccess>,
     pub token: Option<TokenRecord>,

@@ -142,6 +142,11 @@ async fn establish<'a>(
         let patience = worker.login_patience(&session.pool);
         let greeting = greet::parameters(&session.pool, &session.settings, patience);
         let parameters = unless_ended(session.handle(), greeting).await?;
+        // Of the login itself: what the client's settings make of it (a `role`, say) can be undone.
+        let login = session.pool.parameters();
+        if login.is_some_and(|login| login.get("is_superuser") == Some("on")) {
+            session.handle().mark_superuser();
+        }
         session.confirm_grant().await?;
         Ok(parameters)
     };
@@ -193,7 +198,9 @@ async fn admit(
         role: identity.role.clone(),
         principal,
     };
-    let pool = tenancy::pools(worker, &tenant).await?.pool(key, login);
+    let pool = tenancy::pools(worker, &tenant.tenant)
+        .await?
+        .pool(key, login);
     let initial = Rc::new(greet::initial_settings(
         &arrival.route.settings,
         registration.handle().grant(),

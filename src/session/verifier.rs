@@ -208,7 +208,7 @@ pub(super) async fn auth_pool(
         role: auth_user.clone(),
         principal: Principal::AuthQuery,
     };
-    Ok(tenancy::pools(worker, tenant)
+    Ok(tenancy::pools(worker, &tenant.tenant)
         .await?
         .pool(key, Login::Password(password)))
 }
