@@ -11,7 +11,7 @@ use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
         AuditRow, BackendLogin, BackendTls, ClientTls, Member, MemberKind, Person, PrivilegedRoles,
-        Revision, Rule, RuleReach, Tenant, TokenAccess, TokenRecord,
+        Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess, TokenRecord,
     },
     names::{DatabaseName, RoleName, TenantRef},
 };
@@ -76,6 +76,8 @@ pub struct TenantFields {
     pub backend_budget: Option<Option<u32>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
     pub max_clients: Option<Option<u32>>,
+    #[serde(skip_serializing_if = "TimeoutFields::is_empty")]
+    pub timeouts: TimeoutFields,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_tls: Option<ClientTls>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,6 +89,28 @@ pub struct TenantFields {
         skip_serializing_if = "Option::is_none"
     )]
     pub networks: Option<Vec<IpNet>>,
+}
+
+/// Limits of time to be changed; `null`: as configured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeoutFields {
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Option<TimeLimit>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Option<TimeLimit>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub idle_in_transaction: Option<Option<TimeLimit>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub query: Option<Option<TimeLimit>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub transaction: Option<Option<TimeLimit>>,
+}
+
+impl TimeoutFields {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Tells `null` (clear it) from a field that is not there (leave it).

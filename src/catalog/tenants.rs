@@ -12,7 +12,7 @@ use crate::{
         columns::now,
         people::NAME_MAX_BYTES,
         tenant_rows::{self, find, find_at, has_branches, require, tenant},
-        types::{AuditEvent, Tenant, TenantAt, TokenAccess},
+        types::{AuditEvent, Tenant, TenantAt, TimeLimit, TokenAccess},
     },
     names::TenantRef,
 };
@@ -173,6 +173,9 @@ fn check(tenant: &Tenant) -> Result<(), CatalogError> {
         if limit == Some(0) {
             return invalid(field, "must not be 0");
         }
+    }
+    if tenant.timeouts.queue == Some(TimeLimit::Off) {
+        return invalid("timeouts.queue", "cannot be off");
     }
     Ok(())
 }

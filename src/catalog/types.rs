@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+pub use super::timeouts::{InvalidLimit, TenantTimeouts, TimeLimit};
 use crate::names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId};
 
 /// A point in the catalogue's history: every committed change raises it by one.
@@ -46,6 +47,8 @@ pub struct Tenant {
     pub backend_budget: Option<u32>,
     /// Clients of the tenant at once; `None`: the configured default.
     pub max_clients: Option<u32>,
+    #[serde(default)]
+    pub timeouts: TenantTimeouts,
     pub client_tls: ClientTls,
     pub token_access: TokenAccess,
     /// Whether `postgres`, superusers and `pg_*` may be granted.

@@ -62,6 +62,11 @@ pub(super) fn values(config: &Config, places: &Places<'_>) -> Checked {
         limits.unauthenticated_per_address,
         places,
     )?;
+    not_zero(
+        "limits.wrong_cancel_keys_per_address",
+        limits.wrong_cancel_keys_per_address,
+        places,
+    )?;
     timeouts(&config.timeouts, places)?;
     pool(&config.pool, places)?;
     token_access(&config.token_access, places)?;
@@ -93,11 +98,8 @@ fn net(net: &Net, places: &Places<'_>) -> Checked {
         whole(net.keepalive_interval),
         places,
     )?;
-    let limits = [
-        ("net.client_unacknowledged", net.client_unacknowledged),
-        ("net.backend_unacknowledged", net.backend_unacknowledged),
-    ];
-    limits_not_zero(&limits, places)
+    let limit = ("net.backend_unacknowledged", net.backend_unacknowledged);
+    limits_not_zero(&[limit], places)
 }
 
 /// Each listener has its own address; port 0 is a new port each time.
@@ -132,6 +134,7 @@ fn timeouts(timeouts: &Timeouts, places: &Places<'_>) -> Checked {
         ("timeouts.idle_in_transaction", timeouts.idle_in_transaction),
         ("timeouts.query", timeouts.query),
         ("timeouts.transaction", timeouts.transaction),
+        ("timeouts.write_stall", timeouts.write_stall),
     ];
     limits_not_zero(&limits, places)
 }

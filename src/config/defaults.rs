@@ -21,13 +21,14 @@ const WORKERS: usize = 0;
 
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// The kernel counts a live peer that does not read as well: a client may look at a result for a while, and a server
-/// takes no more rows of a COPY while it waits for a lock.
-const UNACKNOWLEDGED: Option<Duration> = Some(Duration::from_secs(120));
+/// The kernel counts a live peer that does not read as well: a server takes no more rows of a COPY while it waits for a
+/// lock.
+const BACKEND_UNACKNOWLEDGED: Option<Duration> = Some(Duration::from_secs(120));
 
 const CLIENTS: usize = 20_000;
 const TENANT_CLIENTS: usize = 10_000;
 const UNAUTHENTICATED_PER_ADDRESS: usize = 1_000;
+const WRONG_CANCEL_KEYS_PER_ADDRESS: usize = 100;
 
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,6 +36,7 @@ const IDLE_TIMEOUT: Option<Duration> = None;
 const IDLE_IN_TRANSACTION_TIMEOUT: Option<Duration> = None;
 const QUERY_TIMEOUT: Option<Duration> = None;
 const TRANSACTION_TIMEOUT: Option<Duration> = None;
+const WRITE_STALL_TIMEOUT: Option<Duration> = Some(Duration::from_secs(60));
 const BACKEND_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -127,8 +129,7 @@ fn net(file: &file::Net) -> Net {
     Net {
         keepalive_idle: span(file.keepalive_idle, KEEPALIVE_IDLE),
         keepalive_interval: span(file.keepalive_interval, KEEPALIVE_INTERVAL),
-        client_unacknowledged: span_or_off(file.client_unacknowledged, UNACKNOWLEDGED),
-        backend_unacknowledged: span_or_off(file.backend_unacknowledged, UNACKNOWLEDGED),
+        backend_unacknowledged: span_or_off(file.backend_unacknowledged, BACKEND_UNACKNOWLEDGED),
     }
 }
 
@@ -138,6 +139,8 @@ fn limits(file: &file::Limits) -> Limits {
         tenant_clients: file.tenant_clients.unwrap_or(TENANT_CLIENTS),
         unauthenticated_per_address: (file.unauthenticated_per_address)
             .unwrap_or(UNAUTHENTICATED_PER_ADDRESS),
+        wrong_cancel_keys_per_address: (file.wrong_cancel_keys_per_address)
+            .unwrap_or(WRONG_CANCEL_KEYS_PER_ADDRESS),
     }
 }
 
@@ -149,6 +152,7 @@ fn timeouts(file: &file::Timeouts) -> Timeouts {
         idle_in_transaction: span_or_off(file.idle_in_transaction, IDLE_IN_TRANSACTION_TIMEOUT),
         query: span_or_off(file.query, QUERY_TIMEOUT),
         transaction: span_or_off(file.transaction, TRANSACTION_TIMEOUT),
+        write_stall: span_or_off(file.write_stall, WRITE_STALL_TIMEOUT),
         backend_connect: span(file.backend_connect, BACKEND_CONNECT_TIMEOUT),
         drain: span(file.drain, DRAIN_TIMEOUT),
     }

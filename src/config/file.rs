@@ -49,13 +49,13 @@ sections! {
     net: Net {
         keepalive_idle: Span,
         keepalive_interval: Span,
-        client_unacknowledged: SpanOrOff,
         backend_unacknowledged: SpanOrOff,
     }
     limits: Limits {
         clients: usize,
         tenant_clients: usize,
         unauthenticated_per_address: usize,
+        wrong_cancel_keys_per_address: usize,
     }
     timeouts: Timeouts {
         login: Span,
@@ -64,6 +64,7 @@ sections! {
         idle_in_transaction: SpanOrOff,
         query: SpanOrOff,
         transaction: SpanOrOff,
+        write_stall: SpanOrOff,
         backend_connect: Span,
         drain: Span,
     }

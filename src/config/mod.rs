@@ -143,8 +143,8 @@ pub struct Net {
     pub keepalive_idle: Duration,
     /// Between probes, in whole seconds.
     pub keepalive_interval: Duration,
-    /// How long what was sent may stay unacknowledged, or cannot be sent because the peer does not read.
-    pub client_unacknowledged: Option<Duration>,
+    /// How long what a server was sent may stay unacknowledged, or cannot be sent because it does not read. (For
+    /// clients: `Timeouts::write_stall`.)
     pub backend_unacknowledged: Option<Duration>,
 }
 
@@ -156,6 +156,8 @@ pub struct Limits {
     pub tenant_clients: usize,
     /// Connections of one address that have not logged in yet.
     pub unauthenticated_per_address: usize,
+    /// Wrong cancel keys that one address may show in a minute.
+    pub wrong_cancel_keys_per_address: usize,
 }
 
 /// How long anything may take; `None` is written `"off"`.
@@ -169,6 +171,8 @@ pub struct Timeouts {
     pub idle_in_transaction: Option<Duration>,
     pub query: Option<Duration>,
     pub transaction: Option<Duration>,
+    /// A client that takes in nothing of what it is sent.
+    pub write_stall: Option<Duration>,
     /// Connecting and logging in to a tenant's PostgreSQL.
     pub backend_connect: Duration,
     /// From the request to stop until what is left is cut off.

@@ -238,8 +238,8 @@ pub struct Keepalive {
     pub idle: Duration,
     /// Time between probes.
     pub interval: Duration,
-    /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`); also how long probes go without an answer, if
-    /// there is a limit. `None`: the kernel's own patience.
+    /// How long sent bytes may stay unacknowledged, or wait for a peer that reads nothing (`TCP_USER_TIMEOUT`); also how
+    /// long probes go without an answer. `None`: as long as the kernel tries.
     pub unacknowledged: Option<Duration>,
 }
 

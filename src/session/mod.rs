@@ -215,6 +215,7 @@ async fn admit(
         worker: Rc::clone(worker),
         enrolled: worker.enroll(local::Local::new(
             registration.handle().clone(),
+            tenant.timeouts,
             worker.now(),
         )),
         floor: worker.process.access.floor(&tenant.tenant),

@@ -243,7 +243,7 @@ fn a_server_that_takes_nothing_more_is_given_up_in_time() {
 fn a_client_that_takes_nothing_more_is_given_up_in_time_and_its_backend_kept() {
     let settings = Settings::default()
         .set("pool.size", 1)
-        .set("net.client_unacknowledged", "1s");
+        .set("timeouts.write_stall", "1s");
     let fixture = Fixture::with(settings);
     let mut next = fixture.password_client().unwrap();
     let pid = next.value("select pg_backend_pid()");

@@ -20,6 +20,11 @@ async fn a_tenant_comes_back_as_it_was_given() {
         pool_size: Some(u32::MAX),
         backend_budget: Some(1),
         max_clients: Some(2),
+        timeouts: TenantTimeouts {
+            query: Some(TimeLimit::After(std::time::Duration::from_secs(90))),
+            idle: Some(TimeLimit::Off),
+            ..TenantTimeouts::default()
+        },
         client_tls: ClientTls::Require,
         token_access: TokenAccess::Disabled,
         privileged_roles: PrivilegedRoles::Allow,
