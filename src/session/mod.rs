@@ -327,7 +327,8 @@ impl Session {
         self.enter(Activity::Waiting);
         let since = Instant::now();
         let local = &self.enrolled.local;
-        let patience = self.worker.process.config.load().timeouts.queue;
+        let configured = &self.worker.process.config.load().timeouts;
+        let patience = self.enrolled.local.timeouts(configured).queue;
         let mut waiting = pin!(self.pool.checkout(patience));
         let result = poll_fn(|context| {
             if let Poll::Ready(result) = waiting.as_mut().poll(context) {
