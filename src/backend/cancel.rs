@@ -56,7 +56,9 @@ impl CancelTarget {
 
     async fn request(&self) -> Result<(), ConnectError> {
         let Server { tls, host, .. } = &*self.server;
-        let mut stream = tls.connect(reach(self.address).await?, host).await?;
+        let mut stream = tls
+            .connect(reach(self.address, &self.server).await?, host)
+            .await?;
         let mut out = BytesMut::new();
         message::cancel_request(self.pid, self.secret.as_bytes(), &mut out);
         stream.write_all(&out).await.map_err(ConnectError::Broken)?;
@@ -76,7 +78,10 @@ mod tests {
     use super::*;
     use crate::{
         catalog::types::BackendTls,
-        net::{client_tls::ClientTlsConfig, stream::Stream},
+        net::{
+            client_tls::ClientTlsConfig,
+            stream::{Keepalive, Stream},
+        },
     };
 
     /// A connection to whoever listens, of a server whose name leads elsewhere by now.
@@ -86,6 +91,11 @@ mod tests {
             port: 1,
             tls: ClientTlsConfig::new(BackendTls::Disable, None).unwrap(),
             connect_timeout: Duration::from_secs(1),
+            keepalive: Keepalive {
+                idle: Duration::from_secs(60),
+                interval: Duration::from_secs(15),
+                unacknowledged: None,
+            },
         });
         let address = listener.local_addr().unwrap();
         let tcp = TcpStream::connect(address).await.unwrap();

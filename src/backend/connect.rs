@@ -24,7 +24,7 @@ use crate::{
     names::{DatabaseName, RoleName},
     net::{
         client_tls::{ClientIdentity, ClientTlsError},
-        stream::{Keepalive, Stream, tune},
+        stream::{Stream, tune},
     },
     protocol::{
         error::ErrorResponse,
@@ -83,7 +83,7 @@ pub(super) async fn connect(
     credentials: &Credentials,
 ) -> Result<Connection, ConnectError> {
     let (tcp, address) = match address {
-        Some(address) => (reach(address).await?, address),
+        Some(address) => (reach(address, server).await?, address),
         None => find(server).await?,
     };
     let stream = encrypt(server, tcp, credentials).await?;
@@ -107,7 +107,7 @@ async fn find(server: &Server) -> Result<(TcpStream, SocketAddr), ConnectError> 
     let nowhere = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     let mut last = ConnectError::Unreachable(nowhere);
     for address in addresses {
-        match reach(address).await {
+        match reach(address, server).await {
             Ok(tcp) => return Ok((tcp, address)),
             Err(error) => last = error,
         }
@@ -116,10 +116,10 @@ async fn find(server: &Server) -> Result<(TcpStream, SocketAddr), ConnectError> 
 }
 
 /// A connected and tuned socket to `address`.
-pub(super) async fn reach(address: SocketAddr) -> Result<TcpStream, ConnectError> {
+pub(super) async fn reach(address: SocketAddr, server: &Server) -> Result<TcpStream, ConnectError> {
     let connected = async {
         let tcp = TcpStream::connect(address).await?;
-        tune(&tcp, &Keepalive::default())?;
+        tune(&tcp, &server.keepalive)?;
         Ok(tcp)
     };
     connected.await.map_err(ConnectError::Unreachable)

@@ -17,7 +17,7 @@ pub use self::{
 };
 use crate::{
     names::{DatabaseName, RoleName},
-    net::client_tls::ClientTlsConfig,
+    net::{client_tls::ClientTlsConfig, stream::Keepalive},
 };
 
 /// What the pooler's own connections say of themselves.
@@ -32,6 +32,7 @@ pub struct Server {
     pub tls: ClientTlsConfig,
     /// From the first packet to ReadyForQuery.
     pub connect_timeout: Duration,
+    pub keepalive: Keepalive,
 }
 
 impl Server {

@@ -5,7 +5,7 @@ use std::{fs::File, io, path::Path, time::Duration};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Config, Listen, Pool, Timeouts, TokenAccessSettings,
+    Config, Listen, Net, Pool, Timeouts, TokenAccessSettings,
     document::Places,
     error::{ConfigError, Problem},
     file,
@@ -53,6 +53,7 @@ pub(super) fn values(config: &Config, places: &Places<'_>) -> Checked {
         readable("tls.certificate", &tls.certificate, TLS_REMEDY, places)?;
         readable("tls.key", &tls.key, TLS_REMEDY, places)?;
     }
+    net(&config.net, places)?;
     let limits = &config.limits;
     not_zero("limits.clients", limits.clients, places)?;
     not_zero("limits.tenant_clients", limits.tenant_clients, places)?;
@@ -86,6 +87,19 @@ fn listen(listen: &Listen, places: &Places<'_>) -> Checked {
         return Err(places.error("listen.workers", problem));
     }
     Ok(())
+}
+
+fn net(net: &Net, places: &Places<'_>) -> Checked {
+    // The kernel counts seconds.
+    let whole = |span: Duration| span.as_secs();
+    not_zero("net.keepalive_idle", whole(net.keepalive_idle), places)?;
+    not_zero(
+        "net.keepalive_interval",
+        whole(net.keepalive_interval),
+        places,
+    )?;
+    let limit = ("net.backend_unacknowledged", net.backend_unacknowledged);
+    limits_not_zero(&[limit], places)
 }
 
 /// Each listener has its own address; port 0 is a new port each time.
@@ -122,6 +136,10 @@ fn timeouts(timeouts: &Timeouts, places: &Places<'_>) -> Checked {
         ("timeouts.transaction", timeouts.transaction),
         ("timeouts.write_stall", timeouts.write_stall),
     ];
+    limits_not_zero(&limits, places)
+}
+
+fn limits_not_zero(limits: &[(&'static str, Option<Duration>)], places: &Places<'_>) -> Checked {
     match limits
         .iter()
         .find(|(_, limit)| *limit == Some(Duration::ZERO))

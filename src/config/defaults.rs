@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Admin, AuthQuery, CatalogSettings, Config, Limits, Listen, Log, LogFormat, Pool, Secret,
+    Admin, AuthQuery, CatalogSettings, Config, Limits, Listen, Log, LogFormat, Net, Pool, Secret,
     Timeouts, Tls, TokenAccessSettings, file,
     value::{Span, SpanOrOff},
 };
@@ -18,6 +18,12 @@ const POOLER_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIF
 const DIRECT_ADDRESS: Option<SocketAddr> = None;
 /// 0: one worker per core.
 const WORKERS: usize = 0;
+
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// The kernel counts a live peer that does not read as well: a server takes no more rows of a COPY while it waits for a
+/// lock.
+const BACKEND_UNACKNOWLEDGED: Option<Duration> = Some(Duration::from_secs(120));
 
 const CLIENTS: usize = 20_000;
 const TENANT_CLIENTS: usize = 10_000;
@@ -75,6 +81,7 @@ pub(super) fn fill(
             certificate: path(certificate),
             key: path(key),
         }),
+        net: net(&file.net),
         limits: limits(&file.limits),
         timeouts: timeouts(&file.timeouts),
         pool: pool(&file.pool),
@@ -117,6 +124,14 @@ fn listen(file: file::Listen) -> Listen {
         direct: file.direct.map_or(DIRECT_ADDRESS, |address| address.0),
         workers: workers(file.workers.unwrap_or(WORKERS)),
         proxy_protocol_from: networks.into_iter().map(|network| network.0).collect(),
+    }
+}
+
+fn net(file: &file::Net) -> Net {
+    Net {
+        keepalive_idle: span(file.keepalive_idle, KEEPALIVE_IDLE),
+        keepalive_interval: span(file.keepalive_interval, KEEPALIVE_INTERVAL),
+        backend_unacknowledged: span_or_off(file.backend_unacknowledged, BACKEND_UNACKNOWLEDGED),
     }
 }
 

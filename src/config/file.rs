@@ -46,6 +46,11 @@ sections! {
         certificate: PathBuf,
         key: PathBuf,
     }
+    net: Net {
+        keepalive_idle: Span,
+        keepalive_interval: Span,
+        backend_unacknowledged: SpanOrOff,
+    }
     limits: Limits {
         clients: usize,
         tenant_clients: usize,

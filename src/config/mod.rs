@@ -39,6 +39,7 @@ pub struct Config {
     pub listen: Listen,
     /// `None`: clients are answered that TLS is not to be had.
     pub tls: Option<Tls>,
+    pub net: Net,
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub pool: Pool,
@@ -133,6 +134,18 @@ pub struct Listen {
 pub struct Tls {
     pub certificate: PathBuf,
     pub key: PathBuf,
+}
+
+/// How soon the kernel finds out that a peer has vanished without a word. Of connections made from then on.
+#[derive(Debug, Clone)]
+pub struct Net {
+    /// Silence before the first keepalive probe, in whole seconds.
+    pub keepalive_idle: Duration,
+    /// Between probes, in whole seconds.
+    pub keepalive_interval: Duration,
+    /// How long what a server was sent may stay unacknowledged, or cannot be sent because it does not read. (For
+    /// clients: `Timeouts::write_stall`.)
+    pub backend_unacknowledged: Option<Duration>,
 }
 
 /// How many clients there may be at once.

@@ -228,6 +228,9 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// Probes without an answer before the connection is dead, where no limit of time is set.
+const PROBES: u32 = 4;
+
 /// How soon the kernel finds out that a peer is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
@@ -235,23 +238,9 @@ pub struct Keepalive {
     pub idle: Duration,
     /// Time between probes.
     pub interval: Duration,
-    /// Probes without an answer before the connection is dead.
-    pub probes: u32,
-    /// How long sent bytes may stay unacknowledged, or wait for a peer that reads nothing (`TCP_USER_TIMEOUT`);
-    /// `None`: as long as the kernel tries.
+    /// How long sent bytes may stay unacknowledged, or wait for a peer that reads nothing (`TCP_USER_TIMEOUT`); also how
+    /// long probes go without an answer. `None`: as long as the kernel tries.
     pub unacknowledged: Option<Duration>,
-}
-
-impl Default for Keepalive {
-    /// A vanished peer is noticed within two minutes, and within 30 s while we have something to tell it.
-    fn default() -> Self {
-        Self {
-            idle: Duration::from_secs(60),
-            interval: Duration::from_secs(15),
-            probes: 4,
-            unacknowledged: Some(Duration::from_secs(30)),
-        }
-    }
 }
 
 /// Prepares a socket for short messages and for peers that vanish.
@@ -261,7 +250,7 @@ pub fn tune(tcp: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
     let probing = TcpKeepalive::new()
         .with_time(keepalive.idle)
         .with_interval(keepalive.interval)
-        .with_retries(keepalive.probes);
+        .with_retries(PROBES);
     socket.set_tcp_keepalive(&probing)?;
     socket.set_tcp_user_timeout(keepalive.unacknowledged)
 }

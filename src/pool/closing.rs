@@ -107,7 +107,7 @@ impl Pool {
     /// and what to wait for: that no connection of the old epochs is being opened, cleaned or closed any more. The
     /// wait answers how many of them are not proven to be gone.
     pub(super) fn retire_all(self: &Rc<Self>) -> (usize, impl Future<Output = u32> + 'static) {
-        self.failure.replace(None);
+        self.outage.replace(None);
         self.greetings.borrow_mut().clear();
         let idle = self.idle.take();
         let count = idle.len();

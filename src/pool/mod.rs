@@ -11,6 +11,7 @@ mod closing;
 mod epoch;
 mod key;
 mod login;
+mod outage;
 mod pools;
 mod reclaim;
 mod subscriptions;
@@ -44,10 +45,10 @@ pub use self::{
 };
 use self::{
     epoch::Epochs,
+    outage::Outage,
     pools::TenantPools as Tenant,
     subscriptions::Subscriptions,
     terminating::{CANCELS_MAX, Doomed},
-    turns::Place,
     waiter::{Waiter, Waiting},
 };
 use crate::{
@@ -95,7 +96,7 @@ pub struct Pool {
     is_terminating: Cell<bool>,
     /// Backends of an older epoch are not handed out any more.
     epochs: Epochs,
-    failure: RefCell<Option<(Instant, CheckoutError)>>,
+    outage: RefCell<Option<Outage>>,
     parameters: RefCell<Option<Rc<ParameterStatuses>>>,
     greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
     statements: RefCell<Statements>,
@@ -119,7 +120,7 @@ impl Pool {
             doomed: RefCell::default(),
             is_terminating: Cell::new(false),
             epochs: Epochs::default(),
-            failure: RefCell::default(),
+            outage: RefCell::default(),
             parameters: RefCell::default(),
             greetings: RefCell::default(),
             subscriptions: Subscriptions::default(),
@@ -137,17 +138,17 @@ impl Pool {
     }
 
     /// A backend, after waiting for it if need be. Cancel-safe: dropped, it leaves the queue. The deadline is the
-    /// caller's.
-    pub async fn checkout(self: &Rc<Self>) -> Result<Checkout, CheckoutError> {
+    /// caller's; `patience` is how long the server may have been away before that is an error at once.
+    pub async fn checkout(self: &Rc<Self>, patience: Duration) -> Result<Checkout, CheckoutError> {
         if let Some(checkout) = self.try_checkout() {
             return Ok(checkout);
         }
-        if self.open.get() == 0
-            && let Some(error) = self.recent_failure()
+        if self.is_backing_off()
+            && let Some(error) = self.hopeless(patience)
         {
             return Err(error);
         }
-        let waiter = Waiter::new();
+        let waiter = Waiter::new(patience);
         self.enter_queue(&waiter);
         let waiting = Waiting {
             pool: Rc::clone(self),
@@ -194,15 +195,7 @@ impl Pool {
 
     fn set_login(&self, login: Login) {
         self.login.replace(login);
-        // New credentials may do better than the ones that failed.
-        if self
-            .failure
-            .borrow()
-            .as_ref()
-            .is_some_and(|(_, error)| error.is_about_credentials())
-        {
-            self.failure.replace(None);
-        }
+        self.forget_refused_credentials();
     }
 
     fn size(&self) -> u32 {
@@ -229,9 +222,12 @@ impl Pool {
     fn pop_idle(self: &Rc<Self>) -> Option<Box<Backend>> {
         loop {
             let mut backend = self.idle.borrow_mut().pop()?;
-            if backend.idle_since.elapsed() < PEEK_AFTER
-                || !backend.connection.stream_mut().peek_closed()
-            {
+            let is_gone = if backend.idle_since.elapsed() < PEEK_AFTER {
+                self.has_spoken(&mut backend)
+            } else {
+                backend.connection.stream_mut().peek_closed()
+            };
+            if !is_gone {
                 return Some(backend);
             }
             self.discard(backend);
@@ -257,20 +253,25 @@ impl Pool {
         if self.tenant.has_longer_waiting_sibling(self) {
             return self.discard(backend);
         }
+        // A server that shuts down says so right behind its last answer.
+        if self.has_spoken(&mut backend) {
+            return self.discard(backend);
+        }
         while let Some(waiter) = self.next_waiter() {
             match waiter.serve(Ok(backend)) {
                 Err(Ok(returned)) => backend = returned,
                 Err(Err(_)) | Ok(()) => return,
             }
         }
-        let watched = self
-            .tenant
-            .shared
-            .watch(|context| backend.connection.stream_mut().poll_spoken(context));
-        if watched.is_ready() {
-            return self.discard(backend);
-        }
         self.idle.borrow_mut().push(backend);
+    }
+
+    /// Whether a backend that nobody uses has said something or left, as far as this thread's reactor knows: without
+    /// a system call, but for what it has just learnt. From now on the watcher is woken when it does.
+    fn has_spoken(&self, backend: &mut Backend) -> bool {
+        let shared = &self.tenant.shared;
+        let spoken = shared.watch(|context| backend.connection.stream_mut().poll_spoken(context));
+        spoken.is_ready()
     }
 
     fn cleanse(self: &Rc<Self>, mut backend: Box<Backend>) {
@@ -307,7 +308,7 @@ impl Pool {
     }
 
     fn may_grow(&self) -> bool {
-        self.open.get() < self.size() && self.recent_failure().is_none()
+        self.open.get() < self.size() && !self.is_backing_off()
     }
 
     /// Begins to open one more backend; `false`: not now.
@@ -327,7 +328,7 @@ impl Pool {
             pool.connecting.set(pool.connecting.get() - 1);
             match result {
                 Ok((connection, server)) => {
-                    pool.failure.replace(None);
+                    pool.outage.replace(None);
                     let retire_at = pool.retirement();
                     let mut backend = Backend::new(connection, server, place, epoch, retire_at);
                     backend.settings = pool.key.service.settings();
@@ -389,27 +390,6 @@ impl Pool {
         (is_superuser && !self.tenant.allows_privileged_roles()).then_some(Denial::PrivilegedRole)
     }
 
-    /// A connect has failed. Whoever could only have waited for it is told; others wait on for the backends there are.
-    fn failed(self: &Rc<Self>, error: CheckoutError, place: Place) {
-        tracing::warn!(tenant = %self.key.tenant, role = %self.key.role, %error, "cannot open a backend");
-        self.failure.replace(Some((Instant::now(), error.clone())));
-        drop(place);
-        if self.open.get() == 0 {
-            while let Some(waiter) = self.next_waiter() {
-                let _ = waiter.serve(Err(error.clone()));
-            }
-        }
-    }
-
-    fn recent_failure(&self) -> Option<CheckoutError> {
-        let backoff = self.tenant.shared.settings.connect_backoff;
-        let failure = self.failure.borrow();
-        failure
-            .as_ref()
-            .filter(|(at, _)| at.elapsed() < backoff)
-            .map(|(_, error)| error.clone())
-    }
-
     /// Lifetimes are spread over ±10 %, so that backends opened together do not close together.
     fn retirement(&self) -> Instant {
         let lifetime = self.tenant.shared.settings.lifetime;
@@ -435,6 +415,20 @@ impl Pool {
         Some(waiter)
     }
 
+    /// Takes those out of the queue whom `told` answers something for their patience.
+    fn remove_waiters<T>(&self, told: impl Fn(Duration) -> Option<T>) -> Vec<(Rc<Waiter>, T)> {
+        let mut removed = Vec::new();
+        self.waiters.borrow_mut().retain(|waiter| {
+            let told = told(waiter.patience);
+            let stays = told.is_none();
+            removed.extend(told.map(|told| (Rc::clone(waiter), told)));
+            stays
+        });
+        let count = isize::try_from(removed.len()).unwrap_or(isize::MAX);
+        self.tenant.count_waiters(self, -count);
+        removed
+    }
+
     /// How long the first in the queue has waited.
     fn first_waiter(&self) -> Option<Instant> {
         self.waiters.borrow().front().map(|waiter| waiter.since)
@@ -442,12 +436,5 @@ impl Pool {
 
     fn is_in_use(self: &Rc<Self>) -> bool {
         Rc::strong_count(self) > 1 || self.open.get() > 0
-    }
-}
-
-impl CheckoutError {
-    fn is_about_credentials(&self) -> bool {
-        matches!(self, Self::Connect(error) if matches!(**error, ConnectError::Refused(_) | ConnectError::Method
-            | ConnectError::Scram(_) | ConnectError::ScramPassword(_) | ConnectError::Iterations))
     }
 }

@@ -109,10 +109,11 @@ impl Pool {
         let mut ending = pin!(end_work(backend, remains)?);
         let mut due = interval_at(Instant::now() + CANCEL_AFTER, CANCEL_AGAIN);
         loop {
+            // The clock first: a server that sends without end would keep it from its turn.
             tokio::select! {
                 biased;
-                ended = &mut ending => return ended,
                 _ = due.tick() => {}
+                ended = &mut ending => return ended,
             }
             if let Some(target) = target.clone()
                 && cancels.is_clear()

@@ -16,7 +16,7 @@ use crate::{
     catalog::types::{BackendTls, Revision, Tenant as Record, TenantAt},
     config,
     names::{DatabaseName, TenantRef},
-    net::client_tls::ClientTlsConfig,
+    net::{client_tls::ClientTlsConfig, stream::Keepalive},
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -104,6 +104,11 @@ fn server(port: u16) -> Result<Server, Infallible> {
         port,
         tls: ClientTlsConfig::new(BackendTls::Disable, None).unwrap(),
         connect_timeout: PATIENCE,
+        keepalive: Keepalive {
+            idle: PATIENCE,
+            interval: PATIENCE,
+            unacknowledged: None,
+        },
     })
 }
 
@@ -141,7 +146,10 @@ fn pool(tenant: &Rc<TenantPools>, role: &str, principal: Principal) -> Rc<Pool> 
 }
 
 async fn take(pool: &Rc<Pool>) -> Checkout {
-    timeout(PATIENCE, pool.checkout()).await.unwrap().unwrap()
+    timeout(PATIENCE, pool.checkout(PATIENCE))
+        .await
+        .unwrap()
+        .unwrap()
 }
 
 /// A client that waits in the queue of `pool`.

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -24,14 +25,17 @@ enum Slot {
 /// One place in a pool's queue.
 pub(super) struct Waiter {
     pub(super) since: Instant,
+    /// How long the server may be away before this one is told.
+    pub(super) patience: Duration,
     slot: RefCell<Slot>,
     waker: Cell<Option<Waker>>,
 }
 
 impl Waiter {
-    pub(super) fn new() -> Rc<Self> {
+    pub(super) fn new(patience: Duration) -> Rc<Self> {
         Rc::new(Self {
             since: Instant::now(),
+            patience,
             slot: RefCell::new(Slot::Empty),
             waker: Cell::new(None),
         })

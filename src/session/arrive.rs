@@ -17,7 +17,7 @@ use super::{
     handshake::{CancelRequest, Handshake, HandshakeSettings, Hello, handshake, true_peer},
     route::{Route, route},
     serve,
-    worker::{Command, Place, Worker},
+    worker::{Command, Place, Process, Worker},
 };
 use crate::{
     metrics::{CancelOutcome, cancel_request},
@@ -69,8 +69,9 @@ pub async fn accept(worker: Rc<Worker>, mut tcp: TcpStream, peer: SocketAddr, sh
     let deadline = Instant::now() + config.timeouts.login;
     let presence = worker.process.stranger(peer.ip());
     let keepalive = Keepalive {
+        idle: config.net.keepalive_idle,
+        interval: config.net.keepalive_interval,
         unacknowledged: config.timeouts.write_stall,
-        ..Keepalive::default()
     };
     if tune(&tcp, &keepalive).is_err() {
         return;

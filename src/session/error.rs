@@ -157,6 +157,11 @@ impl End {
         )
     }
 
+    /// Whether the backend was lost in a conversation of the pooler's own.
+    pub(super) fn is_broken_exchange(&self) -> bool {
+        matches!(self, Self::Exchange(ExchangeError::Broken(_)))
+    }
+
     /// What is said of this end, and to whom.
     pub(super) fn row(&self, timeouts: &crate::config::Timeouts) -> Row {
         match self {

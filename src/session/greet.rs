@@ -3,7 +3,7 @@
 //! The parameters come from a backend of the client's own pool. The first client of a pool opens one; later ones
 //! are told what is known, unless they bring settings whose effect only the server can tell.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{collections::HashMap, rc::Rc, time::Duration};
 
 use bytes::BytesMut;
 
@@ -44,6 +44,7 @@ fn cut(mut text: String) -> String {
 pub(super) async fn parameters(
     pool: &Rc<Pool>,
     settings: &Rc<Settings>,
+    patience: Duration,
 ) -> Result<Rc<ParameterStatuses>, End> {
     if let Some(known) = pool.greeting(settings) {
         return Ok(known);
@@ -57,7 +58,7 @@ pub(super) async fn parameters(
         }
         return Ok(Rc::new(parameters));
     }
-    let mut checkout = pool.checkout().await?;
+    let mut checkout = pool.checkout(patience).await?;
     if let Err(end) = session_state::apply(checkout.backend(), settings, None).await {
         if matches!(end, End::Settings(_)) {
             checkout.release();

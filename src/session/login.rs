@@ -344,7 +344,7 @@ async fn refuse_old_server(worker: &Rc<Worker>, tenant: &Arc<Tenant>) -> Result<
     };
     let parameters = match pool.parameters() {
         Some(parameters) => Some(parameters),
-        None => match pool.checkout().await {
+        None => match pool.checkout(worker.login_patience(&pool)).await {
             Ok(checkout) => {
                 checkout.release();
                 pool.parameters()

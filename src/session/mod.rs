@@ -72,6 +72,9 @@ use crate::{
     },
 };
 
+/// How many backends in a row may turn out dead before the client has sent anything to one.
+const APPLY_ATTEMPTS: usize = 3;
+
 /// How a listener's clients share backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
@@ -148,7 +151,8 @@ async fn establish<'a>(
     let authenticated = login(worker, client, &claim).await?;
     let session = admit(worker, authenticated, arrival).await?;
     let greeting = async {
-        let greeting = greet::parameters(&session.pool, &session.settings);
+        let patience = worker.login_patience(&session.pool);
+        let greeting = greet::parameters(&session.pool, &session.settings, patience);
         let parameters = unless_ended(session.handle(), greeting).await?;
         // Of the login itself: what the client's settings make of it (a `role`, say) can be undone.
         let login = session.pool.parameters();
@@ -305,6 +309,21 @@ impl Session {
     async fn checkout(&mut self, client: &mut Client) -> Result<Option<Checkout>, Box<Farewell>> {
         let without_backend = |end| Box::new(Farewell::without_backend(end));
         self.confirm_grant().await.map_err(without_backend)?;
+        for _ in 1..APPLY_ATTEMPTS {
+            match self.ready_backend(client).await {
+                Err(farewell) if farewell.end.is_broken_exchange() => drop(farewell),
+                other => return other,
+            }
+        }
+        self.ready_backend(client).await
+    }
+
+    /// One attempt to get a backend with the client's settings. Nothing of the client's has been sent to it.
+    async fn ready_backend(
+        &mut self,
+        client: &mut Client,
+    ) -> Result<Option<Checkout>, Box<Farewell>> {
+        let without_backend = |end| Box::new(Farewell::without_backend(end));
         let mut checkout = match self.pool.try_checkout() {
             Some(checkout) => checkout,
             None => match Box::pin(self.queue(client))
@@ -354,13 +373,20 @@ impl Session {
         self.enter(Activity::Waiting);
         let since = Instant::now();
         let local = &self.enrolled.local;
-        let mut waiting = pin!(self.pool.checkout());
+        let configured = &self.worker.process.config.load().timeouts;
+        let patience = self.enrolled.local.timeouts(configured).queue;
+        let mut waiting = pin!(self.pool.checkout(patience));
         let result = poll_fn(|context| {
             if let Poll::Ready(result) = waiting.as_mut().poll(context) {
                 return Poll::Ready(result.map(Some).map_err(End::from));
             }
             if let Poll::Ready(cause) = local.poll_end(context) {
-                return Poll::Ready(Err(End::Signalled(cause)));
+                // Why there is no backend, where that is known.
+                let outage = (cause == EndCause::QueueTimeout).then(|| self.pool.outage());
+                let end = outage
+                    .flatten()
+                    .map_or(End::Signalled(cause), End::Checkout);
+                return Poll::Ready(Err(end));
             }
             if local.take_cancel() {
                 if idle::answer_cancelled(client) {
@@ -422,7 +448,10 @@ impl Session {
             return Err(Box::new(farewell));
         }
         local.detach();
-        checkout.release();
+        match left {
+            Left::Broken => drop(checkout),
+            Left::Nothing | Left::InHand(_) => checkout.release(),
+        }
         Ok(())
     }
 

@@ -90,6 +90,8 @@ enum Ending {
     Terminated,
     /// The server has reported a FATAL; its end will follow.
     Fatal,
+    /// The server has reported an error when all was answered: it is the backend's end, and no client's.
+    Departed,
 }
 
 /// Whether the client waits to hear that its transaction is over.
@@ -176,11 +178,13 @@ impl<'a> Relay<'a> {
 
     /// What the client leaves behind if it goes now.
     pub(super) fn into_left(self) -> Left {
+        if self.sending == Sending::Broken
+            || matches!(self.ending, Ending::Fatal | Ending::Departed)
+        {
+            return Left::Broken;
+        }
         if self.is_settled() {
             return Left::Nothing;
-        }
-        if self.sending == Sending::Broken || self.ending == Ending::Fatal {
-            return Left::Broken;
         }
         let half = (self.client_body > 0).then_some(Half {
             tag: self.client_tag,
@@ -317,6 +321,7 @@ impl<'a> Relay<'a> {
                 self.is_settled() || !pipeline.is_busy() || pipeline.awaited() != Awaited::Nothing
             }
             Ending::Fatal => false,
+            Ending::Departed => true,
         }
     }
 
@@ -338,7 +343,7 @@ impl<'a> Relay<'a> {
     fn over(&self) -> Result<(), End> {
         match self.ending {
             Ending::Terminated => Err(End::Terminated),
-            Ending::No | Ending::Fatal => Ok(()),
+            Ending::No | Ending::Fatal | Ending::Departed => Ok(()),
         }
     }
 
@@ -449,6 +454,11 @@ impl<'a> Relay<'a> {
             let here = header.message_bytes().min(message.len());
             let is_whole = here == header.message_bytes();
             let body = message.get(HEADER_BYTES..here).unwrap_or_default();
+            let is_shared = own.is_some();
+            if is_shared && header.tag == tag::ERROR_RESPONSE && backend.pipeline.is_releasable() {
+                self.ending = Ending::Departed;
+                break;
+            }
             let mut instead = match look_at_server(backend, own.as_mut(), header.tag, body) {
                 Ok(instead) => instead.filter(|_| is_whole),
                 Err(end) => {

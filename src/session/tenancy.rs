@@ -6,7 +6,7 @@ use super::{error::End, worker::Worker};
 use crate::{
     backend::Server,
     names::TenantRef,
-    net::client_tls::ClientTlsConfig,
+    net::{client_tls::ClientTlsConfig, stream::Keepalive},
     pool::{Sizes, TenantPools},
 };
 
@@ -32,6 +32,11 @@ pub(super) async fn pools(worker: &Worker, tenant: &TenantRef) -> Result<Rc<Tena
             port: tenant.port,
             tls,
             connect_timeout: config.timeouts.backend_connect,
+            keepalive: Keepalive {
+                idle: config.net.keepalive_idle,
+                interval: config.net.keepalive_interval,
+                unacknowledged: config.net.backend_unacknowledged,
+            },
         })
     })
 }

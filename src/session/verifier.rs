@@ -156,7 +156,7 @@ async fn ask(
     role: &RoleName,
 ) -> Result<Option<Zeroizing<String>>, End> {
     let pool = auth_pool(worker, tenant, auth_user).await?;
-    let mut checkout = pool.checkout().await?;
+    let mut checkout = pool.checkout(worker.login_patience(&pool)).await?;
     let backend = checkout.backend();
     let pinned: Rc<Settings> = Rc::new(
         [("search_path".to_owned(), "pg_catalog".to_owned())]

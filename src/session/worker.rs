@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -34,7 +35,7 @@ use crate::{
     metrics::{CancelOutcome, TenantMetrics, Traffic},
     names::{SessionId, TenantRef},
     net::{buffer::BufferPool, server_tls::ServerTls},
-    pool::Pools,
+    pool::{Pool, Pools},
 };
 
 /// What all workers share.
@@ -185,6 +186,15 @@ impl Worker {
     /// The time as of the last tick: good enough for limits, and free.
     pub(super) fn now(&self) -> Instant {
         self.clock.get()
+    }
+
+    /// How long somebody who logs in waits for a server that is away, with time left to be told. One that has never
+    /// been reached is rather set up wrong than on its way back.
+    pub(super) fn login_patience(&self, pool: &Pool) -> Duration {
+        match pool.parameters() {
+            Some(_) => self.process.config.load().timeouts.login / 2,
+            None => Duration::ZERO,
+        }
     }
 
     /// Looks after every session and pool of this worker; called a few times a second.

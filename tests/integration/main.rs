@@ -24,6 +24,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod listening;
+mod outages;
 mod password;
 mod pgbench;
 mod pipelines;

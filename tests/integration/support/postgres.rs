@@ -2,9 +2,8 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::ChildStdin,
-    sync::{Mutex, OnceLock},
+    path::Path,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use super::{
@@ -31,10 +30,8 @@ pub(crate) const AUTH_ROLE: &str = "sluice_auth";
 
 pub(crate) struct Cluster {
     pub(crate) port: u16,
-    data: PathBuf,
     control: Mutex<Client>,
-    /// Closing it (by ending) is what stops the server.
-    _watchdog: ChildStdin,
+    server: Server,
 }
 
 /// One row of `pg_stat_activity`.
@@ -58,19 +55,42 @@ pub(crate) fn old() -> &'static Cluster {
     CLUSTER.get_or_init(|| Cluster::start(&server::find_programs(&["15"])))
 }
 
+/// A server like [`current`], of the test's own, to be stopped and hurt. It ends with the process.
+pub(crate) fn own() -> &'static Cluster {
+    Box::leak(Box::new(Cluster::start(&server::current_programs())))
+}
+
 impl Cluster {
+    /// Stops the server in PostgreSQL's mode of that name: `fast` or `immediate`.
+    pub(crate) fn stop(&self, mode: &str) {
+        self.server.control(&["stop", "-m", mode]);
+    }
+
+    pub(crate) fn start_again(&self) {
+        self.server.control(&["start"]);
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        *control = self.superuser("postgres");
+    }
+
+    pub(crate) fn restart(&self, mode: &str) {
+        self.stop(mode);
+        self.start_again();
+    }
+
+    /// The pid of the process that all others are children of.
+    pub(crate) fn postmaster(&self) -> u32 {
+        let file = fs::read_to_string(self.server.data.join("postmaster.pid")).unwrap();
+        file.lines().next().unwrap().parse().unwrap()
+    }
+
     fn start(programs: &Path) -> Self {
-        let Server {
-            port,
-            data,
-            watchdog,
-        } = server::start(programs);
+        let server = server::start(programs);
+        let port = server.port;
         let login = Login::new(port, "postgres", PASSWORD).database("postgres");
         let cluster = Self {
             port,
-            data,
             control: Mutex::new(login.open().expect("the superuser logs in")),
-            _watchdog: watchdog,
+            server,
         };
         cluster.create_roles();
         cluster
@@ -132,10 +152,7 @@ impl Cluster {
     /// Runs SQL as the superuser in the database `postgres`.
     #[track_caller]
     pub(crate) fn run(&self, sql: &str) -> Vec<Vec<Option<String>>> {
-        let mut control = self
-            .control
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         control
             .query(sql)
             .unwrap_or_else(|fault| panic!("{sql}: {fault:?}"))
@@ -152,9 +169,7 @@ impl Cluster {
     pub(crate) fn create_database(&self, name: &str) {
         // Template databases admit no second session while they are copied.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _guard = ONE_AT_A_TIME
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         self.run(&format!("create database {name}"));
     }
 
@@ -188,6 +203,6 @@ impl Cluster {
 
     /// What the server has logged so far.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.data.join("server.log")).unwrap()
+        fs::read_to_string(self.server.data.join("server.log")).unwrap()
     }
 }

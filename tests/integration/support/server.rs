@@ -22,7 +22,10 @@ const SERVER_USER: u32 = 65_534;
 pub(super) struct Server {
     pub(super) port: u16,
     pub(super) data: PathBuf,
+    programs: PathBuf,
+    user: Option<u32>,
     /// Closing it (by ending) is what stops the server.
+    #[allow(dead_code)] // Held, not read.
     pub(super) watchdog: ChildStdin,
 }
 
@@ -63,6 +66,30 @@ pub(super) fn start(programs: &Path) -> Server {
         port: draft.run(),
         watchdog: draft.watch(),
         data: draft.data(),
+        programs: programs.to_owned(),
+        user: draft.user,
+    }
+}
+
+impl Server {
+    /// `pg_ctl ARGUMENTS…` on this server; whatever it starts listens where it did before.
+    pub(super) fn control(&self, arguments: &[&str]) {
+        let mut command = Command::new(self.programs.join("pg_ctl"));
+        command
+            .args(arguments)
+            .args(["--wait", "--timeout=60", "--silent", "-D"])
+            .arg(&self.data)
+            .arg("-l")
+            .arg(self.data.join("server.log"))
+            .arg("-o")
+            .arg(format!("-p {}", self.port))
+            .current_dir(&self.data)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        assert!(command.status().expect("pg_ctl").success(), "{arguments:?}");
     }
 }
 
