@@ -358,13 +358,10 @@ impl Pool {
             )
             .await
             .map_err(|error| CheckoutError::Connect(Rc::new(error)))?;
-        if let Some(denial) = self.denial(&connection) {
+        if let Err(denied) = self.allows(&connection.parameters) {
             // It has done nothing yet: a process that does not end by itself would be a wonder.
             let _ = server::close(connection).await;
-            return Err(CheckoutError::Denied {
-                role: self.key.role.clone(),
-                denial,
-            });
+            return Err(denied);
         }
         if self.parameters.borrow().as_deref() != Some(&connection.parameters) {
             self.parameters
@@ -374,20 +371,25 @@ impl Pool {
         Ok((connection, server))
     }
 
-    /// What the server itself says against a person's session: it is too old, or the role is a superuser.
-    fn denial(&self, connection: &Connection) -> Option<Denial> {
+    /// Whether what the server itself says speaks against a person's session: it is too old, or the role is a
+    /// superuser.
+    pub fn allows(&self, parameters: &ParameterStatuses) -> Result<(), CheckoutError> {
         let Principal::Person(_) = &self.key.principal else {
-            return None;
+            return Ok(());
         };
         let needed = self.tenant.shared.min_server_version;
-        match connection.parameters.server_major() {
-            Some(version) if version < needed => {
-                return Some(Denial::ServerTooOld { version, needed });
+        let denial = match parameters.server_major() {
+            Some(version) if version < needed => Denial::ServerTooOld { version, needed },
+            Some(_) | None
+                if parameters.get("is_superuser") == Some("on")
+                    && !self.tenant.allows_privileged_roles() =>
+            {
+                Denial::PrivilegedRole
             }
-            Some(_) | None => {}
-        }
-        let is_superuser = connection.parameters.get("is_superuser") == Some("on");
-        (is_superuser && !self.tenant.allows_privileged_roles()).then_some(Denial::PrivilegedRole)
+            Some(_) | None => return Ok(()),
+        };
+        let role = self.key.role.clone();
+        Err(CheckoutError::Denied { role, denial })
     }
 
     /// Lifetimes are spread over ±10 %, so that backends opened together do not close together.

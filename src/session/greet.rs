@@ -46,10 +46,15 @@ pub(super) async fn parameters(
     settings: &Rc<Settings>,
     patience: Duration,
 ) -> Result<Rc<ParameterStatuses>, End> {
+    let login = pool.parameters();
+    if let Some(login) = &login {
+        // They may date from a time when the tenant allowed more.
+        pool.allows(login)?;
+    }
     if let Some(known) = pool.greeting(settings) {
         return Ok(known);
     }
-    if let Some(known) = pool.parameters()
+    if let Some(known) = login
         && settings.iter().all(is_predictable)
     {
         let mut parameters = (*known).clone();
