@@ -14,6 +14,7 @@ mod audit;
 mod client;
 pub mod demo;
 mod demo_args;
+mod doctor;
 mod error;
 mod health;
 mod input;
