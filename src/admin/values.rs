@@ -4,14 +4,15 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::{extract::Described, networks};
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
-        AuditRow, BackendLogin, BackendTls, ClientTls, Member, MemberKind, Person, PrivilegedRoles,
-        Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess, TokenRecord,
+        AuditRow, BackendLogin, BackendTls, ClientTls, Member, MemberKind, Person, Presence,
+        PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess, TokenRecord,
     },
     names::{DatabaseName, RoleName, TenantRef},
 };
@@ -293,4 +294,12 @@ pub struct Sessions {
 #[derive(Serialize, Deserialize)]
 pub struct AuditRows {
     pub rows: Vec<AuditRow>,
+}
+
+/// Who was in at the moment `at`.
+#[derive(Serialize, Deserialize)]
+pub struct Presences {
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    pub sessions: Vec<Presence>,
 }

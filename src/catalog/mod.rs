@@ -23,6 +23,7 @@ mod evidence;
 mod keys;
 mod members;
 mod people;
+mod presence;
 mod rule_rows;
 mod rules;
 mod secrets;
