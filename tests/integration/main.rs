@@ -19,6 +19,7 @@ mod copy;
 mod denial;
 mod departures;
 mod drivers;
+mod external_authority;
 mod hostile_server;
 mod isolation;
 mod lifecycle;
