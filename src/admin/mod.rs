@@ -17,6 +17,7 @@ mod authority;
 mod change;
 mod compatible;
 mod compatible_values;
+mod doctor;
 mod error;
 pub mod expiry;
 mod extract;
@@ -51,7 +52,7 @@ pub use self::{
     auth::{ACTOR_HEADER, is_actor},
     change::Changes,
 };
-use crate::{access::Access, catalog::Catalog, config::Secret};
+use crate::{access::Access, catalog::Catalog, config::Secret, doctor::Doctor};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.
 const BODY_MAX_BYTES: usize = 256 * 1024;
@@ -69,6 +70,7 @@ pub struct AdminState {
     pub readiness: watch::Receiver<Readiness>,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub changes: Changes,
+    pub doctor: Doctor,
 }
 
 /// Whether `/metrics` asks for the admin key.
@@ -102,6 +104,7 @@ pub fn router(state: AdminState) -> Router {
         .merge(tokens::routes())
         .merge(rules::routes())
         .merge(sessions::routes())
+        .merge(doctor::routes())
         .merge(audit::routes())
         .merge(health::reload_route())
         .route_layer(middleware::from_fn_with_state(

@@ -15,6 +15,7 @@ mod authority;
 mod client;
 pub mod demo;
 mod demo_args;
+mod doctor;
 mod error;
 mod health;
 mod input;

@@ -9,6 +9,7 @@ use super::{
     audit::AuditAction,
     authority::AuthorityAction,
     client::{Answer, Client, Connection, Verdict},
+    doctor::DoctorArgs,
     environment,
     error::CliError,
     member::MemberAction,
@@ -39,6 +40,8 @@ pub enum Remote {
     Session(Call<SessionAction>),
     /// Who did what, when and as which role
     Audit(Call<AuditAction>),
+    /// Look a tenant's server over: exit status 0 if all is well or could be better, 1 if it does not work or is unsafe
+    Doctor(DoctorArgs),
 }
 
 /// One action and where to send it.
@@ -79,6 +82,7 @@ impl Remote {
             Self::Authority(call) => call.outcome(earlier, AuthorityAction::run).await,
             Self::Session(call) => call.outcome(earlier, SessionAction::run).await,
             Self::Audit(call) => call.outcome(earlier, AuditAction::run).await,
+            Self::Doctor(args) => args.outcome(earlier).await,
         }
     }
 }
@@ -89,20 +93,30 @@ impl<A: Subcommand> Call<A> {
         earlier: Connection,
         act: impl AsyncFnOnce(A, &Client) -> Result<Answer, CliError>,
     ) -> Result<Outcome, CliError> {
-        let connection = self.connection.or(earlier);
-        let json = connection.json;
-        let client = connection.open(environment)?;
-        let answer = act(self.action, &client).await?;
-        let text = if json {
-            format!("{:#}", answer.json)
-        } else {
-            answer.text
-        };
-        Ok(Outcome {
-            text,
-            verdict: answer.verdict,
+        outcome(self.connection.or(earlier), async |client| {
+            act(self.action, client).await
         })
+        .await
     }
+}
+
+/// Opens the connection, makes the call, and words what came of it as was asked for.
+pub(super) async fn outcome(
+    connection: Connection,
+    act: impl AsyncFnOnce(&Client) -> Result<Answer, CliError>,
+) -> Result<Outcome, CliError> {
+    let json = connection.json;
+    let client = connection.open(environment)?;
+    let answer = act(&client).await?;
+    let text = if json {
+        format!("{:#}", answer.json)
+    } else {
+        answer.text
+    };
+    Ok(Outcome {
+        text,
+        verdict: answer.verdict,
+    })
 }
 
 /// What is printed in the end.

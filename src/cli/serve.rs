@@ -25,6 +25,7 @@ use crate::{
     admin::{self, AdminState, Changes, MetricsGuard, Readiness, ReloadError, ReloadRequest},
     catalog::Catalog,
     config::Config,
+    doctor::Doctor,
     listener::{Listeners, Pooler, Setup},
     metrics,
     net::server_tls::ServerTls,
@@ -125,6 +126,7 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
         readiness: ready,
         reload,
         changes: Changes::default(),
+        doctor: doctor(pooler.process()),
     };
     let admin = tokio::spawn(admin::serve(
         tokio::net::TcpListener::from_std(admin_socket).during("admin listener")?,
@@ -161,6 +163,14 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     let _ = tokio::join!(admin, upkeep, recheck);
     tracing::info!("stopped");
     Ok(())
+}
+
+fn doctor(process: &Process) -> Doctor {
+    Doctor {
+        catalog: process.catalog.clone(),
+        config: Arc::clone(&process.config),
+        authority: process.authority.clone(),
+    }
 }
 
 fn load_tls(config: &Config) -> Result<Option<ServerTls>, StartError> {

@@ -2,6 +2,7 @@
 
 use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use crate::{
     admin::{AdminState, Changes, MetricsGuard, Readiness, ReloadRequest, serve},
     catalog::{Catalog, Token},
     config::{Config, Secret},
+    doctor::Doctor,
     names::{DatabaseName, RoleName, TenantRef},
 };
 
@@ -60,6 +62,12 @@ impl World {
         let (readiness, ready) = watch::channel(Readiness::Ready);
         let (reload, reloads) = mpsc::channel(1);
         let changes = Changes::default();
+        let config = Config::new(Secret::new([7; 32]), Secret::new(ADMIN_KEY.to_owned()));
+        let doctor = Doctor {
+            catalog: catalog.clone(),
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            authority: None,
+        };
         let state = AdminState {
             catalog,
             access: access.clone(),
@@ -69,6 +77,7 @@ impl World {
             readiness: ready,
             reload,
             changes: changes.clone(),
+            doctor,
         };
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(serve(listener, state, shutdown.clone()));
