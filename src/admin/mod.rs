@@ -4,6 +4,7 @@
 //! /health /ready                      open
 //! /metrics                            open on a loopback address, else with the admin key
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
+//! /v1/tenants/{ref}/authority/…       a tenant's external authority, with its webhook key
 //! /v1/…                               everything else: with the admin key
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 mod audit;
 mod auth;
+mod authority;
 mod change;
 mod compatible;
 mod compatible_values;
@@ -113,6 +115,7 @@ pub fn router(state: AdminState) -> Router {
     Router::new()
         .merge(guarded)
         .merge(compatible::routes(&state))
+        .merge(authority::routes(&state))
         .merge(health::routes(&state))
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)

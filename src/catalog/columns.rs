@@ -54,7 +54,7 @@ pub(super) fn from_json<T: DeserializeOwned>(
 
 /// A value of ours as JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> String {
-    // Only structs of words and numbers are given to this function: they always have a JSON form.
+    // Only structs of texts and numbers are given to this function: they always have a JSON form.
     serde_json::to_string(value).unwrap_or_default()
 }
 
@@ -150,7 +150,7 @@ pub(super) fn milliseconds(at: OffsetDateTime) -> i64 {
 /// The first whole millisecond that is not before `at`.
 pub(super) fn milliseconds_up(at: OffsetDateTime) -> i64 {
     let down = milliseconds(at);
-    down + i64::from(at.nanosecond() % 1_000_000 > 0)
+    down + i64::from(!at.nanosecond().is_multiple_of(1_000_000))
 }
 
 pub(super) fn from_milliseconds(milliseconds: i64) -> Option<OffsetDateTime> {

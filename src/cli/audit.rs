@@ -23,7 +23,7 @@ pub enum AuditAction {
     #[command(
         after_help = "Examples:\n  sluice audit list --tenant demo --person first@example.com\n  sluice audit list --kind auth.denied --limit 20"
     )]
-    List(Filter),
+    List(Box<Filter>),
     /// Say who was in at a moment: as which role, from where, and until when
     #[command(after_help = "Example:\n  sluice audit who --tenant demo --at '2026-03-01 10:00'")]
     Who {
@@ -98,7 +98,7 @@ impl AuditAction {
     pub(super) async fn run(self, client: &Client) -> Result<Answer, CliError> {
         match self {
             Self::List(filter) => {
-                let found = client.find::<AuditRows>(&["v1", "audit"], &filter).await?;
+                let found = client.find::<AuditRows>(&["v1", "audit"], &*filter).await?;
                 Ok(found.shown(|found| table(found).to_string()))
             }
             Self::Who { tenant, at } => {

@@ -212,7 +212,7 @@ fn who_was_in_is_known_for_every_moment_also_after_a_crash() {
     let ends = who(&fixture, &both);
     assert_eq!(ends[0].1["reason"], "revoked");
     assert_eq!(ends[1].1, json!({ "state": "open" }));
-    assert_eq!(names(&one), [second.email.clone()]);
+    assert_eq!(names(&one), std::slice::from_ref(&second.email));
 
     fixture.sluice.signal("KILL");
     fixture.sluice.wait_for_end();

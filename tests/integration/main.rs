@@ -20,6 +20,7 @@ mod denial;
 mod departures;
 mod doctor;
 mod drivers;
+mod external_authority;
 mod hostile_server;
 mod isolation;
 mod lifecycle;
