@@ -177,7 +177,12 @@ async fn authorise(
         .authorise(&token, &tenant, &asked.role, from)
         .await;
     let event = event(&token, &tenant, &asked.role, from, &decision);
-    state.catalog.record_later(event);
+    match &decision {
+        Ok(_) => state.catalog.record_later(event),
+        Err(_) => {
+            state.catalog.record_refusal(event, from);
+        }
+    }
     match decision {
         Ok(grant) => Ok(Json(Authorisation {
             user_id: grant.person(),

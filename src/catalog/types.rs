@@ -289,6 +289,7 @@ pub const AUDIT_KINDS: &[&str] = &[
     "access.enabled",
     "access.revoked",
     "audit.gap",
+    "audit.pruned",
     "auth.denied",
     "auth.succeeded",
     "member.removed",

@@ -63,6 +63,16 @@ impl Fixture {
         Self { catalog, folder }
     }
 
+    /// Closes the catalogue and opens what its file was at some time.
+    pub(super) async fn put_back(self, file: &[u8]) -> Self {
+        let Self { catalog, folder } = self;
+        drop(catalog);
+        let path = folder.path().join("sluice.db");
+        std::fs::write(&path, file).unwrap();
+        let catalog = Catalog::open(&path, &key(7)).await.unwrap();
+        Self { catalog, folder }
+    }
+
     /// Another connection to the same file, as another program would have it.
     pub(super) async fn raw(&self) -> SqliteConnection {
         SqliteConnectOptions::new()
