@@ -7,7 +7,9 @@ use tokio::time::Instant;
 use super::{epoch::Epoch, turns::Place};
 use crate::{
     backend::{CancelTarget, Connection, Server},
-    protocol::{parameters::Settings, pipeline::Pipeline, prepared::Known},
+    protocol::{
+        own_settings::OwnSettings, parameters::Settings, pipeline::Pipeline, prepared::Known,
+    },
 };
 
 /// One connection of a pool.
@@ -20,6 +22,8 @@ pub struct Backend {
     pub settings: Rc<Settings>,
     /// The prepared statements the server session has.
     pub known: Known,
+    /// Settings of the client's own that it may have set since the server was asked for its settings.
+    pub own_settings: OwnSettings,
     /// What the last client left behind beside settings.
     pub residue: Residue,
     pub(super) epoch: Rc<Epoch>,
@@ -118,6 +122,7 @@ impl Backend {
             pipeline: Pipeline::default(),
             settings: Rc::default(),
             known: Known::default(),
+            own_settings: OwnSettings::default(),
             residue: Residue::None,
             epoch,
             retire_at,
@@ -176,6 +181,7 @@ impl Backend {
         if self.residue != Residue::None {
             self.settings = Rc::default();
             self.known.clear();
+            self.own_settings = OwnSettings::default();
             self.residue = Residue::None;
             return self.run("DISCARD ALL", limit).await;
         }

@@ -13,7 +13,10 @@ use std::{collections::HashMap, fmt::Write as _, rc::Rc};
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use super::effect::{self, Effect};
+use super::{
+    effect::{self, Effect},
+    own_settings::OwnSettings,
+};
 
 /// What canonical names begin with.
 pub const PREFIX: &str = "sluice_";
@@ -29,6 +32,7 @@ pub struct Statement {
     /// The body of a Parse behind its name: text, zero byte, parameter types.
     body: Box<[u8]>,
     effect: Effect,
+    own_settings: Box<[Box<str>]>,
 }
 
 impl Statement {
@@ -36,6 +40,12 @@ impl Statement {
     #[must_use]
     pub fn effect(&self) -> Effect {
         self.effect
+    }
+
+    /// The settings of the application's own that it may set.
+    #[must_use]
+    pub fn own_settings(&self) -> &[Box<str>] {
+        &self.own_settings
     }
 
     /// The name that backends know it by.
@@ -81,11 +91,14 @@ impl Statements {
         }
         let id = self.next_id;
         self.next_id += 1;
+        let mut own_settings = OwnSettings::default();
+        own_settings.read(body, true);
         let statement = Rc::new(Statement {
             id,
             name: format!("{PREFIX}{id}"),
             body: body.into(),
             effect: effect::of_text(body),
+            own_settings: own_settings.into_names(),
         });
         self.by_body.insert(body.into(), Rc::clone(&statement));
         statement

@@ -323,7 +323,7 @@ impl<'a> Relay<'a> {
             backend.pipeline.to_server(header.tag)?;
             if matches!(header.tag, frontend::QUERY | frontend::PARSE) {
                 let is_whole = message.len() >= header.message_bytes();
-                session_state::look_at_text(message, is_whole, &mut backend.residue);
+                session_state::look_at_text(message, is_whole, backend);
             }
             let here = header.message_bytes().min(message.len());
             self.client_body = header.message_bytes() - here;
@@ -466,12 +466,7 @@ fn look_at_server(
         tag::PARAMETER_STATUS => session_state::look_at_parameter(backend, body)?,
         tag::ERROR_RESPONSE => {
             session_state::look_at_error(body, &mut backend.residue);
-            let translated = prepared.and_then(|prepared| prepared.translate_error(body));
-            return Ok(translated.map(|error| {
-                let mut out = BytesMut::new();
-                error.write(&mut out);
-                out
-            }));
+            return Ok(prepared.and_then(|prepared| prepared.translate_error(body)));
         }
         _ => {}
     }

@@ -29,10 +29,11 @@ const LEARN: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
     WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'";
 
 /// Looks at the text of a Query or Parse, of which `bytes` have come. What has not come could be anything.
-pub(super) fn look_at_text(bytes: &[u8], is_whole: bool, residue: &mut Residue) {
-    look_at_effect(effect::of_text(bytes), residue);
+pub(super) fn look_at_text(bytes: &[u8], is_whole: bool, backend: &mut Backend) {
+    look_at_effect(effect::of_text(bytes), &mut backend.residue);
+    backend.own_settings.read(bytes, is_whole);
     if !is_whole {
-        taint(residue, Residue::Settings);
+        taint(&mut backend.residue, Residue::Settings);
     }
 }
 
@@ -50,7 +51,10 @@ pub(super) fn look_at_effect(effect: Effect, residue: &mut Residue) {
 pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, prepared: Option<&mut Prepared>) {
     let tag = body.split(|byte| *byte == 0).next().unwrap_or_default();
     match tag {
-        b"SET" | b"RESET" => taint(&mut backend.residue, Residue::Settings),
+        b"SET" | b"RESET" => {
+            backend.own_settings.set();
+            taint(&mut backend.residue, Residue::Settings);
+        }
         b"DISCARD ALL" | b"DEALLOCATE ALL" => {
             taint(&mut backend.residue, Residue::Settings);
             backend.known.clear();
@@ -98,7 +102,9 @@ fn taint(residue: &mut Residue, found: Residue) {
 /// Asks the server what is set and answers it as the client's settings. Of those the client began with, `initial`,
 /// none is lost: RESET goes back to them, as it would on a connection of its own.
 pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<Rc<Settings>, End> {
-    let reply = backend.connection.query(LEARN, LEARN_MAX).await?;
+    let own_settings = std::mem::take(&mut backend.own_settings);
+    let question = format!("{LEARN}{}", own_settings.question(&backend.settings));
+    let reply = backend.connection.query(&question, LEARN_MAX).await?;
     if let Some(error) = reply.error {
         return Err(End::Exchange(ExchangeError::Refused(error)));
     }
@@ -115,7 +121,9 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<R
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let settings = Rc::new(begun_with.chain(set).collect());
     backend.settings = Rc::new(learnt);
-    if backend.residue == Residue::Settings {
+    if own_settings.is_lost() {
+        taint(&mut backend.residue, Residue::State);
+    } else if backend.residue == Residue::Settings {
         backend.residue = Residue::None;
     }
     Ok(settings)

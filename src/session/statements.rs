@@ -8,13 +8,14 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use bytes::{BufMut, BytesMut};
+
 use super::{error::End, session_state};
 use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     pool::Backend,
     protocol::{
-        error::ErrorResponse,
-        frame::{HEADER_BYTES, Header, frontend},
+        frame::{HEADER_BYTES, Header, backend, frontend},
         pipeline::{Answer, TransactionStatus},
         prepared::{NO_STATEMENT, NameLimits, Names, PREFIX, Statement, Statements, Undo},
     },
@@ -128,6 +129,7 @@ impl Translator<'_> {
         };
         self.make_known(&statement)?;
         session_state::look_at_effect(statement.effect(), &mut self.backend.residue);
+        self.backend.own_settings.extend(statement.own_settings());
         let canonical = statement.name().as_bytes();
         let length = header.body_bytes - name.len() + canonical.len();
         self.backend.pipeline.to_server(frontend::BIND)?;
@@ -288,19 +290,36 @@ impl Prepared {
         }
     }
 
-    /// The server's error in the client's words, if it speaks of a statement by the pool's name.
-    pub(super) fn translate_error(&self, body: &[u8]) -> Option<ErrorResponse> {
-        memchr::memmem::find(body, PREFIX.as_bytes())?;
-        let mut error = ErrorResponse::parse(body);
-        let start = error.message.find(PREFIX)?;
-        let rest = &error.message[start..];
-        let end = rest
-            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
-        let name = String::from_utf8_lossy(self.names.name_of(&rest[..end])?).into_owned();
-        error.message.replace_range(start..start + end, &name);
-        Some(error)
+    /// The server's error, a whole message, in the client's words if it speaks of a statement by the pool's name.
+    /// All that it says beside the name stays as it is.
+    pub(super) fn translate_error(&self, body: &[u8]) -> Option<BytesMut> {
+        let start = memchr::memmem::find(body, PREFIX.as_bytes())?;
+        let (before, rest) = body.split_at(start);
+        let length = rest.iter().position(|byte| !is_of_name(*byte))?;
+        let (canonical, after) = rest.split_at(length);
+        if !before.split(|byte| *byte == 0).any(names_statement) {
+            return None;
+        }
+        let name = self.names.name_of(std::str::from_utf8(canonical).ok()?)?;
+        let length = u32::try_from(4 + before.len() + name.len() + after.len()).ok()?;
+        let mut message = BytesMut::new();
+        message.put_u8(backend::ERROR_RESPONSE);
+        message.put_u32(length);
+        for part in [before, name, after] {
+            message.put_slice(part);
+        }
+        Some(message)
     }
+}
+
+/// Whether this field of an error is the code of one that names a prepared statement: unknown, known already, or bound
+/// to the wrong number of parameters.
+fn names_statement(field: &[u8]) -> bool {
+    matches!(field, b"C26000" | b"C42P05" | b"C08P01")
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
 fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {
