@@ -8,7 +8,10 @@ use super::{epoch::Epoch, turns::Place};
 use crate::{
     backend::{CancelTarget, Connection, Server},
     protocol::{
-        own_settings::OwnSettings, parameters::Settings, pipeline::Pipeline, prepared::Known,
+        own_settings::OwnSettings,
+        parameters::Settings,
+        pipeline::Pipeline,
+        prepared::{Known, Owner},
     },
 };
 
@@ -22,6 +25,8 @@ pub struct Backend {
     pub settings: Rc<Settings>,
     /// The prepared statements the server session has.
     pub known: Known,
+    /// Whose unnamed statement it has; `None`: nobody's that matters.
+    pub unnamed: Option<Owner>,
     /// Settings of the client's own that it may have set since the server was asked for its settings.
     pub own_settings: OwnSettings,
     /// What the last client left behind beside settings.
@@ -122,6 +127,7 @@ impl Backend {
             pipeline: Pipeline::default(),
             settings: Rc::default(),
             known: Known::default(),
+            unnamed: None,
             own_settings: OwnSettings::default(),
             residue: Residue::None,
             epoch,
@@ -165,6 +171,8 @@ impl Backend {
     ///
     /// After a cancel the signal may still be on its way to the process: an empty query takes it.
     pub(super) async fn cleanse(&mut self, statements_max: usize, limit: Duration) -> bool {
+        // A simple query, of which some follow, takes it away.
+        self.unnamed = None;
         let was_cancelled = !self.cancels.is_clear();
         if tokio::time::timeout(limit, self.cancels.wait_clear())
             .await

@@ -49,6 +49,15 @@ struct Due {
     undo: Option<Box<Undo>>,
 }
 
+impl Due {
+    fn into_undo(self) -> Option<Undo> {
+        match self.request {
+            Request::ParseUnnamed => Some(Undo::UnnamedParse),
+            _ => self.undo.map(|undo| *undo),
+        }
+    }
+}
+
 /// What the client is told when the server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Answer {
@@ -65,6 +74,8 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
     Parse,
+    /// The client's own Parse of the unnamed statement.
+    ParseUnnamed,
     Bind,
     Describe,
     Execute,
@@ -74,6 +85,16 @@ enum Request {
     Query,
     /// CopyDone or CopyFail: answered by nothing, but it ends a COPY FROM STDIN.
     CopyEnd,
+}
+
+impl Request {
+    /// What the server's answer tells of it.
+    fn kind(self) -> Self {
+        match self {
+            Self::ParseUnnamed => Self::Parse,
+            other => other,
+        }
+    }
 }
 
 /// Where the server stands with COPY.
@@ -188,6 +209,15 @@ impl Pipeline {
         Ok(())
     }
 
+    /// A Parse of the unnamed statement goes to the server. Nothing is allocated for what may have to be taken back.
+    pub fn unnamed_to_server(&mut self) {
+        self.request_extended(Due {
+            request: Request::ParseUnnamed,
+            answer: Answer::Pass,
+            undo: None,
+        });
+    }
+
     /// A message of type `tag` has come from the server; `first` is the first byte of its body, if any. Answers
     /// what the client is told of it.
     pub fn from_server(&mut self, tag: u8, first: Option<u8>) -> Result<Answer, PipelineError> {
@@ -251,7 +281,7 @@ impl Pipeline {
 
     fn request_extended(&mut self, due: Due) {
         if self.batch == Batch::Skipping {
-            self.skipped.extend(due.undo.map(|undo| *undo));
+            self.skipped.extend(due.into_undo());
         } else {
             self.batch = Batch::Open;
             self.owed.push_back(due);
@@ -300,7 +330,7 @@ impl Pipeline {
 
     fn answered(&mut self, request: Request) -> Answer {
         self.drop_stray_copy_ends();
-        if self.front() != Some(request) {
+        if self.front().map(Request::kind) != Some(request) {
             return Answer::Pass;
         }
         self.owed.pop_front().map_or(Answer::Pass, |due| due.answer)
@@ -318,9 +348,8 @@ impl Pipeline {
     }
 
     fn skip_to_sync(&mut self) {
-        while self.front().is_some_and(|request| request != Request::Sync) {
-            let undo = self.owed.pop_front().and_then(|due| due.undo);
-            self.skipped.extend(undo.map(|undo| *undo));
+        while let Some(due) = self.owed.pop_front_if(|due| due.request != Request::Sync) {
+            self.skipped.extend(due.into_undo());
         }
         if self.owed.is_empty() {
             self.batch = Batch::Skipping;

@@ -61,11 +61,16 @@ impl Statement {
     }
 }
 
+/// Whose unnamed statement it is: one client of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner(u64);
+
 /// All statements of a pool, each once.
 #[derive(Debug)]
 pub struct Statements {
     by_body: HashMap<Box<[u8]>, Rc<Statement>, FxBuildHasher>,
     next_id: u64,
+    next_owner: u64,
     max: usize,
 }
 
@@ -76,8 +81,16 @@ impl Statements {
         Self {
             by_body: HashMap::default(),
             next_id: 1,
+            next_owner: 1,
             max,
         }
+    }
+
+    /// A new client of the pool.
+    pub fn owner(&mut self) -> Owner {
+        let owner = Owner(self.next_owner);
+        self.next_owner += 1;
+        owner
     }
 
     /// The statement whose Parse has `body` behind its name.
@@ -243,6 +256,10 @@ impl Names {
 /// What has to be taken back when the server skips a message because of an earlier error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undo {
+    /// The pooler's own word on the unnamed statement: the backend has whatever it had.
+    Unnamed,
+    /// The client's Parse of the unnamed statement.
+    UnnamedParse,
     /// A Parse for the backend: it does not know the statement after all, nor has the client the name, if it asked.
     Parse {
         name: Option<Box<[u8]>>,

@@ -25,6 +25,7 @@ mod route;
 mod session_state;
 mod statements;
 mod tenancy;
+mod unnamed;
 mod verifier;
 mod worker;
 
@@ -50,6 +51,7 @@ use self::{
     login::{Authenticated, Claim, login, unless_ended},
     relay::{Boundary, Relay},
     statements::Prepared,
+    unnamed::Unnamed,
     worker::{Enrolled, Place},
 };
 use crate::{
@@ -200,6 +202,7 @@ async fn admit(
         count: config.pool.statements_per_client,
         bytes: config.pool.client_statements_max_bytes,
     };
+    let unnamed = Unnamed::new(pool.statements().borrow_mut().owner());
     Ok(Session {
         worker: Rc::clone(worker),
         enrolled: worker.enroll(local::Local::new(
@@ -213,6 +216,7 @@ async fn admit(
         prepared: Prepared {
             names: Names::default(),
             limits,
+            unnamed,
         },
         settings: Rc::clone(&initial),
         initial,

@@ -27,6 +27,7 @@ use super::{
     local::Local,
     session_state,
     statements::{Prepared, Step, Translator, may_name_statement},
+    unnamed::Use,
 };
 use crate::{
     access::{Activity, SessionHandle},
@@ -295,6 +296,28 @@ impl<'a> Relay<'a> {
                 self.ending = Ending::Terminated;
                 break;
             }
+            let mut used = Use::Nothing;
+            if let Some((prepared, _)) = prepared {
+                used = Use::of(header, message);
+                match used {
+                    Use::Nothing => {}
+                    Use::Replace => {
+                        let enough = header.message_bytes().min(BUFFER_BYTES);
+                        if message.len() < enough {
+                            self.awaited = enough;
+                            break;
+                        }
+                        prepared.unnamed.replace(header, message, backend);
+                    }
+                    Use::Drop => prepared.unnamed.drop(backend),
+                    Use::Read if prepared.unnamed.is_on(backend) => {}
+                    Use::Read => {
+                        to_backend.put(&bytes[lined_up..taken]);
+                        lined_up = taken;
+                        prepared.unnamed.bring(backend, to_backend)?;
+                    }
+                }
+            }
             if let Some((prepared, statements)) = prepared
                 && may_name_statement(header, message)
             {
@@ -320,7 +343,10 @@ impl<'a> Relay<'a> {
                     }
                 }
             }
-            backend.pipeline.to_server(header.tag)?;
+            match used {
+                Use::Replace => backend.pipeline.unnamed_to_server(),
+                _ => backend.pipeline.to_server(header.tag)?,
+            }
             if matches!(header.tag, frontend::QUERY | frontend::PARSE) {
                 let is_whole = message.len() >= header.message_bytes();
                 session_state::look_at_text(message, is_whole, backend);

@@ -102,6 +102,7 @@ fn taint(residue: &mut Residue, found: Residue) {
 /// Asks the server what is set and answers it as the client's settings. Of those the client began with, `initial`,
 /// none is lost: RESET goes back to them, as it would on a connection of its own.
 pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<Rc<Settings>, End> {
+    backend.unnamed = None;
     let own_settings = std::mem::take(&mut backend.own_settings);
     let question = format!("{LEARN}{}", own_settings.question(&backend.settings));
     let reply = backend.connection.query(&question, LEARN_MAX).await?;
@@ -134,6 +135,7 @@ pub(super) async fn apply(backend: &mut Backend, settings: &Rc<Settings>) -> Res
     if Rc::ptr_eq(&backend.settings, settings) || backend.settings == *settings {
         return Ok(());
     }
+    backend.unnamed = None;
     let sql = settings.statements_from(&backend.settings);
     let reply = backend.connection.query(&sql, LEARN_MAX).await?;
     if let Some(error) = reply.error {

@@ -10,7 +10,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use bytes::{BufMut, BytesMut};
 
-use super::{error::End, session_state};
+use super::{error::End, session_state, unnamed::Unnamed};
 use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     pool::Backend,
@@ -25,6 +25,7 @@ use crate::{
 pub(super) struct Prepared {
     pub(super) names: Names,
     pub(super) limits: NameLimits,
+    pub(super) unnamed: Unnamed,
 }
 
 /// What becomes of a message.
@@ -283,6 +284,8 @@ impl Prepared {
             Undo::Name(name) => {
                 self.names.remove(&name);
             }
+            Undo::Unnamed => backend.unnamed = None,
+            Undo::UnnamedParse => self.unnamed.forget(),
             Undo::Close { name, statement } => {
                 // It fitted before, so it fits now.
                 let _ = self.names.insert(&name, statement, self.limits);
@@ -327,7 +330,7 @@ fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {
 }
 
 /// A zero-terminated name and what follows it.
-fn split_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr::memchr(0, bytes)?;
     Some((&bytes[..end], &bytes[end + 1..]))
 }
