@@ -127,6 +127,8 @@ pub struct InvalidMessage(pub u8);
 #[derive(Debug)]
 pub struct Pipeline {
     owed: VecDeque<Due>,
+    /// How many of those end with a ReadyForQuery.
+    ready_owed: usize,
     skipped: Vec<Undo>,
     status: TransactionStatus,
     /// Extended messages went out since the last Sync: the server will wait for one.
@@ -146,6 +148,7 @@ impl Default for Pipeline {
     fn default() -> Self {
         Self {
             owed: VecDeque::new(),
+            ready_owed: 0,
             skipped: Vec::new(),
             status: TransactionStatus::Idle,
             batch: Batch::Closed,
@@ -158,6 +161,13 @@ impl Pipeline {
     #[must_use]
     pub fn status(&self) -> TransactionStatus {
         self.status
+    }
+
+    /// Whether the next message finds the transaction in the state of `status`, unless the server skips it. Otherwise
+    /// there is a ReadyForQuery still to come ahead of it.
+    #[must_use]
+    pub fn is_status_certain(&self) -> bool {
+        self.ready_owed == 0
     }
 
     /// Whether another client may have this backend.
@@ -187,20 +197,18 @@ impl Pipeline {
         answer: Answer,
         undo: Option<Undo>,
     ) -> Result<(), InvalidMessage> {
-        let extended = |request| {
-            self.request_extended(Due {
-                request,
-                answer,
-                undo: undo.map(Box::new),
-            })
+        let due = |request| Due {
+            request,
+            answer,
+            undo: undo.map(Box::new),
         };
         match tag {
-            frontend::PARSE => extended(Request::Parse),
-            frontend::BIND => extended(Request::Bind),
-            frontend::DESCRIBE => extended(Request::Describe),
-            frontend::EXECUTE => extended(Request::Execute),
-            frontend::CLOSE => extended(Request::Close),
-            frontend::QUERY | frontend::FUNCTION_CALL => self.request_whole(),
+            frontend::PARSE => self.request_extended(due(Request::Parse)),
+            frontend::BIND => self.request_extended(due(Request::Bind)),
+            frontend::DESCRIBE => self.request_extended(due(Request::Describe)),
+            frontend::EXECUTE => self.request_extended(due(Request::Execute)),
+            frontend::CLOSE => self.request_extended(due(Request::Close)),
+            frontend::QUERY | frontend::FUNCTION_CALL => self.request_whole(due(Request::Query)),
             frontend::SYNC => self.request_sync(),
             frontend::COPY_DONE | frontend::COPY_FAIL => self.end_copy(),
             frontend::COPY_DATA | frontend::FLUSH => {}
@@ -262,6 +270,7 @@ impl Pipeline {
     }
 
     fn owe(&mut self, request: Request) {
+        self.ready_owed += usize::from(request == Request::Sync);
         self.owed.push_back(Due {
             request,
             answer: Answer::Pass,
@@ -273,9 +282,12 @@ impl Pipeline {
         self.owed.front().map(|due| due.request)
     }
 
-    fn request_whole(&mut self) {
-        if self.batch != Batch::Skipping {
-            self.owe(Request::Query);
+    fn request_whole(&mut self, due: Due) {
+        if self.batch == Batch::Skipping {
+            self.skipped.extend(due.into_undo());
+        } else {
+            self.ready_owed += 1;
+            self.owed.push_back(due);
         }
     }
 
@@ -318,6 +330,7 @@ impl Pipeline {
             let ignored = index > 0 && index < ahead && due.request == Request::Sync;
             let is_end = Some(index) == end;
             index += 1;
+            self.ready_owed -= usize::from(ignored);
             !ignored && !is_end
         });
         if end.is_none() {
@@ -341,7 +354,10 @@ impl Pipeline {
         self.drop_stray_copy_ends();
         match self.front() {
             // The error is part of the answer of a simple query, or asynchronous: nothing is skipped.
-            Some(Request::Query | Request::Sync) => {}
+            Some(Request::Query | Request::Sync) => {
+                let failed = self.owed.front_mut().and_then(|due| due.undo.take());
+                self.skipped.extend(failed.map(|undo| *undo));
+            }
             None if self.batch != Batch::Open => {}
             _ => self.skip_to_sync(),
         }
@@ -364,6 +380,7 @@ impl Pipeline {
         self.drop_stray_copy_ends();
         match self.owed.pop_front().map(|due| due.request) {
             Some(request @ (Request::Query | Request::Sync)) => {
+                self.ready_owed -= 1;
                 self.drop_stray_copy_ends();
                 if request == Request::Query && self.owed.is_empty() {
                     // A simple query ends whatever batch was open before it.

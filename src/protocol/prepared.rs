@@ -265,6 +265,8 @@ pub enum Undo {
         name: Option<Box<[u8]>>,
         statement: Rc<Statement>,
     },
+    /// The pooler's own Close of a statement: the backend still knows it.
+    Dropped(Rc<Statement>),
     /// A Parse that the backend did not need: the client has not got the name.
     Name(Box<[u8]>),
     /// A Close: the client still has the name.

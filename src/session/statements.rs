@@ -99,7 +99,11 @@ impl Translator<'_> {
             .names
             .insert(name, Rc::clone(&statement), self.prepared.limits)?;
         let known = self.backend.known.touch(&statement);
-        if known && self.backend.pipeline.status() != TransactionStatus::Failed {
+        // A Parse fails in a failed transaction, a Close does not.
+        let pipeline = &self.backend.pipeline;
+        let may_fail =
+            pipeline.status() == TransactionStatus::Failed || !pipeline.is_status_certain();
+        if known && !may_fail {
             self.write_close(
                 NO_STATEMENT,
                 Answer::ParseComplete,
@@ -107,7 +111,8 @@ impl Translator<'_> {
             )?;
         } else {
             if known {
-                self.write_close(statement.name().as_bytes(), Answer::Swallow, None)?;
+                let undo = Some(Undo::Dropped(Rc::clone(&statement)));
+                self.write_close(statement.name().as_bytes(), Answer::Swallow, undo)?;
             }
             let undo = Undo::Parse {
                 name: Some(name.into()),
@@ -177,7 +182,7 @@ impl Translator<'_> {
         Ok(Step::Written(header.message_bytes()))
     }
 
-    /// `DEALLOCATE name` means the client's name, which the server does not know.
+    /// `DEALLOCATE name` means the client's name, which the server does not know: a stand-in goes in its place.
     fn query(&mut self, header: Header, bytes: &[u8]) -> Result<Step, End> {
         let text = &bytes[HEADER_BYTES..header.message_bytes().min(bytes.len())];
         if !could_deallocate(text) {
@@ -193,18 +198,19 @@ impl Translator<'_> {
         let Some(name) = deallocated_name(body) else {
             return Ok(Step::AsIs);
         };
-        if self.backend.pipeline.status() == TransactionStatus::Failed {
-            return Ok(Step::AsIs);
-        }
         let Some(statement) = self.prepared.names.remove(name.as_bytes()) else {
             return Ok(Step::AsIs);
         };
-        self.make_known(&statement)?;
-        self.backend.known.remove(&statement);
-        let sql = format!("DEALLOCATE {}\0", statement.name());
-        self.backend.pipeline.to_server(frontend::QUERY)?;
-        self.write_header(frontend::QUERY, sql.len())?;
-        self.out.put(sql.as_bytes());
+        let undo = Undo::Close {
+            name: name.into_bytes().into(),
+            statement,
+        };
+        self.write_stand_in()?;
+        self.backend
+            .pipeline
+            .to_server_with(frontend::QUERY, Answer::Pass, Some(undo))?;
+        self.write_header(frontend::QUERY, DEALLOCATE_STAND_IN.len())?;
+        self.out.put(DEALLOCATE_STAND_IN);
         Ok(Step::Written(header.message_bytes()))
     }
 
@@ -228,6 +234,21 @@ impl Translator<'_> {
             statement: Rc::clone(statement),
         };
         self.write_parse(statement, statement.body(), Answer::Swallow, Some(undo))
+    }
+
+    /// Prepares an empty statement to be deallocated in the place of a real one. Neither message can fail, even in a
+    /// failed transaction: after an error the server would skip the simple query behind them.
+    fn write_stand_in(&mut self) -> Result<(), End> {
+        self.write_close(NO_STATEMENT, Answer::Swallow, None)?;
+        self.backend
+            .pipeline
+            .to_server_with(frontend::PARSE, Answer::Swallow, None)?;
+        // An empty text without parameters.
+        let rest = [0, 0, 0, 0];
+        self.write_header(frontend::PARSE, NO_STATEMENT.len() + rest.len())?;
+        self.out.put(NO_STATEMENT);
+        self.out.put(&rest);
+        Ok(())
     }
 
     fn write_parse(
@@ -284,6 +305,7 @@ impl Prepared {
             Undo::Name(name) => {
                 self.names.remove(&name);
             }
+            Undo::Dropped(statement) => backend.known.insert(&statement),
             Undo::Unnamed => backend.unnamed = None,
             Undo::UnnamedParse => self.unnamed.forget(),
             Undo::Close { name, statement } => {
@@ -345,6 +367,9 @@ fn wait_for_names(header: Header, bytes: &[u8]) -> Result<Step, End> {
     }
     Ok(Step::Wait(bytes.len() + 1))
 }
+
+/// Takes the stand-in away: the statement itself stays with the backend, where others may use it.
+const DEALLOCATE_STAND_IN: &[u8] = b"DEALLOCATE sluice_none\0";
 
 const DEALLOCATE: &[u8] = b"deallocate";
 

@@ -17,6 +17,7 @@ mod configuration;
 mod copy;
 mod denial;
 mod departures;
+mod differential;
 mod isolation;
 mod lifecycle;
 mod limits;
