@@ -22,6 +22,7 @@ const WORKERS: usize = 0;
 const CLIENTS: usize = 20_000;
 const TENANT_CLIENTS: usize = 10_000;
 const UNAUTHENTICATED_PER_ADDRESS: usize = 1_000;
+const WRONG_CANCEL_KEYS_PER_ADDRESS: usize = 100;
 
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,6 +30,7 @@ const IDLE_TIMEOUT: Option<Duration> = None;
 const IDLE_IN_TRANSACTION_TIMEOUT: Option<Duration> = None;
 const QUERY_TIMEOUT: Option<Duration> = None;
 const TRANSACTION_TIMEOUT: Option<Duration> = None;
+const WRITE_STALL_TIMEOUT: Option<Duration> = Some(Duration::from_secs(60));
 const BACKEND_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -38,6 +40,7 @@ const OVERALL_BUDGET: u32 = 2_000;
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const POOL_LIFETIME: Duration = Duration::from_secs(60 * 60);
 const POOL_CONNECT_BACKOFF: Duration = Duration::from_secs(1);
+const POOL_CLEANUP: Duration = Duration::from_secs(5);
 const STATEMENTS_PER_BACKEND: usize = 500;
 const STATEMENTS_PER_POOL: usize = 5_000;
 const STATEMENTS_PER_CLIENT: usize = 5_000;
@@ -121,6 +124,8 @@ fn limits(file: &file::Limits) -> Limits {
         tenant_clients: file.tenant_clients.unwrap_or(TENANT_CLIENTS),
         unauthenticated_per_address: (file.unauthenticated_per_address)
             .unwrap_or(UNAUTHENTICATED_PER_ADDRESS),
+        wrong_cancel_keys_per_address: (file.wrong_cancel_keys_per_address)
+            .unwrap_or(WRONG_CANCEL_KEYS_PER_ADDRESS),
     }
 }
 
@@ -132,6 +137,7 @@ fn timeouts(file: &file::Timeouts) -> Timeouts {
         idle_in_transaction: span_or_off(file.idle_in_transaction, IDLE_IN_TRANSACTION_TIMEOUT),
         query: span_or_off(file.query, QUERY_TIMEOUT),
         transaction: span_or_off(file.transaction, TRANSACTION_TIMEOUT),
+        write_stall: span_or_off(file.write_stall, WRITE_STALL_TIMEOUT),
         backend_connect: span(file.backend_connect, BACKEND_CONNECT_TIMEOUT),
         drain: span(file.drain, DRAIN_TIMEOUT),
     }
@@ -145,6 +151,7 @@ fn pool(file: &file::Pool) -> Pool {
         idle_timeout: span(file.idle_timeout, POOL_IDLE_TIMEOUT),
         lifetime: span(file.lifetime, POOL_LIFETIME),
         connect_backoff: span(file.connect_backoff, POOL_CONNECT_BACKOFF),
+        cleanup: span(file.cleanup, POOL_CLEANUP),
         statements_per_backend: file
             .statements_per_backend
             .unwrap_or(STATEMENTS_PER_BACKEND),

@@ -50,6 +50,7 @@ sections! {
         clients: usize,
         tenant_clients: usize,
         unauthenticated_per_address: usize,
+        wrong_cancel_keys_per_address: usize,
     }
     timeouts: Timeouts {
         login: Span,
@@ -58,6 +59,7 @@ sections! {
         idle_in_transaction: SpanOrOff,
         query: SpanOrOff,
         transaction: SpanOrOff,
+        write_stall: SpanOrOff,
         backend_connect: Span,
         drain: Span,
     }
@@ -68,6 +70,7 @@ sections! {
         idle_timeout: Span,
         lifetime: Span,
         connect_backoff: Span,
+        cleanup: Span,
         statements_per_backend: usize,
         statements_per_pool: usize,
         statements_per_client: usize,

@@ -9,6 +9,7 @@
 //! A write to an encrypted stream may leave records behind; flush after the last one.
 
 use std::{
+    future::poll_fn,
     io,
     marker::PhantomData,
     mem::MaybeUninit,
@@ -136,6 +137,18 @@ impl Stream {
         })
     }
 
+    /// Writes `data` as the last that the peer will be sent: what announces the end leaves with it.
+    pub async fn write_last(&mut self, data: &[u8]) -> io::Result<()> {
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.write_all(data).await,
+            Transport::Tls(tls) => {
+                poll_fn(|cx| tls.poll_send(cx)).await?;
+                tls.put_last(data)?;
+                poll_fn(|cx| tls.poll_send(cx)).await
+            }
+        }
+    }
+
     /// Ends the connection so that the peer reads everything we wrote, and then a FIN.
     ///
     /// Closing a socket that holds unread bytes sends RST, and RST makes the peer's kernel drop what it has not
@@ -224,8 +237,9 @@ pub struct Keepalive {
     pub interval: Duration,
     /// Probes without an answer before the connection is dead.
     pub probes: u32,
-    /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`).
-    pub unacknowledged: Duration,
+    /// How long sent bytes may stay unacknowledged, or wait for a peer that reads nothing (`TCP_USER_TIMEOUT`);
+    /// `None`: as long as the kernel tries.
+    pub unacknowledged: Option<Duration>,
 }
 
 impl Default for Keepalive {
@@ -235,7 +249,7 @@ impl Default for Keepalive {
             idle: Duration::from_secs(60),
             interval: Duration::from_secs(15),
             probes: 4,
-            unacknowledged: Duration::from_secs(30),
+            unacknowledged: Some(Duration::from_secs(30)),
         }
     }
 }
@@ -249,7 +263,7 @@ pub fn tune(tcp: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
         .with_interval(keepalive.interval)
         .with_retries(keepalive.probes);
     socket.set_tcp_keepalive(&probing)?;
-    socket.set_tcp_user_timeout(Some(keepalive.unacknowledged))
+    socket.set_tcp_user_timeout(keepalive.unacknowledged)
 }
 
 /// What a socket holds for us at this moment.

@@ -39,7 +39,10 @@ impl Client {
         self.inbox
             .poll_fill(&mut self.stream, context)
             .map(|result| match result {
-                Ok(0) | Err(_) => Err(End::ClientLost),
+                Ok(0) => Err(End::ClientLost),
+                // The error is told once: to this read, although it was the writes that took too long.
+                Err(error) if !self.outbox.is_drained() => Err(End::from_client_io(error)),
+                Err(_) => Err(End::ClientLost),
                 Ok(count) => Ok(count),
             })
     }
@@ -54,6 +57,13 @@ impl Client {
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.outbox.put(bytes);
         poll_fn(|context| self.poll_drain(context)).await
+    }
+
+    /// Sends what is on its way, and then `bytes` as the last of all.
+    pub(super) async fn send_last(&mut self, bytes: &[u8]) -> Result<(), End> {
+        poll_fn(|context| self.poll_drain(context)).await?;
+        let sent = self.stream.write_last(bytes).await;
+        sent.map_err(End::from_client_io)
     }
 
     /// The body of the next message, which must answer an authentication request (tag `p`).

@@ -53,7 +53,8 @@ pub(super) async fn finish(session: Session, mut client: Client, farewell: Farew
         checkout,
     } = farewell;
     session.enter(Activity::Ending);
-    let row = end.row(&session.worker.process.config.load().timeouts);
+    let local = &session.enrolled.local;
+    let row = end.row(&local.timeouts(&session.worker.process.config.load().timeouts));
     let commit_in_flight = checkout.is_some() && matches!(end, End::Signalled(_));
     let response = row
         .response
@@ -62,7 +63,7 @@ pub(super) async fn finish(session: Session, mut client: Client, farewell: Farew
     let last_words =
         response.map_or_else(BytesMut::new, |response| encode(response, commit_in_flight));
     // Also with nothing to add: what the client has asked for may still be on its way.
-    let told = client.send(&last_words);
+    let told = client.send_last(&last_words);
     let gone = async {
         match checkout {
             Some(checkout) => checkout.close().await,
@@ -95,7 +96,7 @@ pub(super) async fn refuse(worker: &Rc<Worker>, mut client: Client, arrival: &Se
     let row = end.row(&worker.process.config.load().timeouts);
     note_refusal(worker, arrival, &end, &row).await;
     if let Some(response) = &row.response {
-        within(LAST_WORDS_MAX, client.send(&encode(response, false))).await;
+        within(LAST_WORDS_MAX, client.send_last(&encode(response, false))).await;
     }
     linger(worker, client.stream);
 }
@@ -106,7 +107,7 @@ pub(super) async fn tell(worker: &Rc<Worker>, stream: Stream, end: &End) {
     tracing::debug!(reason = row.reason, %end, "connection refused");
     let mut client = Client::new(stream, &worker.buffers);
     if let Some(response) = &row.response {
-        within(LAST_WORDS_MAX, client.send(&encode(response, false))).await;
+        within(LAST_WORDS_MAX, client.send_last(&encode(response, false))).await;
     }
     linger(worker, client.stream);
 }
@@ -216,9 +217,11 @@ async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &R
 
 fn outcome(end: &End) -> LoginOutcome {
     match end {
-        End::ClientLost | End::Terminated | End::LoginTimeout(_) | End::Crowded => {
-            LoginOutcome::Abandoned
-        }
+        End::ClientLost
+        | End::WriteStall
+        | End::Terminated
+        | End::LoginTimeout(_)
+        | End::Crowded => LoginOutcome::Abandoned,
         End::CannotVerify | End::Checkout(_) | End::Exchange(_) | End::BackendLost => {
             LoginOutcome::Failed
         }

@@ -22,7 +22,7 @@ use bytes::BytesMut;
 use super::{
     Sharing,
     client::Client,
-    error::End,
+    error::{End, STATEMENT_TIMEOUT},
     idle,
     local::Local,
     session_state,
@@ -32,10 +32,11 @@ use super::{
 use crate::{
     access::{Activity, SessionHandle},
     net::buffer::{BUFFER_BYTES, Buffer, BufferPool},
-    pool::Backend,
+    pool::{Backend, Half, Remains},
     protocol::{
+        error::{ErrorResponse, SqlState},
         frame::{HEADER_BYTES, Header, backend as tag, frontend},
-        pipeline::{Answer, Pipeline, TransactionStatus},
+        pipeline::{Answer, Awaited, Pipeline, TransactionStatus},
         prepared::Statements,
     },
 };
@@ -54,8 +55,9 @@ pub(super) struct Relay<'a> {
     clock: &'a dyn Fn() -> tokio::time::Instant,
     to_backend: Buffer,
     from_backend: Buffer,
-    /// Bytes of a client message's body that have not come yet.
+    /// Bytes of a client message's body that have not come yet, and that message's type.
     client_body: usize,
+    client_tag: u8,
     /// The same for a message of the server.
     backend_body: usize,
     /// Where in the outbox's last filling its last whole message ends; `None`: it is the middle of one message.
@@ -96,6 +98,16 @@ pub(super) enum Boundary {
     Cut,
 }
 
+/// What a relay that has ended leaves to its backend.
+pub(super) enum Left {
+    /// Nothing is half done.
+    Nothing,
+    /// Work that somebody has to undo.
+    InHand(Remains),
+    /// The backend is of no use any more.
+    Broken,
+}
+
 impl<'a> Relay<'a> {
     pub(super) fn new(
         client: &'a mut Client,
@@ -113,6 +125,7 @@ impl<'a> Relay<'a> {
             to_backend: Buffer::new(buffers.clone()),
             from_backend: Buffer::new(buffers.clone()),
             client_body: 0,
+            client_tag: 0,
             backend_body: 0,
             whole_in_outbox: Some(0),
             sent_of_outbox: 0,
@@ -146,6 +159,26 @@ impl<'a> Relay<'a> {
             }
             None => Boundary::Cut,
         }
+    }
+
+    /// What the client leaves behind if it goes now.
+    pub(super) fn into_left(self) -> Left {
+        if self.is_settled() {
+            return Left::Nothing;
+        }
+        if self.sending == Sending::Broken || self.ending == Ending::Fatal {
+            return Left::Broken;
+        }
+        let half = (self.client_body > 0).then_some(Half {
+            tag: self.client_tag,
+            missing_bytes: self.client_body,
+        });
+        Left::InHand(Remains {
+            to_backend: self.to_backend,
+            half,
+            from_backend: self.from_backend,
+            backend_body: self.backend_body,
+        })
     }
 
     fn poll(&mut self, context: &mut Context<'_>, sharing: Sharing) -> Poll<Result<(), End>> {
@@ -225,6 +258,11 @@ impl<'a> Relay<'a> {
             let count = self.client.outbox.bytes().len();
             match self.client.poll_drain(context) {
                 Poll::Ready(Ok(())) => moved = Poll::Ready(()),
+                // It has said goodbye: what it asked for before is done all the same.
+                Poll::Ready(Err(_)) if self.ending == Ending::Terminated => {
+                    self.client.outbox.clear();
+                    moved = Poll::Ready(());
+                }
                 Poll::Ready(Err(end)) => return Err(end),
                 Poll::Pending => {}
             }
@@ -244,7 +282,7 @@ impl<'a> Relay<'a> {
     }
 
     /// Whether nothing is half done in either direction: no message, no answer, no write.
-    pub(super) fn is_settled(&self) -> bool {
+    fn is_settled(&self) -> bool {
         self.client_body == 0
             && self.backend_body == 0
             && self.from_backend.is_empty()
@@ -257,7 +295,11 @@ impl<'a> Relay<'a> {
         match self.ending {
             // A message that has begun to come is on its way to this backend.
             Ending::No => sharing == Sharing::Transaction && self.awaited == 0 && self.is_settled(),
-            Ending::Terminated => self.is_settled() || !self.backend.pipeline.is_busy(),
+            // Where the server waits for more, it would wait for ever.
+            Ending::Terminated => {
+                let pipeline = &self.backend.pipeline;
+                self.is_settled() || !pipeline.is_busy() || pipeline.awaited() != Awaited::Nothing
+            }
             Ending::Fatal => false,
         }
     }
@@ -337,6 +379,7 @@ impl<'a> Relay<'a> {
                     }
                     Step::Written(count) => {
                         self.client_body = header.message_bytes() - count;
+                        self.client_tag = header.tag;
                         taken += count;
                         lined_up = taken;
                         continue;
@@ -353,6 +396,7 @@ impl<'a> Relay<'a> {
             }
             let here = header.message_bytes().min(message.len());
             self.client_body = header.message_bytes() - here;
+            self.client_tag = header.tag;
             taken += here;
         }
         to_backend.put(&bytes[lined_up..taken]);
@@ -408,6 +452,15 @@ impl<'a> Relay<'a> {
                 tag::ERROR_RESPONSE if is_fatal(body) => self.ending = Ending::Fatal,
                 _ => {}
             }
+            let instead = match instead {
+                None if header.tag == tag::ERROR_RESPONSE
+                    && is_whole
+                    && self.local.is_overdue() =>
+                {
+                    statement_timeout(body)
+                }
+                instead => instead,
+            };
             if let Some(instead) = instead {
                 outbox.put(&bytes[lined_up..taken]);
                 outbox.put(&instead);
@@ -456,6 +509,9 @@ fn next_from_server(bytes: &[u8]) -> Result<Option<Header>, End> {
     let Some(header) = Header::parse(bytes).map_err(|_| End::BackendMessage)? else {
         return Ok(None);
     };
+    if header.tag == tag::READY_FOR_QUERY && header.body_bytes != 1 {
+        return Err(End::BackendMessage);
+    }
     if !is_looked_at(header.tag) || bytes.len() >= header.message_bytes() {
         return Ok(Some(header));
     }
@@ -500,6 +556,17 @@ fn look_at_server(
         Answer::Pass => None,
         Answer::Swallow => Some(BytesMut::new()),
         Answer::ParseComplete => Some(BytesMut::from(PARSE_COMPLETE)),
+    })
+}
+
+/// The error of a query that we had cancelled because it took too long, as the server would word it.
+fn statement_timeout(body: &[u8]) -> Option<BytesMut> {
+    let error = ErrorResponse::parse(body);
+    (error.code == SqlState::QUERY_CANCELED).then(|| {
+        let mut out = BytesMut::new();
+        let message = STATEMENT_TIMEOUT.to_owned();
+        ErrorResponse { message, ..error }.write(&mut out);
+        out
     })
 }
 

@@ -7,9 +7,8 @@ use std::{
 
 use super::login::{Encryption, Login};
 
-/// A command that finds its server, user and password where libpq looks for them.
-fn program(name: &str, login: &Login) -> Command {
-    let mut command = Command::new(name);
+/// Tells a command its server, user and password where libpq looks for them.
+pub(crate) fn reach<'a>(command: &'a mut Command, login: &Login) -> &'a mut Command {
     command
         .env("PGHOST", "127.0.0.1")
         .env("PGPORT", login.port.to_string())
@@ -32,6 +31,12 @@ fn program(name: &str, login: &Login) -> Command {
         };
         command.env(variable, value);
     }
+    command
+}
+
+fn program(name: &str, login: &Login) -> Command {
+    let mut command = Command::new(name);
+    reach(&mut command, login);
     command
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{
     PATIENCE,
@@ -107,6 +107,12 @@ impl Client {
             return None;
         };
         Some(stream.conn.peer_certificates()?.first()?.to_vec())
+    }
+
+    /// Leaves without a goodbye and with a reset, as a killed process or a lost machine does.
+    pub(crate) fn reset(self) {
+        let socket = SockRef::from(self.socket());
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     pub(crate) fn local_port(&self) -> u16 {
@@ -210,6 +216,12 @@ impl Client {
             Reply::Sasl(mechanisms) => self.asked.push(mechanisms.join(",")),
             _ => {}
         }
+    }
+
+    /// Reads a little and forgets it; answers how many bytes, 0 at the end.
+    pub(crate) fn receive_some(&mut self) -> usize {
+        let mut chunk = [0; 16_384];
+        self.read(&mut chunk).unwrap_or(0)
     }
 
     /// Every byte until the server closes, and how it closed.

@@ -1,0 +1,124 @@
+//! The drivers that applications use, each with a program of its own in `tests/drivers`.
+//!
+//! Every program runs three times: on PostgreSQL itself, which shows that it asks for nothing that PostgreSQL does not
+//! do; then through Sluice over three backends, with a role's password and with a person's token. It finds its server
+//! where libpq looks for it, in the environment.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::support::{
+    Fixture, Login,
+    login::Encryption,
+    postgres::{PASSWORD, PASSWORD_ROLE},
+    programs::{reach, succeeded},
+    sluice::{Settings, source},
+    until,
+};
+
+/// What one pool has: far fewer than the programs have connections.
+const BACKENDS: usize = 3;
+
+/// Seconds that a program has, many times what it takes.
+const LIMIT: &str = "120";
+
+/// Calls `run` with each of the three ways to a database, and an empty table `items` in it.
+fn each_way(run: impl Fn(&Login, &Path)) {
+    let fixture = Fixture::with(Settings::default().set("pool.size", BACKENDS as i64));
+    let person = fixture.granted("anna");
+    let direct = Login::new(fixture.cluster.port, PASSWORD_ROLE, PASSWORD);
+    let authority = fixture.sluice.home().path("ca.crt");
+    for (way, login) in [
+        ("PostgreSQL itself", direct),
+        ("Sluice, with a password", fixture.password_login()),
+        ("Sluice, with a token", fixture.token_login(&person)),
+    ] {
+        println!("{way}:");
+        make_table(&fixture);
+        run(&login.database(&fixture.database), &authority);
+        until("no backend is held", || {
+            fixture
+                .backends()
+                .iter()
+                .all(|backend| backend.state == "idle")
+        });
+    }
+    let backends = fixture.backends().len();
+    assert!(
+        (1..=2 * BACKENDS).contains(&backends),
+        "{backends} backends in two pools"
+    );
+}
+
+fn make_table(fixture: &Fixture) {
+    let mut superuser = fixture.cluster.superuser(&fixture.database);
+    superuser
+        .query(
+            "drop table if exists items;
+             create table items (id int primary key, owner text, note text);
+             grant all on items to public",
+        )
+        .unwrap();
+}
+
+/// Runs a program each way; `program` makes its command.
+fn drive(program: impl Fn() -> Command) {
+    each_way(|login, authority| {
+        let mut command = program();
+        reach(&mut command, login);
+        match login.encryption {
+            // Whatever the driver does by itself.
+            Encryption::None => command.env_remove("PGSSLMODE"),
+            Encryption::Requested | Encryption::Direct => command
+                .env("PGSSLMODE", "verify-full")
+                .env("PGSSLROOTCERT", authority),
+        };
+        println!("{}", succeeded(&command.output().unwrap()));
+    });
+}
+
+/// A command that is ended when it takes too long; the last case that it printed tells where it hung.
+fn limited(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg(LIMIT).arg(program);
+    command
+}
+
+fn program_source(name: &str) -> PathBuf {
+    source("tests/drivers").join(name)
+}
+
+/// The folder in which `scripts/drivers` has installed what `list` holds.
+fn installed(folder: &str, list: &str) -> PathBuf {
+    let folder = built(folder);
+    let made_from = fs::read(folder.join("made-from")).unwrap_or_default();
+    assert!(
+        made_from == fs::read(program_source(list)).unwrap(),
+        "{} is missing or out of date: run scripts/drivers",
+        folder.display()
+    );
+    folder
+}
+
+/// A file or folder below `target/drivers`.
+fn built(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .with_file_name("drivers")
+        .join(name)
+}
+
+fn python(name: &str) -> Command {
+    let folder = installed("python", "requirements.txt");
+    let mut command = limited(folder.join("bin/python"));
+    command.arg(program_source(name));
+    command
+}
+
+#[test]
+fn psycopg3() {
+    drive(|| python("psycopg3.py"));
+}
