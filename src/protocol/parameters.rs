@@ -98,7 +98,7 @@ fn quote_name(name: &str) -> String {
 }
 
 /// A literal that means the same whatever `standard_conforming_strings` is.
-fn quote_literal(text: &str) -> String {
+pub(super) fn quote_literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 

@@ -49,6 +49,15 @@ struct Due {
     undo: Option<Box<Undo>>,
 }
 
+impl Due {
+    fn into_undo(self) -> Option<Undo> {
+        match self.request {
+            Request::ParseUnnamed => Some(Undo::UnnamedParse),
+            _ => self.undo.map(|undo| *undo),
+        }
+    }
+}
+
 /// What the client is told when the server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Answer {
@@ -65,6 +74,8 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
     Parse,
+    /// The client's own Parse of the unnamed statement.
+    ParseUnnamed,
     Bind,
     Describe,
     Execute,
@@ -74,6 +85,16 @@ enum Request {
     Query,
     /// CopyDone or CopyFail: answered by nothing, but it ends a COPY FROM STDIN.
     CopyEnd,
+}
+
+impl Request {
+    /// What the server's answer tells of it.
+    fn kind(self) -> Self {
+        match self {
+            Self::ParseUnnamed => Self::Parse,
+            other => other,
+        }
+    }
 }
 
 /// Where the server stands with COPY.
@@ -120,6 +141,8 @@ pub struct InvalidMessage(pub u8);
 #[derive(Debug)]
 pub struct Pipeline {
     owed: VecDeque<Due>,
+    /// How many of those end with a ReadyForQuery.
+    ready_owed: usize,
     skipped: Vec<Undo>,
     status: TransactionStatus,
     /// Extended messages went out since the last Sync: the server will wait for one.
@@ -139,6 +162,7 @@ impl Default for Pipeline {
     fn default() -> Self {
         Self {
             owed: VecDeque::new(),
+            ready_owed: 0,
             skipped: Vec::new(),
             status: TransactionStatus::Idle,
             batch: Batch::Closed,
@@ -151,6 +175,13 @@ impl Pipeline {
     #[must_use]
     pub fn status(&self) -> TransactionStatus {
         self.status
+    }
+
+    /// Whether the next message finds the transaction in the state of `status`, unless the server skips it. Otherwise
+    /// there is a ReadyForQuery still to come ahead of it.
+    #[must_use]
+    pub fn is_status_certain(&self) -> bool {
+        self.ready_owed == 0
     }
 
     /// Whether another client may have this backend.
@@ -190,26 +221,33 @@ impl Pipeline {
         answer: Answer,
         undo: Option<Undo>,
     ) -> Result<(), InvalidMessage> {
-        let extended = |request| {
-            self.request_extended(Due {
-                request,
-                answer,
-                undo: undo.map(Box::new),
-            })
+        let due = |request| Due {
+            request,
+            answer,
+            undo: undo.map(Box::new),
         };
         match tag {
-            frontend::PARSE => extended(Request::Parse),
-            frontend::BIND => extended(Request::Bind),
-            frontend::DESCRIBE => extended(Request::Describe),
-            frontend::EXECUTE => extended(Request::Execute),
-            frontend::CLOSE => extended(Request::Close),
-            frontend::QUERY | frontend::FUNCTION_CALL => self.request_whole(),
+            frontend::PARSE => self.request_extended(due(Request::Parse)),
+            frontend::BIND => self.request_extended(due(Request::Bind)),
+            frontend::DESCRIBE => self.request_extended(due(Request::Describe)),
+            frontend::EXECUTE => self.request_extended(due(Request::Execute)),
+            frontend::CLOSE => self.request_extended(due(Request::Close)),
+            frontend::QUERY | frontend::FUNCTION_CALL => self.request_whole(due(Request::Query)),
             frontend::SYNC => self.request_sync(answer),
             frontend::COPY_DONE | frontend::COPY_FAIL => self.end_copy(),
             frontend::COPY_DATA | frontend::FLUSH => {}
             other => return Err(InvalidMessage(other)),
         }
         Ok(())
+    }
+
+    /// A Parse of the unnamed statement goes to the server. Nothing is allocated for what may have to be taken back.
+    pub fn unnamed_to_server(&mut self) {
+        self.request_extended(Due {
+            request: Request::ParseUnnamed,
+            answer: Answer::Pass,
+            undo: None,
+        });
     }
 
     /// A message of type `tag` has come from the server; `first` is the first byte of its body, if any. Answers
@@ -268,15 +306,18 @@ impl Pipeline {
         self.owed.front().map(|due| due.request)
     }
 
-    fn request_whole(&mut self) {
-        if self.batch != Batch::Skipping {
-            self.owe(Request::Query);
+    fn request_whole(&mut self, due: Due) {
+        if self.batch == Batch::Skipping {
+            self.skipped.extend(due.into_undo());
+        } else {
+            self.ready_owed += 1;
+            self.owed.push_back(due);
         }
     }
 
     fn request_extended(&mut self, due: Due) {
         if self.batch == Batch::Skipping {
-            self.skipped.extend(due.undo.map(|undo| *undo));
+            self.skipped.extend(due.into_undo());
         } else {
             self.batch = Batch::Open;
             self.owed.push_back(due);
@@ -288,6 +329,7 @@ impl Pipeline {
             return;
         }
         self.batch = Batch::Closed;
+        self.ready_owed += 1;
         self.owed.push_back(Due {
             request: Request::Sync,
             answer,
@@ -317,6 +359,7 @@ impl Pipeline {
             let ignored = index > 0 && index < ahead && due.request == Request::Sync;
             let is_end = Some(index) == end;
             index += 1;
+            self.ready_owed -= usize::from(ignored);
             !ignored && !is_end
         });
         if end.is_none() {
@@ -329,7 +372,7 @@ impl Pipeline {
 
     fn answered(&mut self, request: Request) -> Answer {
         self.drop_stray_copy_ends();
-        if self.front() != Some(request) {
+        if self.front().map(Request::kind) != Some(request) {
             return Answer::Pass;
         }
         self.owed.pop_front().map_or(Answer::Pass, |due| due.answer)
@@ -340,16 +383,18 @@ impl Pipeline {
         self.drop_stray_copy_ends();
         match self.front() {
             // The error is part of the answer of a simple query, or asynchronous: nothing is skipped.
-            Some(Request::Query | Request::Sync) => {}
+            Some(Request::Query | Request::Sync) => {
+                let failed = self.owed.front_mut().and_then(|due| due.undo.take());
+                self.skipped.extend(failed.map(|undo| *undo));
+            }
             None if self.batch != Batch::Open => {}
             _ => self.skip_to_sync(),
         }
     }
 
     fn skip_to_sync(&mut self) {
-        while self.front().is_some_and(|request| request != Request::Sync) {
-            let undo = self.owed.pop_front().and_then(|due| due.undo);
-            self.skipped.extend(undo.map(|undo| *undo));
+        while let Some(due) = self.owed.pop_front_if(|due| due.request != Request::Sync) {
+            self.skipped.extend(due.into_undo());
         }
         if self.owed.is_empty() {
             self.batch = Batch::Skipping;
@@ -364,6 +409,7 @@ impl Pipeline {
         self.drop_stray_copy_ends();
         match self.owed.pop_front().map(|due| (due.request, due.answer)) {
             Some((request @ (Request::Query | Request::Sync), answer)) => {
+                self.ready_owed -= 1;
                 self.drop_stray_copy_ends();
                 if request == Request::Query && self.owed.is_empty() {
                     // A simple query ends whatever batch was open before it.

@@ -17,7 +17,10 @@ use std::{
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use super::residue::{self, Residue};
+use super::{
+    own_settings::OwnSettings,
+    residue::{self, Residue},
+};
 
 /// What canonical names begin with.
 pub const PREFIX: &str = "sluice_";
@@ -33,6 +36,7 @@ pub struct Statement {
     /// The body of a Parse behind its name: text, zero byte, parameter types.
     body: Box<[u8]>,
     residue: Residue,
+    own_settings: Box<[Box<str>]>,
 }
 
 impl Statement {
@@ -40,6 +44,12 @@ impl Statement {
     #[must_use]
     pub fn residue(&self) -> Residue {
         self.residue
+    }
+
+    /// The settings of the application's own that it may set.
+    #[must_use]
+    pub fn own_settings(&self) -> &[Box<str>] {
+        &self.own_settings
     }
 
     /// The name that backends know it by.
@@ -63,6 +73,10 @@ impl Statement {
     }
 }
 
+/// Whose unnamed statement it is: one client of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner(u64);
+
 /// All statements of a pool, each once.
 #[derive(Debug)]
 pub struct Statements {
@@ -70,6 +84,7 @@ pub struct Statements {
     next_id: u64,
     /// What was interned before this one may have plans that no longer fit.
     fresh_from: u64,
+    next_owner: u64,
     max: usize,
 }
 
@@ -81,8 +96,16 @@ impl Statements {
             by_body: HashMap::default(),
             next_id: 1,
             fresh_from: 1,
+            next_owner: 1,
             max,
         }
+    }
+
+    /// A new client of the pool.
+    pub fn owner(&mut self) -> Owner {
+        let owner = Owner(self.next_owner);
+        self.next_owner += 1;
+        owner
     }
 
     /// Has every statement prepared anew, under another name, when it is used next: after a change of a table, a plan
@@ -108,11 +131,14 @@ impl Statements {
         }
         let id = self.next_id;
         self.next_id += 1;
+        let mut own_settings = OwnSettings::default();
+        own_settings.read(body, true);
         let statement = Rc::new(Statement {
             id,
             name: format!("{PREFIX}{id}"),
             body: body.into(),
             residue: residue::of_text(body),
+            own_settings: own_settings.into_names(),
         });
         self.by_body.insert(body.into(), Rc::clone(&statement));
         statement
@@ -325,11 +351,17 @@ impl SqlStatements {
 /// What has to be taken back when the server skips a message because of an earlier error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undo {
+    /// The pooler's own word on the unnamed statement: the backend has whatever it had.
+    Unnamed,
+    /// The client's Parse of the unnamed statement.
+    UnnamedParse,
     /// A Parse for the backend: it does not know the statement after all, nor has the client the name, if it asked.
     Parse {
         name: Option<Box<[u8]>>,
         statement: Rc<Statement>,
     },
+    /// The pooler's own Close of a statement: the backend still knows it.
+    Dropped(Rc<Statement>),
     /// A Parse that the backend did not need: the client has not got the name.
     Name(Box<[u8]>),
     /// A Close: the client still has the name.

@@ -27,6 +27,7 @@ use super::{
     local::Local,
     session_state,
     statements::{Own, Step, Translator, may_name_statement},
+    unnamed::Use,
 };
 use crate::{
     access::{Activity, SessionHandle},
@@ -374,6 +375,29 @@ impl<'a> Relay<'a> {
                 self.ending = Ending::Terminated;
                 break;
             }
+            let mut used = Use::Nothing;
+            if let Some(own) = own.as_mut() {
+                let unnamed = &mut own.prepared.unnamed;
+                used = Use::of(header, message);
+                match used {
+                    Use::Nothing => {}
+                    Use::Replace => {
+                        let enough = header.message_bytes().min(BUFFER_BYTES);
+                        if message.len() < enough {
+                            self.awaited = enough;
+                            break;
+                        }
+                        unnamed.replace(header, message, backend);
+                    }
+                    Use::Drop => unnamed.drop(backend),
+                    Use::Read if unnamed.is_on(backend) => {}
+                    Use::Read => {
+                        to_backend.put(&bytes[lined_up..taken]);
+                        lined_up = taken;
+                        unnamed.bring(backend, to_backend)?;
+                    }
+                }
+            }
             if let Some(own) = own.as_mut()
                 && may_name_statement(header, message)
             {
@@ -399,10 +423,13 @@ impl<'a> Relay<'a> {
                     }
                 }
             }
-            backend.pipeline.to_server(header.tag)?;
+            match used {
+                Use::Replace => backend.pipeline.unnamed_to_server(),
+                _ => backend.pipeline.to_server(header.tag)?,
+            }
             if matches!(header.tag, frontend::QUERY | frontend::PARSE) {
                 let is_whole = message.len() >= header.message_bytes();
-                session_state::look_at_text(message, is_whole, &mut backend.residue);
+                session_state::look_at_text(message, is_whole, backend);
                 if let Some(own) = own.as_mut()
                     && own.listening.is_subscribed()
                 {
@@ -595,11 +622,7 @@ fn look_at_server(
             if session_state::is_stale_plan(body) {
                 own.statements.borrow_mut().renew();
             }
-            return Ok(own.prepared.translate_error(body).map(|error| {
-                let mut out = BytesMut::new();
-                error.write(&mut out);
-                out
-            }));
+            return Ok(own.prepared.translate_error(body));
         }
         tag::NOTIFICATION_RESPONSE => {
             let Some(own) = own else { return Ok(None) };

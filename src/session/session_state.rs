@@ -58,10 +58,11 @@ const QUESTIONS: [(Residue, &str); 5] = [
 ];
 
 /// Looks at the text of a Query or Parse, of which `bytes` have come. What has not come could be anything.
-pub(super) fn look_at_text(bytes: &[u8], is_whole: bool, residue: &mut Residue) {
-    *residue |= residue::of_text(bytes);
+pub(super) fn look_at_text(bytes: &[u8], is_whole: bool, backend: &mut Backend) {
+    backend.residue |= residue::of_text(bytes);
+    backend.own_settings.read(bytes, is_whole);
     if !is_whole {
-        *residue |= Residue::SETTINGS;
+        backend.residue |= Residue::SETTINGS;
     }
 }
 
@@ -134,11 +135,20 @@ pub(super) struct Learnt {
 /// that the client began with, `initial`, none is lost: RESET goes back to them, as it would on a connection of
 /// its own.
 pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<Learnt, End> {
+    backend.unnamed = None;
     let suspected = std::mem::take(&mut backend.residue);
-    let sql = questions(suspected);
+    let own_settings = std::mem::take(&mut backend.own_settings);
+    let mut sql = questions(suspected);
+    let of_own = own_settings.question(&backend.settings);
+    if !of_own.is_empty() {
+        sql.to_mut().push_str(&of_own);
+    }
     let reply = backend.connection.query(&sql, LEARN_MAX).await?;
     if let Some(error) = reply.error {
         return Err(End::Exchange(ExchangeError::Refused(error)));
+    }
+    if own_settings.is_lost() {
+        backend.residue = Residue::DIRTY;
     }
     let mut set = Vec::new();
     let mut leaks = Vec::new();
@@ -232,6 +242,7 @@ pub(super) async fn apply(
             .close_statements(names, LEARN_MAX)
             .await?;
     }
+    backend.unnamed = None;
     let sql = settings.statements_from(&backend.settings);
     if !sql.is_empty() {
         let reply = backend.connection.query(&sql, LEARN_MAX).await?;

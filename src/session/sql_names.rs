@@ -108,10 +108,12 @@ impl Translator<'_, '_> {
         let Some((text, _)) = split_name(body) else {
             return Ok(Step::AsIs);
         };
-        let Some((sql, _)) = self.translate_text(text, frontend::QUERY)? else {
+        let Some((sql, undo)) = self.translate_text(text, frontend::QUERY)? else {
             return Ok(Step::AsIs);
         };
-        self.backend.pipeline.to_server(frontend::QUERY)?;
+        self.backend
+            .pipeline
+            .to_server_with(frontend::QUERY, Answer::Pass, undo)?;
         self.write_header(frontend::QUERY, sql.len() + 1)?;
         self.out.put(sql.as_bytes());
         self.out.put(&[0]);

@@ -8,13 +8,14 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::{error::End, listening::Listening, sql_names};
+use bytes::{BufMut, BytesMut};
+
+use super::{error::End, listening::Listening, sql_names, unnamed::Unnamed};
 use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     pool::Backend,
     protocol::{
-        error::ErrorResponse,
-        frame::{HEADER_BYTES, Header, frontend},
+        frame::{HEADER_BYTES, Header, backend, frontend},
         pipeline::{Answer, TransactionStatus},
         prepared::{
             NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements, Undo,
@@ -29,6 +30,7 @@ pub(super) struct Prepared {
     /// Those of SQL's own PREPARE.
     pub(super) of_sql: Option<Rc<SqlStatements>>,
     pub(super) limits: NameLimits,
+    pub(super) unnamed: Unnamed,
 }
 
 /// What a client has beyond a transaction, wherever it is served, and what it shares with its pool.
@@ -117,7 +119,11 @@ impl Translator<'_, '_> {
             .names
             .insert(name, Rc::clone(&statement), self.own.prepared.limits)?;
         let known = self.backend.known.touch(&statement);
-        if known && self.backend.pipeline.status() != TransactionStatus::Failed {
+        // A Parse fails in a failed transaction, a Close does not.
+        let pipeline = &self.backend.pipeline;
+        let may_fail =
+            pipeline.status() == TransactionStatus::Failed || !pipeline.is_status_certain();
+        if known && !may_fail {
             self.write_close(
                 NO_STATEMENT,
                 Answer::ParseComplete,
@@ -125,7 +131,8 @@ impl Translator<'_, '_> {
             )?;
         } else {
             if known {
-                self.write_close(statement.name().as_bytes(), Answer::Swallow, None)?;
+                let undo = Some(Undo::Dropped(Rc::clone(&statement)));
+                self.write_close(statement.name().as_bytes(), Answer::Swallow, undo)?;
             }
             let undo = Undo::Parse {
                 name: Some(name.into()),
@@ -148,6 +155,7 @@ impl Translator<'_, '_> {
         };
         self.make_known(&statement)?;
         self.backend.residue |= statement.residue();
+        self.backend.own_settings.extend(statement.own_settings());
         if self.own.listening.is_subscribed() {
             self.own.listening.read(statement.text());
         }
@@ -297,6 +305,9 @@ impl Prepared {
             Undo::Name(name) => {
                 self.names.remove(&name);
             }
+            Undo::Dropped(statement) => backend.known.insert(&statement),
+            Undo::Unnamed => backend.unnamed = None,
+            Undo::UnnamedParse => self.unnamed.forget(),
             Undo::Close { name, statement } => {
                 // It fitted before, so it fits now.
                 let _ = self.names.insert(&name, statement, self.limits);
@@ -304,19 +315,36 @@ impl Prepared {
         }
     }
 
-    /// The server's error in the client's words, if it speaks of a statement by the pool's name.
-    pub(super) fn translate_error(&self, body: &[u8]) -> Option<ErrorResponse> {
-        memchr::memmem::find(body, PREFIX.as_bytes())?;
-        let mut error = ErrorResponse::parse(body);
-        let start = error.message.find(PREFIX)?;
-        let rest = &error.message[start..];
-        let end = rest
-            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
-        let name = String::from_utf8_lossy(self.names.name_of(&rest[..end])?).into_owned();
-        error.message.replace_range(start..start + end, &name);
-        Some(error)
+    /// The server's error, a whole message, in the client's words if it speaks of a statement by the pool's name.
+    /// All that it says beside the name stays as it is.
+    pub(super) fn translate_error(&self, body: &[u8]) -> Option<BytesMut> {
+        let start = memchr::memmem::find(body, PREFIX.as_bytes())?;
+        let (before, rest) = body.split_at(start);
+        let length = rest.iter().position(|byte| !is_of_name(*byte))?;
+        let (canonical, after) = rest.split_at(length);
+        if !before.split(|byte| *byte == 0).any(names_statement) {
+            return None;
+        }
+        let name = self.names.name_of(std::str::from_utf8(canonical).ok()?)?;
+        let length = u32::try_from(4 + before.len() + name.len() + after.len()).ok()?;
+        let mut message = BytesMut::new();
+        message.put_u8(backend::ERROR_RESPONSE);
+        message.put_u32(length);
+        for part in [before, name, after] {
+            message.put_slice(part);
+        }
+        Some(message)
     }
+}
+
+/// Whether this field of an error is the code of one that names a prepared statement: unknown, known already, or bound
+/// to the wrong number of parameters.
+fn names_statement(field: &[u8]) -> bool {
+    matches!(field, b"C26000" | b"C42P05" | b"C08P01")
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
 pub(super) fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {

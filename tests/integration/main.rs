@@ -18,6 +18,7 @@ mod configuration;
 mod copy;
 mod denial;
 mod departures;
+mod differential;
 mod drivers;
 mod hostile_server;
 mod isolation;

@@ -459,3 +459,31 @@ fn a_deallocate_that_is_skipped_after_an_error_leaves_the_statement() {
     });
     assert_eq!(exchange(&mut client, |out| run("s", out))[1], "s");
 }
+
+#[test]
+fn the_unnamed_statement_outlives_its_transaction_on_any_backend() {
+    let fixture = Fixture::start();
+    let mut client = fixture.password_client().unwrap();
+    let prepared = exchange(&mut client, parse("", "select pg_backend_pid()::text"));
+    assert_eq!(prepared, ["ParseComplete", "Idle"]);
+    let first = exchange(&mut client, |out| run("", out));
+    let _rival = busy(&fixture);
+    let second = exchange(&mut client, |out| run("", out));
+    assert_eq!(first[0], "BindComplete");
+    assert_eq!(second[0], "BindComplete", "{second:?}");
+    assert_eq!(second.len(), first.len(), "{second:?}");
+    assert_ne!(first[1], second[1], "both ran on one backend");
+}
+
+#[test]
+fn nobody_runs_the_unnamed_statement_of_another() {
+    let fixture = Fixture::with_one_backend();
+    let mut one = fixture.password_client().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    exchange(&mut one, parse("", "select 'secret'"));
+    let none = "26000 unnamed prepared statement does not exist";
+    assert_eq!(exchange(&mut two, |out| run("", out)), [none, "Idle"]);
+    assert_eq!(exchange(&mut one, |out| run("", out))[1], "secret");
+    one.query("select 1").unwrap();
+    assert_eq!(exchange(&mut one, |out| run("", out)), [none, "Idle"]);
+}
