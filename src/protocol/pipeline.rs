@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use super::{
     frame::{backend, frontend},
-    prepared::Undo,
+    prepared::{Statement, Undo},
 };
 
 /// The state of the server's transaction as ReadyForQuery reports it.
@@ -50,9 +50,15 @@ struct Due {
 }
 
 impl Due {
+    /// Whether it decides what the unnamed statement is.
+    fn is_of_unnamed(&self) -> bool {
+        matches!(self.request, Request::ParseUnnamed { .. })
+            || matches!(self.undo.as_deref(), Some(Undo::Unnamed))
+    }
+
     fn into_undo(self) -> Option<Undo> {
         match self.request {
-            Request::ParseUnnamed => Some(Undo::UnnamedParse),
+            Request::ParseUnnamed { was_own } => Some(Undo::UnnamedParse { was_own }),
             _ => self.undo.map(|undo| *undo),
         }
     }
@@ -75,7 +81,9 @@ pub enum Answer {
 enum Request {
     Parse,
     /// The client's own Parse of the unnamed statement.
-    ParseUnnamed,
+    ParseUnnamed {
+        was_own: bool,
+    },
     Bind,
     Describe,
     Execute,
@@ -91,7 +99,7 @@ impl Request {
     /// What the server's answer tells of it.
     fn kind(self) -> Self {
         match self {
-            Self::ParseUnnamed => Self::Parse,
+            Self::ParseUnnamed { .. } => Self::Parse,
             other => other,
         }
     }
@@ -143,6 +151,10 @@ pub struct Pipeline {
     owed: VecDeque<Due>,
     /// How many of those end with a ReadyForQuery.
     ready_owed: usize,
+    /// How many of those can be taken back.
+    undoable: usize,
+    /// How many of those replace the unnamed statement.
+    unnamed_owed: usize,
     skipped: Vec<Undo>,
     status: TransactionStatus,
     /// Extended messages went out since the last Sync: the server will wait for one.
@@ -163,6 +175,8 @@ impl Default for Pipeline {
         Self {
             owed: VecDeque::new(),
             ready_owed: 0,
+            undoable: 0,
+            unnamed_owed: 0,
             skipped: Vec::new(),
             status: TransactionStatus::Idle,
             batch: Batch::Closed,
@@ -209,6 +223,35 @@ impl Pipeline {
         }
     }
 
+    /// Whether what the server does with an earlier batch decides what `name` means, or whether the server knows
+    /// `statement`. Within one batch it does not matter: an error takes everything in it.
+    #[must_use]
+    pub fn is_undecided(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        if self.undoable == 0 {
+            return false;
+        }
+        let is_about = |due: &Due| {
+            due.undo
+                .as_ref()
+                .is_some_and(|undo| undo.is_about(name, statement))
+        };
+        let mut behind = self.owed.iter().skip_while(|due| !is_about(due));
+        behind.any(|due| matches!(due.request, Request::Sync | Request::Query))
+    }
+
+    /// The same for the unnamed statement.
+    #[must_use]
+    pub fn is_unnamed_undecided(&self) -> bool {
+        if self.ready_owed == 0 || self.unnamed_owed == 0 {
+            return false;
+        }
+        let mut latest = self.owed.iter().rev();
+        let ends_batch = |due: &Due| matches!(due.request, Request::Sync | Request::Query);
+        latest
+            .find(|due| ends_batch(due) || due.is_of_unnamed())
+            .is_some_and(ends_batch)
+    }
+
     /// A message of type `tag` goes to the server, and its answer to the client.
     pub fn to_server(&mut self, tag: u8) -> Result<(), InvalidMessage> {
         self.to_server_with(tag, Answer::Pass, None)
@@ -241,10 +284,11 @@ impl Pipeline {
         Ok(())
     }
 
-    /// A Parse of the unnamed statement goes to the server. Nothing is allocated for what may have to be taken back.
-    pub fn unnamed_to_server(&mut self) {
+    /// A Parse of the unnamed statement goes to the server; `was_own`: what it replaces was the client's, too. Nothing
+    /// is allocated for what may have to be taken back.
+    pub fn unnamed_to_server(&mut self, was_own: bool) {
         self.request_extended(Due {
-            request: Request::ParseUnnamed,
+            request: Request::ParseUnnamed { was_own },
             answer: Answer::Pass,
             undo: None,
         });
@@ -311,6 +355,7 @@ impl Pipeline {
             self.skipped.extend(due.into_undo());
         } else {
             self.ready_owed += 1;
+            self.undoable += usize::from(due.undo.is_some());
             self.owed.push_back(due);
         }
     }
@@ -320,6 +365,8 @@ impl Pipeline {
             self.skipped.extend(due.into_undo());
         } else {
             self.batch = Batch::Open;
+            self.undoable += usize::from(due.undo.is_some());
+            self.unnamed_owed += usize::from(due.is_of_unnamed());
             self.owed.push_back(due);
         }
     }
@@ -375,7 +422,14 @@ impl Pipeline {
         if self.front().map(Request::kind) != Some(request) {
             return Answer::Pass;
         }
-        self.owed.pop_front().map_or(Answer::Pass, |due| due.answer)
+        self.take_front().map_or(Answer::Pass, |due| due.answer)
+    }
+
+    fn take_front(&mut self) -> Option<Due> {
+        let due = self.owed.pop_front()?;
+        self.undoable -= usize::from(due.undo.is_some());
+        self.unnamed_owed -= usize::from(due.is_of_unnamed());
+        Some(due)
     }
 
     fn error(&mut self) {
@@ -385,6 +439,7 @@ impl Pipeline {
             // The error is part of the answer of a simple query, or asynchronous: nothing is skipped.
             Some(Request::Query | Request::Sync) => {
                 let failed = self.owed.front_mut().and_then(|due| due.undo.take());
+                self.undoable -= usize::from(failed.is_some());
                 self.skipped.extend(failed.map(|undo| *undo));
             }
             None if self.batch != Batch::Open => {}
@@ -393,8 +448,9 @@ impl Pipeline {
     }
 
     fn skip_to_sync(&mut self) {
-        while let Some(due) = self.owed.pop_front_if(|due| due.request != Request::Sync) {
-            self.skipped.extend(due.into_undo());
+        while self.front().is_some_and(|request| request != Request::Sync) {
+            let undo = self.take_front().and_then(Due::into_undo);
+            self.skipped.extend(undo);
         }
         if self.owed.is_empty() {
             self.batch = Batch::Skipping;
@@ -407,7 +463,7 @@ impl Pipeline {
             .ok_or(PipelineError::UnknownStatus)?;
         self.copy = Copy::No;
         self.drop_stray_copy_ends();
-        match self.owed.pop_front().map(|due| (due.request, due.answer)) {
+        match self.take_front().map(|due| (due.request, due.answer)) {
             Some((request @ (Request::Query | Request::Sync), answer)) => {
                 self.ready_owed -= 1;
                 self.drop_stray_copy_ends();
@@ -423,7 +479,7 @@ impl Pipeline {
 
     fn drop_stray_copy_ends(&mut self) {
         while self.front() == Some(Request::CopyEnd) {
-            self.owed.pop_front();
+            self.take_front();
         }
     }
 }

@@ -354,7 +354,10 @@ pub enum Undo {
     /// The pooler's own word on the unnamed statement: the backend has whatever it had.
     Unnamed,
     /// The client's Parse of the unnamed statement.
-    UnnamedParse,
+    UnnamedParse {
+        /// What it would have replaced was the client's, too.
+        was_own: bool,
+    },
     /// A Parse for the backend: it does not know the statement after all, nor has the client the name, if it asked.
     Parse {
         name: Option<Box<[u8]>>,
@@ -369,6 +372,24 @@ pub enum Undo {
         name: Box<[u8]>,
         statement: Rc<Statement>,
     },
+}
+
+impl Undo {
+    /// Whether it says what a client's `name` means, or whether the backend knows `statement`.
+    #[must_use]
+    pub fn is_about(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        match self {
+            Self::Parse {
+                name: own,
+                statement: known,
+            } => {
+                own.as_deref() == Some(name) || statement.is_some_and(|other| other.id == known.id)
+            }
+            Self::Name(own) | Self::Close { name: own, .. } => **own == *name,
+            Self::Dropped(known) => statement.is_some_and(|other| other.id == known.id),
+            Self::Unnamed | Self::UnnamedParse { .. } => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -67,8 +67,8 @@ pub(super) struct Relay<'a> {
     whole_in_outbox: Option<usize>,
     /// How much of that filling has been sent.
     sent_of_outbox: usize,
-    /// How many bytes of the client's next message must be there before it can be sent on; 0: any.
-    awaited: usize,
+    /// What the client's next message needs.
+    needs: Needs,
     held: Held,
     /// `None`: the backend is the client's own, names and all.
     own: Option<Own<'a>>,
@@ -81,6 +81,16 @@ pub(super) struct Relay<'a> {
 enum Sending {
     Works,
     Broken,
+}
+
+/// What must have come before the client's next message can be sent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// So many of its bytes.
+    Bytes(usize),
+    /// What the server answers to an earlier batch.
+    Answers,
 }
 
 /// Whether this stretch ends with a release.
@@ -144,7 +154,7 @@ impl<'a> Relay<'a> {
             backend_body: 0,
             whole_in_outbox: Some(0),
             sent_of_outbox: 0,
-            awaited: 0,
+            needs: Needs::Nothing,
             held: Held::Nothing,
             own,
             sending: Sending::Works,
@@ -230,7 +240,14 @@ impl<'a> Relay<'a> {
     /// Moves bytes towards the backend; pending: nothing more can be done in this direction now.
     fn poll_client_to_backend(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, End> {
         let mut moved = Poll::Pending;
-        let waits_for_more = self.awaited > self.client.inbox.bytes().len();
+        if self.needs == Needs::Answers && self.to_backend.is_drained() {
+            self.take_from_client()?;
+            if self.needs != Needs::Answers {
+                moved = Poll::Ready(());
+            }
+        }
+        let there = self.client.inbox.bytes().len();
+        let waits_for_more = matches!(self.needs, Needs::Bytes(count) if count > there);
         let has_room = waits_for_more || !self.client.inbox.is_full();
         if self.to_backend.is_drained() && self.ending == Ending::No && has_room {
             match self.client.poll_fill(context) {
@@ -315,7 +332,9 @@ impl<'a> Relay<'a> {
     fn is_over(&self, sharing: Sharing) -> bool {
         match self.ending {
             // A message that has begun to come is on its way to this backend.
-            Ending::No => sharing == Sharing::Transaction && self.awaited == 0 && self.is_settled(),
+            Ending::No => {
+                sharing == Sharing::Transaction && self.needs == Needs::Nothing && self.is_settled()
+            }
             // Where the server waits for more, it would wait for ever.
             Ending::Terminated => {
                 let pipeline = &self.backend.pipeline;
@@ -362,7 +381,7 @@ impl<'a> Relay<'a> {
         self.client_body -= taken;
         // Bytes up to here are lined up; those behind, up to `taken`, go on as they are.
         let mut lined_up = 0;
-        self.awaited = 0;
+        self.needs = Needs::Nothing;
         while self.client_body == 0 && self.ending == Ending::No {
             let message = &bytes[taken..];
             let Some(header) = Header::parse(message).map_err(|_| End::ClientLength)? else {
@@ -376,6 +395,7 @@ impl<'a> Relay<'a> {
                 break;
             }
             let mut used = Use::Nothing;
+            let mut was_own = false;
             if let Some(own) = own.as_mut() {
                 let unnamed = &mut own.prepared.unnamed;
                 used = Use::of(header, message);
@@ -384,12 +404,17 @@ impl<'a> Relay<'a> {
                     Use::Replace => {
                         let enough = header.message_bytes().min(BUFFER_BYTES);
                         if message.len() < enough {
-                            self.awaited = enough;
+                            self.needs = Needs::Bytes(enough);
                             break;
                         }
+                        was_own = unnamed.is_on(backend);
                         unnamed.replace(header, message, backend);
                     }
                     Use::Drop => unnamed.drop(backend),
+                    Use::Read if backend.pipeline.is_unnamed_undecided() => {
+                        self.needs = Needs::Answers;
+                        break;
+                    }
                     Use::Read if unnamed.is_on(backend) => {}
                     Use::Read => {
                         to_backend.put(&bytes[lined_up..taken]);
@@ -411,7 +436,11 @@ impl<'a> Relay<'a> {
                 match translator.translate(header, message)? {
                     Step::AsIs => {}
                     Step::Wait(count) => {
-                        self.awaited = count;
+                        self.needs = Needs::Bytes(count);
+                        break;
+                    }
+                    Step::Hold => {
+                        self.needs = Needs::Answers;
                         break;
                     }
                     Step::Written(count) => {
@@ -424,7 +453,7 @@ impl<'a> Relay<'a> {
                 }
             }
             match used {
-                Use::Replace => backend.pipeline.unnamed_to_server(),
+                Use::Replace => backend.pipeline.unnamed_to_server(was_own),
                 _ => backend.pipeline.to_server(header.tag)?,
             }
             if matches!(header.tag, frontend::QUERY | frontend::PARSE) {

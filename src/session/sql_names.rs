@@ -53,6 +53,14 @@ pub(super) fn may_name(text: &[u8]) -> bool {
     })
 }
 
+/// What becomes of a text.
+enum Text {
+    AsIs,
+    /// Answers that are due decide that.
+    Hold,
+    Translated(String, Option<Undo>),
+}
+
 impl<'a> Naming<'a> {
     fn read(text: &'a [u8]) -> Option<Self> {
         let mut statements = sql::statements(std::str::from_utf8(text).ok()?);
@@ -108,8 +116,10 @@ impl Translator<'_, '_> {
         let Some((text, _)) = split_name(body) else {
             return Ok(Step::AsIs);
         };
-        let Some((sql, undo)) = self.translate_text(text, frontend::QUERY)? else {
-            return Ok(Step::AsIs);
+        let (sql, undo) = match self.translate_text(text, frontend::QUERY)? {
+            Text::AsIs => return Ok(Step::AsIs),
+            Text::Hold => return Ok(Step::Hold),
+            Text::Translated(sql, undo) => (sql, undo),
         };
         self.backend
             .pipeline
@@ -132,8 +142,10 @@ impl Translator<'_, '_> {
         let Some((text, types)) = body.get(1..).and_then(split_name) else {
             return Ok(Step::AsIs);
         };
-        let Some((sql, undo)) = self.translate_text(text, frontend::PARSE)? else {
-            return Ok(Step::AsIs);
+        let (sql, undo) = match self.translate_text(text, frontend::PARSE)? {
+            Text::AsIs => return Ok(Step::AsIs),
+            Text::Hold => return Ok(Step::Hold),
+            Text::Translated(sql, undo) => (sql, undo),
         };
         let rest = [sql.as_bytes(), &[0], types].concat();
         self.write_parse(b"", &rest, Answer::Pass, undo)?;
@@ -153,15 +165,11 @@ impl Translator<'_, '_> {
         }
     }
 
-    /// The text as the server is to have it; what it needs to know goes ahead. `None`: it stays as it is.
-    fn translate_text(
-        &mut self,
-        text: &[u8],
-        tag: u8,
-    ) -> Result<Option<(String, Option<Undo>)>, End> {
+    /// The text as the server is to have it; what it needs to know goes ahead.
+    fn translate_text(&mut self, text: &[u8], tag: u8) -> Result<Text, End> {
         // Whatever went ahead would fail, and take the query with it.
         if self.backend.pipeline.status() == TransactionStatus::Failed {
-            return Ok(None);
+            return Ok(Text::AsIs);
         }
         let Some(Naming {
             command,
@@ -169,13 +177,17 @@ impl Translator<'_, '_> {
             rest,
         }) = Naming::read(text)
         else {
-            return Ok(None);
+            return Ok(Text::AsIs);
         };
-        let Some(statement) = self.find(name.as_bytes()) else {
-            return Ok(None);
+        let statement = self.find(name.as_bytes());
+        if self.is_undecided(name.as_bytes(), statement.as_deref()) {
+            return Ok(Text::Hold);
+        }
+        let Some(statement) = statement else {
+            return Ok(Text::AsIs);
         };
         let canonical = statement.name();
-        Ok(Some(match command {
+        Ok(match command {
             Command::Deallocate => {
                 self.own.prepared.names.remove(name.as_bytes());
                 self.write_close(GIVEN_UP, Answer::Swallow, None)?;
@@ -184,19 +196,20 @@ impl Translator<'_, '_> {
                     name: name.as_bytes().into(),
                     statement,
                 };
-                ("DEALLOCATE sluice_given_up".to_owned(), Some(undo))
+                Text::Translated("DEALLOCATE sluice_given_up".to_owned(), Some(undo))
             }
             Command::Execute => {
                 self.make_known_for(&statement, tag)?;
                 self.backend.residue |= statement.residue();
-                (format!("EXECUTE {canonical}{rest}"), None)
+                self.backend.own_settings.extend(statement.own_settings());
+                Text::Translated(format!("EXECUTE {canonical}{rest}"), None)
             }
             // The server itself reports the duplicate.
             Command::Prepare => {
                 self.make_known_for(&statement, tag)?;
-                (format!("PREPARE {canonical}{rest}"), None)
+                Text::Translated(format!("PREPARE {canonical}{rest}"), None)
             }
-        }))
+        })
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) enum Step {
     AsIs,
     /// This many bytes of it must be there before that can be said.
     Wait(usize),
+    /// Answers that are due decide that.
+    Hold,
     /// It has been written, in whatever form; so many of its bytes were taken.
     Written(usize),
 }
@@ -107,13 +109,16 @@ impl Translator<'_, '_> {
             self.backend.residue |= Residue::DIRTY;
             return Ok(Step::AsIs);
         }
+        let statement = self.own.statements.borrow_mut().intern(rest);
+        if self.is_undecided(name, Some(&statement)) {
+            return Ok(Step::Hold);
+        }
         if let Some(existing) = self.find(name) {
             // The server itself reports the duplicate.
             self.make_known(&existing)?;
             self.write_parse(existing.name().as_bytes(), rest, Answer::Pass, None)?;
             return Ok(Step::Written(header.message_bytes()));
         }
-        let statement = self.own.statements.borrow_mut().intern(rest);
         self.own
             .prepared
             .names
@@ -150,7 +155,11 @@ impl Translator<'_, '_> {
         let Some((portal, (name, rest))) = names else {
             return wait_for_names(header, bytes);
         };
-        let Some(statement) = self.find(name) else {
+        let statement = self.find(name);
+        if self.is_undecided(name, statement.as_deref()) {
+            return Ok(Step::Hold);
+        }
+        let Some(statement) = statement else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
@@ -173,7 +182,14 @@ impl Translator<'_, '_> {
         let Some(body) = whole_body(header, bytes) else {
             return wait_for_names(header, bytes);
         };
-        let Some(statement) = named(body).and_then(|name| self.find(name)) else {
+        let Some(name) = named(body) else {
+            return Ok(Step::AsIs);
+        };
+        let statement = self.find(name);
+        if self.is_undecided(name, statement.as_deref()) {
+            return Ok(Step::Hold);
+        }
+        let Some(statement) = statement else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
@@ -190,6 +206,9 @@ impl Translator<'_, '_> {
         let Some(name) = named(body) else {
             return Ok(Step::AsIs);
         };
+        if self.is_undecided(name, None) {
+            return Ok(Step::Hold);
+        }
         let Some(statement) = self.own.prepared.names.remove(name) else {
             if self.is_of_sql(name) {
                 self.backend.residue |= Residue::PREPARED;
@@ -211,6 +230,11 @@ impl Translator<'_, '_> {
             *statement = renewed;
         }
         Some(Rc::clone(statement))
+    }
+
+    /// Whether a batch before this one, not answered yet, decides what becomes of this message.
+    pub(super) fn is_undecided(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        self.backend.pipeline.is_undecided(name, statement)
     }
 
     /// Sends a Parse ahead if the backend does not know `statement`; the client does not hear of it.
@@ -307,7 +331,12 @@ impl Prepared {
             }
             Undo::Dropped(statement) => backend.known.insert(&statement),
             Undo::Unnamed => backend.unnamed = None,
-            Undo::UnnamedParse => self.unnamed.forget(),
+            Undo::UnnamedParse { was_own } => {
+                self.unnamed.forget();
+                if !was_own {
+                    backend.unnamed = None;
+                }
+            }
             Undo::Close { name, statement } => {
                 // It fitted before, so it fits now.
                 let _ = self.names.insert(&name, statement, self.limits);
