@@ -177,7 +177,8 @@ impl Subscription {
         }
     }
 
-    fn check(&self) -> Result<(), SubscriptionError> {
+    /// Whether the client can still be told.
+    pub fn check(&self) -> Result<(), SubscriptionError> {
         match self.subscriber.fate.get() {
             Fate::Subscribed => Ok(()),
             Fate::Lost => Err(SubscriptionError::Lost),

@@ -146,6 +146,8 @@ impl Listening {
         let Some(subscription) = &self.subscription else {
             return Ok(false);
         };
+        // Where nothing fits, nobody takes the next one, and only this finds out.
+        subscription.check()?;
         let mut delivered = false;
         while !out.is_full()
             && let Some(notification) = subscription.next()?

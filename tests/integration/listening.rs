@@ -372,7 +372,8 @@ fn a_client_that_does_not_read_is_ended_and_the_others_are_not() {
     deaf.query("listen a").unwrap();
     listener.query("listen a").unwrap();
     let notify = "select pg_notify('a', n || repeat('x', 7000)) from generate_series(1, 10) n";
-    for _ in 0..200 {
+    // More than the buffers of both kernels take.
+    for _ in 0..400 {
         notifier.query(notify).unwrap();
         for _ in 0..10 {
             assert_eq!(heard(&mut listener).0, "a");
