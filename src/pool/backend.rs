@@ -32,6 +32,8 @@ pub struct Backend {
     pub unnamed: Option<Owner>,
     /// Settings of the client's own that it may have set since the server was asked for its settings.
     pub own_settings: OwnSettings,
+    /// The client has sent something that may take every prepared statement away from the server session.
+    pub may_forget: bool,
     /// What the last client may have left behind.
     pub residue: Residue,
     pub(super) epoch: Rc<Epoch>,
@@ -123,6 +125,7 @@ impl Backend {
             sql_statements: None,
             unnamed: None,
             own_settings: OwnSettings::default(),
+            may_forget: false,
             residue: Residue::empty(),
             epoch,
             retire_at,

@@ -57,9 +57,12 @@ impl Due {
     }
 
     fn into_undo(self) -> Option<Undo> {
-        match self.request {
-            Request::ParseUnnamed { was_own } => Some(Undo::UnnamedParse { was_own }),
-            _ => self.undo.map(|undo| *undo),
+        match (self.request, self.undo) {
+            (Request::ParseUnnamed { was_own }, None) => Some(Undo::UnnamedParse {
+                was_own,
+                before: None,
+            }),
+            (_, undo) => undo.map(|undo| *undo),
         }
     }
 }
@@ -93,6 +96,8 @@ enum Request {
     Query,
     /// CopyDone or CopyFail: answered by nothing, but it ends a COPY FROM STDIN.
     CopyEnd,
+    /// The pooler's own Close: whatever comes before its answer was sent before it.
+    Probe,
 }
 
 impl Request {
@@ -100,6 +105,7 @@ impl Request {
     fn kind(self) -> Self {
         match self {
             Self::ParseUnnamed { .. } => Self::Parse,
+            Self::Probe => Self::Close,
             other => other,
         }
     }
@@ -128,6 +134,19 @@ pub enum PipelineError {
     Unasked(u8),
 }
 
+/// Whether it is known which Syncs the server has ignored.
+///
+/// A server in COPY FROM STDIN ignores them. When it reports an error meanwhile, nobody can say whether a Sync that was
+/// sent with the data came before the error or will be answered; the pooler asks by a Close, whose answer comes behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    No,
+    /// The server may be asked at once.
+    Ask,
+    /// It may skip everything up to a Sync, and the question too.
+    AskAfterSync,
+}
+
 /// What the server waits for before it can end what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
@@ -145,6 +164,26 @@ pub enum Awaited {
 #[error("invalid frontend message type {0}")]
 pub struct InvalidMessage(pub u8);
 
+/// Whether a client may send messages of this type in a session; Terminate apart, which no server answers.
+#[must_use]
+pub fn is_request(tag: u8) -> bool {
+    matches!(
+        tag,
+        frontend::PARSE
+            | frontend::BIND
+            | frontend::DESCRIBE
+            | frontend::EXECUTE
+            | frontend::CLOSE
+            | frontend::QUERY
+            | frontend::FUNCTION_CALL
+            | frontend::SYNC
+            | frontend::FLUSH
+            | frontend::COPY_DATA
+            | frontend::COPY_DONE
+            | frontend::COPY_FAIL
+    )
+}
+
 /// The requests that a server has not answered yet.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -160,6 +199,10 @@ pub struct Pipeline {
     /// Extended messages went out since the last Sync: the server will wait for one.
     batch: Batch,
     copy: Copy,
+    /// Syncs that the server ignores if the COPY that they came in succeeds.
+    ignored: usize,
+    /// Syncs that it may have ignored in a COPY that has failed, or will answer yet.
+    doubtful: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +224,8 @@ impl Default for Pipeline {
             status: TransactionStatus::Idle,
             batch: Batch::Closed,
             copy: Copy::No,
+            ignored: 0,
+            doubtful: 0,
         }
     }
 }
@@ -205,12 +250,39 @@ impl Pipeline {
             && self.status == TransactionStatus::Idle
             && self.batch == Batch::Closed
             && self.copy == Copy::No
+            && self.doubtful == 0
+    }
+
+    #[must_use]
+    pub fn doubt(&self) -> Doubt {
+        let is_asked = || self.owed.iter().any(|due| due.request == Request::Probe);
+        match self.batch {
+            _ if self.doubtful == 0 || is_asked() => Doubt::No,
+            Batch::Skipping => Doubt::AskAfterSync,
+            Batch::Closed | Batch::Open => Doubt::Ask,
+        }
+    }
+
+    /// A Close of no statement goes to the server, and a Sync behind it: the answer ends the doubt.
+    pub fn probe_to_server(&mut self) {
+        self.owed.push_back(Due {
+            request: Request::Probe,
+            answer: Answer::Swallow,
+            undo: None,
+        });
+        self.request_sync(Answer::Swallow);
     }
 
     /// Whether the server is at work for the client or waits for more of a batch.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         !self.owed.is_empty() || self.copy != Copy::No
+    }
+
+    /// Whether answers are due that need nothing more from the client than the end of its batch.
+    #[must_use]
+    pub fn owes_answers(&self) -> bool {
+        !self.owed.is_empty() && self.copy == Copy::No
     }
 
     #[must_use]
@@ -284,20 +356,54 @@ impl Pipeline {
         Ok(())
     }
 
-    /// A Parse of the unnamed statement goes to the server; `was_own`: what it replaces was the client's, too. Nothing
-    /// is allocated for what may have to be taken back.
-    pub fn unnamed_to_server(&mut self, was_own: bool) {
+    /// Whether an error that is due, or reported already, may make the server skip the next message.
+    #[must_use]
+    pub fn may_skip(&self) -> bool {
+        !self.owed.is_empty() || self.batch == Batch::Skipping
+    }
+
+    /// A Parse of the unnamed statement goes to the server; `was_own`: what it replaces was the client's, too. `before`
+    /// is what it replaces, where the server `may_skip` it: otherwise nothing is allocated.
+    pub fn unnamed_to_server(&mut self, was_own: bool, before: Option<Box<[u8]>>) {
+        let undo = before.map(|before| {
+            Box::new(Undo::UnnamedParse {
+                was_own,
+                before: Some(before),
+            })
+        });
         self.request_extended(Due {
             request: Request::ParseUnnamed { was_own },
             answer: Answer::Pass,
-            undo: None,
+            undo,
         });
+    }
+
+    /// A Parse of the unnamed statement was skipped that would have replaced `before`. Whether what follows it decides what
+    /// there is now: another such Parse then replaces `before`, too.
+    pub fn is_unnamed_replaced(&mut self, was_own: bool, before: Option<&[u8]>) -> bool {
+        let next = self
+            .owed
+            .iter_mut()
+            .find(|due| matches!(due.request, Request::Query | Request::ParseUnnamed { .. }));
+        let Some(next) = next else {
+            return false;
+        };
+        if let Request::ParseUnnamed {
+            was_own: replaces_own,
+        } = &mut next.request
+        {
+            *replaces_own = was_own;
+            let before = Some(before.unwrap_or_default().into());
+            let undo = Box::new(Undo::UnnamedParse { was_own, before });
+            self.undoable += usize::from(next.undo.replace(undo).is_none());
+        }
+        true
     }
 
     /// A message of type `tag` has come from the server; `first` is the first byte of its body, if any. Answers
     /// what the client is told of it.
     pub fn from_server(&mut self, tag: u8, first: Option<u8>) -> Result<Answer, PipelineError> {
-        if !self.is_busy() && is_answer(tag) {
+        if !self.is_busy() && is_answer(tag) && self.doubtful == 0 {
             return Err(PipelineError::Unasked(tag));
         }
         match tag {
@@ -313,6 +419,7 @@ impl Pipeline {
             | backend::EMPTY_QUERY_RESPONSE
             | backend::PORTAL_SUSPENDED => {
                 self.copy = Copy::No;
+                self.ignored = 0;
                 self.answered(Request::Execute);
             }
             backend::COPY_IN_RESPONSE => self.begin_copy_in(),
@@ -333,6 +440,9 @@ impl Pipeline {
 
     /// What the server has skipped since the last call, the latest first: the order to take it back in.
     pub fn take_skipped(&mut self) -> Vec<Undo> {
+        if self.skipped.is_empty() {
+            return Vec::new();
+        }
         let mut skipped = std::mem::take(&mut self.skipped);
         skipped.reverse();
         skipped
@@ -373,6 +483,7 @@ impl Pipeline {
 
     fn request_sync(&mut self, answer: Answer) {
         if self.copy == Copy::In {
+            self.ignored += 1;
             return;
         }
         self.batch = Batch::Closed;
@@ -407,6 +518,7 @@ impl Pipeline {
             let is_end = Some(index) == end;
             index += 1;
             self.ready_owed -= usize::from(ignored);
+            self.ignored += usize::from(ignored);
             !ignored && !is_end
         });
         if end.is_none() {
@@ -422,7 +534,14 @@ impl Pipeline {
         if self.front().map(Request::kind) != Some(request) {
             return Answer::Pass;
         }
-        self.take_front().map_or(Answer::Pass, |due| due.answer)
+        let due = self.take_front();
+        if due
+            .as_ref()
+            .is_some_and(|due| due.request == Request::Probe)
+        {
+            self.doubtful = 0;
+        }
+        due.map_or(Answer::Pass, |due| due.answer)
     }
 
     fn take_front(&mut self) -> Option<Due> {
@@ -434,6 +553,7 @@ impl Pipeline {
 
     fn error(&mut self) {
         self.copy = Copy::No;
+        self.doubtful += std::mem::take(&mut self.ignored);
         self.drop_stray_copy_ends();
         match self.front() {
             // The error is part of the answer of a simple query, or asynchronous: nothing is skipped.
@@ -448,6 +568,15 @@ impl Pipeline {
     }
 
     fn skip_to_sync(&mut self) {
+        // The first one has failed. A Parse of the unnamed statement has taken away what was there before.
+        if let Some(Due {
+            request: Request::ParseUnnamed { .. },
+            undo,
+            ..
+        }) = self.owed.front_mut()
+        {
+            self.undoable -= usize::from(undo.take().is_some());
+        }
         while self.front().is_some_and(|request| request != Request::Sync) {
             let undo = self.take_front().and_then(Due::into_undo);
             self.skipped.extend(undo);
@@ -463,6 +592,14 @@ impl Pipeline {
             .ok_or(PipelineError::UnknownStatus)?;
         self.copy = Copy::No;
         self.drop_stray_copy_ends();
+        let is_due = matches!(self.front(), Some(Request::Query | Request::Sync));
+        if !is_due && self.doubtful > 0 {
+            self.doubtful -= 1;
+            if self.owed.is_empty() {
+                self.batch = Batch::Closed;
+            }
+            return Ok(Answer::Pass);
+        }
         match self.take_front().map(|due| (due.request, due.answer)) {
             Some((request @ (Request::Query | Request::Sync), answer)) => {
                 self.ready_owed -= 1;
@@ -590,6 +727,27 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_sent_with_a_copy_that_fails_keeps_the_backend_until_it_is_answered_or_asked_about() {
+        assert_released_only_at_the_end(">P >B >E >S <1 <2 <G >d <E <ZI");
+        assert_released_only_at_the_end(">P >B >E <1 <2 <G >d >S <E <ZI");
+        assert!(play(">Q <G >d >S <E <ZI <ZI").is_releasable());
+        for zs in ["<ZI", "<ZI <ZI"] {
+            let mut pipeline = play(">P >B >E >S <1 <2 <G >d <E");
+            assert_eq!(pipeline.doubt(), Doubt::AskAfterSync);
+            pipeline.to_server(b'S').unwrap();
+            pipeline.probe_to_server();
+            for _ in zs.split(' ') {
+                assert_eq!(pipeline.from_server(b'Z', Some(b'I')), Ok(Answer::Pass));
+                assert!(!pipeline.is_releasable());
+            }
+            assert_eq!(pipeline.from_server(b'3', None), Ok(Answer::Swallow));
+            assert_eq!(pipeline.from_server(b'Z', Some(b'I')), Ok(Answer::Swallow));
+            assert!(pipeline.is_releasable());
+        }
+        assert_eq!(play(">Q <G >d >S <E <ZI").doubt(), Doubt::Ask);
+    }
+
+    #[test]
     fn a_copy_that_the_server_refuses_half_way_leaves_nothing_owed() {
         assert!(play(">Q <G >d <E <ZI").is_releasable());
         assert!(play(">Q <G >d <E <ZI >d >c").is_releasable());
@@ -602,7 +760,7 @@ mod tests {
     }
 
     fn forget(name: &[u8]) -> Undo {
-        let statement = Statements::new(1).intern(name);
+        let statement = Statements::new(1).intern(name, "UTF8");
         Undo::Parse {
             name: Some(name.into()),
             statement,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A statement that is there only to be deallocated in the stead of one that stays with the backend.
-const GIVEN_UP: &[u8] = b"sluice_given_up";
+pub(super) const GIVEN_UP: &[u8] = b"sluice_given_up";
 
 /// The body of a Parse behind its name: no text, no parameters.
 const EMPTY: &[u8] = b"\0\0\0";
@@ -201,6 +201,7 @@ impl Translator<'_, '_> {
             Command::Execute => {
                 self.make_known_for(&statement, tag)?;
                 self.backend.residue |= statement.residue();
+                self.backend.may_forget |= statement.may_forget();
                 self.backend.own_settings.extend(statement.own_settings());
                 Text::Translated(format!("EXECUTE {canonical}{rest}"), None)
             }

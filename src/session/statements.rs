@@ -10,7 +10,12 @@ use std::{cell::RefCell, rc::Rc};
 
 use bytes::{BufMut, BytesMut};
 
-use super::{error::End, listening::Listening, sql_names, unnamed::Unnamed};
+use super::{
+    error::End,
+    listening::Listening,
+    sql_names::{self, GIVEN_UP},
+    unnamed::Unnamed,
+};
 use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     pool::Backend,
@@ -18,7 +23,8 @@ use crate::{
         frame::{HEADER_BYTES, Header, backend, frontend},
         pipeline::{Answer, TransactionStatus},
         prepared::{
-            NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements, Undo,
+            NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements, UTF8,
+            Undo,
         },
         residue::Residue,
     },
@@ -109,14 +115,13 @@ impl Translator<'_, '_> {
             self.backend.residue |= Residue::DIRTY;
             return Ok(Step::AsIs);
         }
-        let statement = self.own.statements.borrow_mut().intern(rest);
+        let encoding = encoding(self.backend, rest.is_ascii());
+        let statement = self.own.statements.borrow_mut().intern(rest, encoding);
         if self.is_undecided(name, Some(&statement)) {
             return Ok(Step::Hold);
         }
         if let Some(existing) = self.find(name) {
-            // The server itself reports the duplicate.
-            self.make_known(&existing)?;
-            self.write_parse(existing.name().as_bytes(), rest, Answer::Pass, None)?;
+            self.parse_duplicate(&existing, rest)?;
             return Ok(Step::Written(header.message_bytes()));
         }
         self.own
@@ -149,6 +154,18 @@ impl Translator<'_, '_> {
         Ok(Step::Written(header.message_bytes()))
     }
 
+    /// Has the server itself report that the client has `existing` under that name.
+    fn parse_duplicate(&mut self, existing: &Rc<Statement>, rest: &[u8]) -> Result<(), End> {
+        let is_failed = self.backend.pipeline.status() == TransactionStatus::Failed;
+        if is_failed && !self.backend.known.touch(existing) {
+            // What would have to go ahead fails, as the client's own Parse does.
+            self.write_close(GIVEN_UP, Answer::Swallow, None)?;
+            return self.write_parse(GIVEN_UP, rest, Answer::Pass, None);
+        }
+        self.make_known(existing)?;
+        self.write_parse(existing.name().as_bytes(), rest, Answer::Pass, None)
+    }
+
     fn bind(&mut self, header: Header, bytes: &[u8]) -> Result<Step, End> {
         let body = &bytes[HEADER_BYTES..header.message_bytes().min(bytes.len())];
         let names = split_name(body).and_then(|(portal, rest)| Some((portal, split_name(rest)?)));
@@ -164,6 +181,7 @@ impl Translator<'_, '_> {
         };
         self.make_known(&statement)?;
         self.backend.residue |= statement.residue();
+        self.backend.may_forget |= statement.may_forget();
         self.backend.own_settings.extend(statement.own_settings());
         if self.own.listening.is_subscribed() {
             self.own.listening.read(statement.text());
@@ -225,8 +243,10 @@ impl Translator<'_, '_> {
 
     /// The client's statement of that name, as the pool has it now.
     pub(super) fn find(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
-        let statement = self.own.prepared.names.find_mut(name)?;
-        if let Some(renewed) = self.own.statements.borrow_mut().renewed(statement) {
+        let statement = self.own.prepared.names.find(name)?;
+        let encoding = encoding(self.backend, statement.is_ascii());
+        let mut statements = self.own.statements.borrow_mut();
+        if let Some(renewed) = statements.renewed(statement, encoding) {
             *statement = renewed;
         }
         Some(Rc::clone(statement))
@@ -235,6 +255,12 @@ impl Translator<'_, '_> {
     /// Whether a batch before this one, not answered yet, decides what becomes of this message.
     pub(super) fn is_undecided(&self, name: &[u8], statement: Option<&Statement>) -> bool {
         self.backend.pipeline.is_undecided(name, statement)
+    }
+
+    /// Whether the server may still be about to take every prepared statement away: what is known of them now is not
+    /// what a message finds that is sent now.
+    pub(super) fn may_yet_forget(&self) -> bool {
+        self.backend.may_forget && self.backend.pipeline.owes_answers()
     }
 
     /// Sends a Parse ahead if the backend does not know `statement`; the client does not hear of it.
@@ -331,8 +357,12 @@ impl Prepared {
             }
             Undo::Dropped(statement) => backend.known.insert(&statement),
             Undo::Unnamed => backend.unnamed = None,
-            Undo::UnnamedParse { was_own } => {
-                self.unnamed.forget();
+            Undo::UnnamedParse { was_own, before } => {
+                let before = before.as_deref();
+                if backend.pipeline.is_unnamed_replaced(was_own, before) {
+                    return;
+                }
+                self.unnamed.take_back(before);
                 if !was_own {
                     backend.unnamed = None;
                 }
@@ -374,6 +404,15 @@ fn names_statement(field: &[u8]) -> bool {
 
 fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// What the client's text is encoded in, where that matters.
+fn encoding(backend: &Backend, is_ascii: bool) -> &str {
+    if is_ascii {
+        return UTF8;
+    }
+    let parameters = &backend.connection.parameters;
+    parameters.get("client_encoding").unwrap_or_default()
 }
 
 pub(super) fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {

@@ -13,6 +13,7 @@ use crate::{
         frame::{HEADER_BYTES, Header, frontend},
         pipeline::{Answer, InvalidMessage},
         prepared::{Owner, Undo},
+        residue::Residue,
     },
 };
 
@@ -21,6 +22,10 @@ pub(super) struct Unnamed {
     owner: Owner,
     /// The body of its Parse; empty: the client has none. One memory for all that follow each other.
     parse: Vec<u8>,
+    /// Whether what its text may leave behind is noted with the backend for the present transaction.
+    is_noted: bool,
+    /// Only the backend has its text.
+    is_unknown: bool,
 }
 
 /// What a message does with the unnamed statement.
@@ -61,23 +66,69 @@ impl Unnamed {
         Self {
             owner,
             parse: Vec::new(),
+            is_noted: false,
+            is_unknown: false,
         }
     }
 
-    /// Takes a Parse, as far as it has come. One that does not fit a buffer is not kept: it ends with its transaction.
+    /// A transaction begins on `backend`.
+    pub(super) fn begin(&mut self, backend: &mut Backend) {
+        self.is_noted = false;
+        if self.is_on(backend) && self.parse.is_empty() && !self.is_unknown {
+            // It was too large to be kept, or there is none.
+            backend.unnamed = None;
+        }
+    }
+
+    /// Notes with the backend that has it what its text may leave behind.
+    pub(super) fn look(&mut self, backend: &mut Backend) {
+        if !self.is_noted {
+            self.is_noted = true;
+            if self.is_unknown {
+                backend.residue |= Residue::all();
+                backend.may_forget = true;
+            }
+            session_state::look_at_text(self.text(), true, backend);
+        }
+    }
+
+    fn text(&self) -> &[u8] {
+        // The name, which is empty, goes before it.
+        let text = self.parse.get(1..).unwrap_or_default();
+        text.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// Takes a Parse that goes to `backend`, as far as it has come. One that does not fit a buffer is not kept: it ends
+    /// with its transaction.
     pub(super) fn replace(&mut self, header: Header, bytes: &[u8], backend: &mut Backend) {
-        self.parse.clear();
+        let before = backend
+            .pipeline
+            .may_skip()
+            .then(|| self.parse.as_slice().into());
+        backend
+            .pipeline
+            .unnamed_to_server(self.is_on(backend), before);
+        self.drop(backend);
         if header.message_bytes() <= BUFFER_BYTES
             && let Some(body) = bytes.get(HEADER_BYTES..header.message_bytes())
         {
             self.parse.extend_from_slice(body);
         }
-        backend.unnamed = Some(self.owner);
     }
 
     pub(super) fn drop(&mut self, backend: &mut Backend) {
         self.parse.clear();
+        // The relay looks at the text of every Parse.
+        self.is_noted = true;
+        self.is_unknown = false;
         backend.unnamed = Some(self.owner);
+    }
+
+    /// A message has gone to the server in other words, which serve on this backend only.
+    pub(super) fn translated(&mut self, used: Use, backend: &mut Backend) {
+        if matches!(used, Use::Replace | Use::Drop) {
+            self.drop(backend);
+        }
     }
 
     /// Whether `backend` has this statement, or knows that the client has none.
@@ -87,10 +138,11 @@ impl Unnamed {
 
     /// Brings the statement to `backend`.
     pub(super) fn bring(
-        &self,
+        &mut self,
         backend: &mut Backend,
         out: &mut Buffer,
     ) -> Result<(), InvalidMessage> {
+        self.look(backend);
         let (tag, body) = match self.parse.as_slice() {
             [] => (frontend::CLOSE, b"S\0".as_slice()),
             parse => (frontend::PARSE, parse),
@@ -99,7 +151,6 @@ impl Unnamed {
         backend
             .pipeline
             .to_server_with(tag, Answer::Swallow, undo)?;
-        session_state::look_at_text(body, true, backend);
         // No longer than a buffer, so it fits.
         let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
         out.put(&[tag]);
@@ -109,9 +160,13 @@ impl Unnamed {
         Ok(())
     }
 
-    /// The server has skipped the client's own Parse: what it had before is still there, but only there.
-    pub(super) fn forget(&mut self) {
+    /// The server has skipped the client's Parse: what was there before, `parse`, is there still. `None`: the Parse has
+    /// failed, and nothing is there.
+    pub(super) fn take_back(&mut self, parse: Option<&[u8]>) {
         self.parse.clear();
+        self.parse.extend_from_slice(parse.unwrap_or_default());
+        self.is_unknown = parse.is_some_and(<[u8]>::is_empty);
+        self.is_noted = false;
     }
 }
 

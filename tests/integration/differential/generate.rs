@@ -4,7 +4,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::step::{Bind, Step};
 
-const STATEMENTS: [&str; 4] = ["", "s1", "s2", "Äs\"3"];
+const STATEMENTS: [&str; 4] = ["", "s1", "s2", "s \"3"];
 const PORTALS: [&str; 3] = ["", "p1", "p2"];
 
 const INT4: u32 = 23;
@@ -552,7 +552,7 @@ impl Generator {
         let sql = self.pick(&[
             "deallocate s1",
             "DEALLOCATE PREPARE s2;",
-            "deallocate \"Äs\"\"3\"",
+            "deallocate \"s \"\"3\"",
             "deallocate all",
             "deallocate nobody",
             "discard all",
@@ -646,6 +646,22 @@ impl Generator {
                 1 => self.steps.insert(place, self.steps[place].clone()),
                 2 => self.steps.swap(place, self.random.random_range(0..count)),
                 _ => self.steps.insert(place, Step::Wait),
+            }
+        }
+        self.calm();
+    }
+
+    /// Waits after a Sync amid the data of a COPY: PostgreSQL ignores it, or answers it if the data before it fails, and
+    /// only the answers tell which; what is sent blindly behind it nobody can account for.
+    fn calm(&mut self) {
+        let mut amid = false;
+        for step in std::mem::take(&mut self.steps) {
+            let is_sync = matches!(step, Step::Sync | Step::Query(_));
+            amid = matches!(step, Step::CopyData(_))
+                || amid && matches!(step, Step::Wait | Step::Sync);
+            self.steps.push(step);
+            if amid && is_sync {
+                self.steps.push(Step::Wait);
             }
         }
     }
