@@ -2,9 +2,10 @@
 # make check   the same, then a session is granted, seen and revoked, and everything is taken down again
 # make test    everything that must hold before a change lands
 # make lint    the part of it that runs nothing
+# make bench   Sluice beside PgBouncer: the tables of docs/performance.md (ARGS="--only logins …", see benches/compare)
 
 SHELL := bash
-.PHONY: demo check test lint setup build
+.PHONY: demo check test lint setup build bench
 
 demo: setup
 	cargo run --release --locked -- demo $(ARGS)
@@ -14,6 +15,9 @@ check: setup
 
 build:
 	cargo build --release --locked
+
+bench: setup build
+	python3 benches/compare $(ARGS)
 
 # The servers and clients that the demo and the tests drive; nothing happens where they are installed already.
 setup:

@@ -10,7 +10,7 @@ use std::{
 
 /// From the top down: a module may use what stands after it.
 const LAYERS: &[&str] = &[
-    "cli", "admin", "listener", "session", "pool", "access", "catalog", "backend", "net",
+    "cli", "admin", "doctor", "listener", "session", "pool", "access", "catalog", "backend", "net",
     "protocol",
 ];
 

@@ -4,6 +4,7 @@
 //! /health /ready                      open
 //! /metrics                            open on a loopback address, else with the admin key
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
+//! /v1/tenants/{ref}/authority/…       a tenant's external authority, with its webhook key
 //! /v1/…                               everything else: with the admin key
 //! ```
 //!
@@ -12,9 +13,11 @@
 
 mod audit;
 mod auth;
+mod authority;
 mod change;
 mod compatible;
 mod compatible_values;
+mod doctor;
 mod error;
 pub mod expiry;
 mod extract;
@@ -49,7 +52,7 @@ pub use self::{
     auth::{ACTOR_HEADER, is_actor},
     change::Changes,
 };
-use crate::{access::Access, catalog::Catalog, config::Secret};
+use crate::{access::Access, catalog::Catalog, config::Secret, doctor::Doctor};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.
 const BODY_MAX_BYTES: usize = 256 * 1024;
@@ -67,6 +70,7 @@ pub struct AdminState {
     pub readiness: watch::Receiver<Readiness>,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub changes: Changes,
+    pub doctor: Doctor,
 }
 
 /// Whether `/metrics` asks for the admin key.
@@ -100,6 +104,7 @@ pub fn router(state: AdminState) -> Router {
         .merge(tokens::routes())
         .merge(rules::routes())
         .merge(sessions::routes())
+        .merge(doctor::routes())
         .merge(audit::routes())
         .merge(health::reload_route())
         .route_layer(middleware::from_fn_with_state(
@@ -109,6 +114,7 @@ pub fn router(state: AdminState) -> Router {
     Router::new()
         .merge(guarded)
         .merge(compatible::routes(&state))
+        .merge(authority::routes(&state))
         .merge(health::routes(&state))
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)

@@ -44,6 +44,8 @@ pub enum Credentials {
     Keys(ScramKeys),
     Password(Zeroizing<String>),
     Certificate(ClientIdentity),
+    /// None at all: to find out what the server asks for.
+    None,
 }
 
 /// Why there is no connection.
@@ -138,7 +140,7 @@ async fn encrypt(
                 .connect(tcp, &server.host)
                 .await?
         }
-        Credentials::Keys(_) | Credentials::Password(_) => {
+        Credentials::Keys(_) | Credentials::Password(_) | Credentials::None => {
             server.tls.connect(tcp, &server.host).await?
         }
     };
@@ -215,7 +217,7 @@ async fn scram(connection: &mut Connection, credentials: &Credentials) -> Result
                 .finish(&server_final)
                 .map_err(ConnectError::ScramPassword)
         }
-        Credentials::Certificate(_) => Err(ConnectError::Method),
+        Credentials::Certificate(_) | Credentials::None => Err(ConnectError::Method),
     }
 }
 

@@ -16,8 +16,13 @@ pub use self::{
     terminate::{TerminateError, Terminator},
 };
 use crate::{
+    catalog::types::Tenant,
+    config::Config,
     names::{DatabaseName, RoleName},
-    net::{client_tls::ClientTlsConfig, stream::Keepalive},
+    net::{
+        client_tls::{ClientTlsConfig, ClientTlsError},
+        stream::Keepalive,
+    },
 };
 
 /// What the pooler's own connections say of themselves.
@@ -36,6 +41,21 @@ pub struct Server {
 }
 
 impl Server {
+    /// The server that `tenant` names, reached as `config` has it.
+    pub fn of(tenant: &Tenant, config: &Config) -> Result<Self, ClientTlsError> {
+        Ok(Self {
+            host: tenant.host.clone(),
+            port: tenant.port,
+            tls: ClientTlsConfig::new(tenant.backend_tls, tenant.backend_ca.as_deref())?,
+            connect_timeout: config.timeouts.backend_connect,
+            keepalive: Keepalive {
+                idle: config.net.keepalive_idle,
+                interval: config.net.keepalive_interval,
+                unacknowledged: config.net.backend_unacknowledged,
+            },
+        })
+    }
+
     /// Opens a connection as `role` to `database`, with further startup `parameters`, within the connect timeout.
     pub async fn connect(
         &self,

@@ -101,7 +101,7 @@ const fn token_characters() -> usize {
     PREFIX.len() + ID_CHARACTERS + SECRET_CHARACTERS + CHECKSUM_CHARACTERS
 }
 
-fn random_base62(characters: usize) -> Result<Zeroizing<String>, NoRandomness> {
+pub(super) fn random_base62(characters: usize) -> Result<Zeroizing<String>, NoRandomness> {
     let mut text = Zeroizing::new(String::with_capacity(characters));
     let mut bytes = Zeroizing::new([0; 64]);
     while text.len() < characters {
@@ -112,6 +112,18 @@ fn random_base62(characters: usize) -> Result<Zeroizing<String>, NoRandomness> {
         }
     }
     Ok(text)
+}
+
+/// The first `characters` digits of a number that `bytes` are taken for.
+pub(super) fn base62(bytes: &[u8; 32], characters: usize) -> String {
+    let mut rest = u128::from_be_bytes(std::array::from_fn(|at| bytes[at]));
+    let mut text = String::with_capacity(characters);
+    for _ in 0..characters {
+        // Less than 62.
+        text.push(letter((rest % 62) as u32));
+        rest /= 62;
+    }
+    text
 }
 
 fn checksum(body: &str) -> Zeroizing<String> {

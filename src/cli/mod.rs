@@ -11,9 +11,11 @@
 
 mod access;
 mod audit;
+mod authority;
 mod client;
 pub mod demo;
 mod demo_args;
+mod doctor;
 mod error;
 mod health;
 mod input;

@@ -7,7 +7,9 @@ use clap::{Args, Subcommand};
 use super::{
     access::AccessAction,
     audit::AuditAction,
+    authority::AuthorityAction,
     client::{Answer, Client, Connection, Verdict},
+    doctor::DoctorArgs,
     environment,
     error::CliError,
     member::MemberAction,
@@ -32,10 +34,14 @@ pub enum Remote {
     Rule(Call<RuleAction>),
     /// The switch for token access of a tenant
     Access(Call<AccessAction>),
+    /// Who decides about the tokens of a tenant
+    Authority(Call<AuthorityAction>),
     /// Who is connected with a token right now
     Session(Call<SessionAction>),
     /// Who did what, when and as which role
     Audit(Call<AuditAction>),
+    /// Look a tenant's server over: exit status 0 if all is well or could be better, 1 if it does not work or is unsafe
+    Doctor(DoctorArgs),
 }
 
 /// One action and where to send it.
@@ -73,8 +79,10 @@ impl Remote {
             Self::Token(call) => call.outcome(earlier, TokenAction::run).await,
             Self::Rule(call) => call.outcome(earlier, RuleAction::run).await,
             Self::Access(call) => call.outcome(earlier, AccessAction::run).await,
+            Self::Authority(call) => call.outcome(earlier, AuthorityAction::run).await,
             Self::Session(call) => call.outcome(earlier, SessionAction::run).await,
             Self::Audit(call) => call.outcome(earlier, AuditAction::run).await,
+            Self::Doctor(args) => args.outcome(earlier).await,
         }
     }
 }
@@ -85,20 +93,30 @@ impl<A: Subcommand> Call<A> {
         earlier: Connection,
         act: impl AsyncFnOnce(A, &Client) -> Result<Answer, CliError>,
     ) -> Result<Outcome, CliError> {
-        let connection = self.connection.or(earlier);
-        let json = connection.json;
-        let client = connection.open(environment)?;
-        let answer = act(self.action, &client).await?;
-        let text = if json {
-            format!("{:#}", answer.json)
-        } else {
-            answer.text
-        };
-        Ok(Outcome {
-            text,
-            verdict: answer.verdict,
+        outcome(self.connection.or(earlier), async |client| {
+            act(self.action, client).await
         })
+        .await
     }
+}
+
+/// Opens the connection, makes the call, and words what came of it as was asked for.
+pub(super) async fn outcome(
+    connection: Connection,
+    act: impl AsyncFnOnce(&Client) -> Result<Answer, CliError>,
+) -> Result<Outcome, CliError> {
+    let json = connection.json;
+    let client = connection.open(environment)?;
+    let answer = act(&client).await?;
+    let text = if json {
+        format!("{:#}", answer.json)
+    } else {
+        answer.text
+    };
+    Ok(Outcome {
+        text,
+        verdict: answer.verdict,
+    })
 }
 
 /// What is printed in the end.

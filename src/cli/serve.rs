@@ -25,6 +25,7 @@ use crate::{
     admin::{self, AdminState, Changes, MetricsGuard, Readiness, ReloadError, ReloadRequest},
     catalog::Catalog,
     config::Config,
+    doctor::Doctor,
     listener::{Listeners, Pooler, Setup},
     metrics,
     net::server_tls::ServerTls,
@@ -125,6 +126,7 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
         readiness: ready,
         reload,
         changes: Changes::default(),
+        doctor: doctor(pooler.process()),
     };
     let admin = tokio::spawn(admin::serve(
         tokio::net::TcpListener::from_std(admin_socket).during("admin listener")?,
@@ -132,6 +134,9 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
         stop.clone(),
     ));
     let upkeep = tokio::spawn(metrics::upkeep(recorder, stop.clone()));
+    let access = pooler.process().access.clone();
+    let stop_asking = stop.clone();
+    let recheck = tokio::spawn(async move { access.recheck_external(stop_asking).await });
     readiness.send_replace(Readiness::Ready);
 
     let reloader = Reloader {
@@ -155,9 +160,17 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
         () = signals.stop() => tracing::warn!("told to stop again: not waiting for sessions any more"),
     }
     stop.cancel();
-    let _ = tokio::join!(admin, upkeep);
+    let _ = tokio::join!(admin, upkeep, recheck);
     tracing::info!("stopped");
     Ok(())
+}
+
+fn doctor(process: &Process) -> Doctor {
+    Doctor {
+        catalog: process.catalog.clone(),
+        config: Arc::clone(&process.config),
+        authority: process.authority.clone(),
+    }
 }
 
 fn load_tls(config: &Config) -> Result<Option<ServerTls>, StartError> {
@@ -272,10 +285,14 @@ impl Reloader<'_> {
         let old = self.process.config.load();
         if old.needs_restart(&new) {
             tracing::warn!(
-                "changes of addresses, workers, the catalogue, TLS on or off, and of [pool] other than sizes and client limits \
+                "changes of addresses, workers, the catalogue, TLS on or off, where and how many calls [authorities] allows, and of [pool] \
+                 other than sizes and client limits \
                  take effect at the next start only"
             );
         }
+        self.process
+            .access
+            .configure_authorities(new.authorities.clone());
         self.process.config.store(Arc::new(Config {
             listen: old.listen.clone(),
             ..new

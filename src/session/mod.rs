@@ -46,6 +46,7 @@ use tokio::time::{Instant, timeout_at};
 pub use self::{
     arrive::{Arrival, accept},
     error::End,
+    verifier::AUTH_QUERY,
     worker::{Command, Parts, Process, Worker},
 };
 use self::{

@@ -6,7 +6,6 @@ use super::{error::End, worker::Worker};
 use crate::{
     backend::Server,
     names::TenantRef,
-    net::{client_tls::ClientTlsConfig, stream::Keepalive},
     pool::{Sizes, TenantPools},
 };
 
@@ -23,20 +22,9 @@ pub(super) async fn pools(worker: &Worker, tenant: &TenantRef) -> Result<Rc<Tena
         auth_query: config.auth_query.connections,
     };
     worker.pools.tenant(&known, sizes, || {
-        let tls = ClientTlsConfig::new(tenant.backend_tls, tenant.backend_ca.as_deref()).map_err(|error| {
+        Server::of(tenant, &config).map_err(|error| {
             tracing::warn!(tenant = %tenant.tenant, %error, "the tenant's TLS settings cannot be used");
             End::TenantTls
-        })?;
-        Ok(Server {
-            host: tenant.host.clone(),
-            port: tenant.port,
-            tls,
-            connect_timeout: config.timeouts.backend_connect,
-            keepalive: Keepalive {
-                idle: config.net.keepalive_idle,
-                interval: config.net.keepalive_interval,
-                unacknowledged: config.net.backend_unacknowledged,
-            },
         })
     })
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Asks for a role that may log in and whose password has not run out.
-const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil <= pg_catalog.now() THEN NULL ELSE rolpassword END \
+pub const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil <= pg_catalog.now() THEN NULL ELSE rolpassword END \
     FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
 
 /// A verifier that asks for more work than this, about a second's, is not one that a password was set with.

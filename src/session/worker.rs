@@ -40,7 +40,7 @@ use crate::{
 
 /// What all workers share.
 pub struct Process {
-    pub config: ArcSwap<Config>,
+    pub config: Arc<ArcSwap<Config>>,
     pub catalog: Catalog,
     pub access: Access,
     pub tls: Option<ServerTls>,
@@ -106,7 +106,7 @@ impl Process {
     pub fn new(parts: Parts) -> Self {
         Self {
             mock_seed: mock_seed(&parts.config),
-            config: ArcSwap::from_pointee(parts.config),
+            config: Arc::new(ArcSwap::from_pointee(parts.config)),
             crowd: Crowd::default(),
             catalog: parts.catalog,
             access: parts.access,

@@ -2,6 +2,7 @@
 
 use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -15,10 +16,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use zeroize::Zeroizing;
 
 use crate::{
-    access::{Access, EndCause, Identity},
+    access::{Access, Credential, EndCause, Identity},
     admin::{AdminState, Changes, MetricsGuard, Readiness, ReloadRequest, serve},
     catalog::{Catalog, Token},
-    config::Secret,
+    config::{Config, Secret},
+    doctor::Doctor,
     names::{DatabaseName, RoleName, TenantRef},
 };
 
@@ -50,12 +52,22 @@ impl World {
         let catalog = Catalog::open(&path, &Zeroizing::new([7; 32]))
             .await
             .unwrap();
-        let access = Access::new(catalog.clone(), Vec::new());
+        let access = Access::new(
+            catalog.clone(),
+            Vec::new(),
+            Config::new(Secret::new([7; 32]), Secret::new(String::new())).authorities,
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (readiness, ready) = watch::channel(Readiness::Ready);
         let (reload, reloads) = mpsc::channel(1);
         let changes = Changes::default();
+        let config = Config::new(Secret::new([7; 32]), Secret::new(ADMIN_KEY.to_owned()));
+        let doctor = Doctor {
+            catalog: catalog.clone(),
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            authority: None,
+        };
         let state = AdminState {
             catalog,
             access: access.clone(),
@@ -65,6 +77,7 @@ impl World {
             readiness: ready,
             reload,
             changes: changes.clone(),
+            doctor,
         };
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(serve(listener, state, shutdown.clone()));
@@ -164,8 +177,13 @@ impl World {
             tls: None,
             application_name: "psql".to_owned(),
             token: Some(token.id().clone()),
+            external: None,
         });
-        self.access.admit(session.handle(), &token).await.unwrap();
+        let credential = Credential::Token(token);
+        self.access
+            .admit(session.handle(), &credential)
+            .await
+            .unwrap();
         tokio::spawn(async move { poll_fn(|context| session.handle().poll_end(context)).await })
     }
 }

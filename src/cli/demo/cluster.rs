@@ -57,6 +57,7 @@ synchronous_commit = off
 const ACCESS: &str = "\
 # Token sessions: only from the pooler's addresses, only roles of the gate group, only by certificate.
 hostssl   all   +jit_assumable   127.0.0.1/32   cert   clientname=DN   map=jit
+host      all   +jit_assumable   all            reject
 # Everybody else: by password.
 host      all   all              127.0.0.1/32   scram-sha-256
 ";

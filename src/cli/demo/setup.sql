@@ -27,5 +27,6 @@ alter default privileges for role current_user, :"password_role" in schema publi
 alter default privileges for role current_user, :"password_role" in schema public
     grant usage, select on sequences to :"token_role";
 
--- The pooler's own role may look up password verifiers, and nothing else.
-grant select on pg_catalog.pg_authid to :"auth_user";
+-- The pooler's own role may look up password verifiers and, for `sluice doctor`, the rules for logging in; nothing else.
+grant select on pg_catalog.pg_authid, pg_catalog.pg_hba_file_rules, pg_catalog.pg_ident_file_mappings to :"auth_user";
+grant execute on function pg_catalog.pg_hba_file_rules(), pg_catalog.pg_ident_file_mappings() to :"auth_user";

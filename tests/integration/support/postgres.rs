@@ -77,6 +77,21 @@ impl Cluster {
         self.start_again();
     }
 
+    /// Replaces one of the server's own files; it takes effect with [`Self::reload`].
+    pub(crate) fn write_file(&self, name: &str, content: &str) {
+        fs::write(self.server.data.join(name), content).unwrap();
+    }
+
+    /// Has the server read its files again, and waits until it has.
+    pub(crate) fn reload(&self) {
+        let loaded = "select pg_conf_load_time()::text";
+        let before = self.value(loaded);
+        self.server.control(&["reload"]);
+        super::until("the server has read its files", || {
+            self.value(loaded) != before
+        });
+    }
+
     /// The pid of the process that all others are children of.
     pub(crate) fn postmaster(&self) -> u32 {
         let file = fs::read_to_string(self.server.data.join("postmaster.pid")).unwrap();

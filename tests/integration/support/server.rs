@@ -77,15 +77,21 @@ impl Server {
         let mut command = Command::new(self.programs.join("pg_ctl"));
         command
             .args(arguments)
-            .args(["--wait", "--timeout=60", "--silent", "-D"])
+            .args(["--silent", "-D"])
             .arg(&self.data)
-            .arg("-l")
-            .arg(self.data.join("server.log"))
-            .arg("-o")
-            .arg(format!("-p {}", self.port))
             .current_dir(&self.data)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        if arguments[0] != "reload" {
+            command.args(["--wait", "--timeout=60"]);
+        }
+        if arguments[0] == "start" {
+            command
+                .arg("-l")
+                .arg(self.data.join("server.log"))
+                .arg("-o")
+                .arg(format!("-p {}", self.port));
+        }
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
