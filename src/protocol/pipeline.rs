@@ -751,7 +751,7 @@ mod tests {
     fn a_copy_that_the_server_refuses_half_way_leaves_nothing_owed() {
         assert!(play(">Q <G >d <E <ZI").is_releasable());
         assert!(play(">Q <G >d <E <ZI >d >c").is_releasable());
-        assert!(play(">P >B >E >S <1 <2 <G >d <E >c >S <ZI").is_releasable());
+        assert!(play(">P >B >E >H <1 <2 <G >d <E >c >S <ZI").is_releasable());
     }
 
     #[test]

@@ -240,6 +240,11 @@ impl<'a> Relay<'a> {
             if self.is_over(sharing) {
                 return Poll::Ready(self.over());
             }
+            if self.backend.pipeline.doubt() == Doubt::Ask && self.client_body == 0 {
+                self.backend.pipeline.probe_to_server();
+                self.to_backend.put(PROBE);
+                continue;
+            }
             if self.let_go() {
                 continue;
             }
@@ -412,12 +417,6 @@ impl<'a> Relay<'a> {
                 break;
             }
             let doubt = backend.pipeline.doubt();
-            if doubt == Doubt::Ask {
-                to_backend.put(&bytes[lined_up..taken]);
-                lined_up = taken;
-                backend.pipeline.probe_to_server();
-                to_backend.put(PROBE);
-            }
             let mut used = Use::Nothing;
             if let Some(own) = own.as_mut() {
                 let unnamed = &mut own.prepared.unnamed;
