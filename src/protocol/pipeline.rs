@@ -562,6 +562,8 @@ impl Pipeline {
                 self.undoable -= usize::from(failed.is_some());
                 self.skipped.extend(failed.map(|undo| *undo));
             }
+            // A Close never fails: the error is of something before it.
+            Some(Request::Probe) => {}
             None if self.batch != Batch::Open => {}
             _ => self.skip_to_sync(),
         }
