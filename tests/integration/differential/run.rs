@@ -82,7 +82,6 @@ fn without_source(body: &[u8]) -> Bytes {
     told.flatten().copied().collect()
 }
 
-/// A RowDescription without the OIDs of tables.
 /// What a client sends amid the data of a COPY without being asked may reach the server in other words: another type.
 fn without_message_type(body: Bytes) -> Bytes {
     let unexpected = b"Munexpected message type 0x";
@@ -93,6 +92,7 @@ fn without_message_type(body: Bytes) -> Bytes {
     [before, b"??", &rest[2..]].concat().into()
 }
 
+/// A RowDescription without the OIDs of tables.
 fn without_tables(mut rest: Bytes) -> Bytes {
     let mut out = BytesMut::new();
     let count = rest.get_u16();
