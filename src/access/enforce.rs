@@ -111,7 +111,7 @@ impl Access {
     pub async fn enforce(&self, scope: Scope, revision: Revision) -> RevocationReport {
         let start = Instant::now();
         let reach = self.reach(&scope).await;
-        self.raise_floors(&reach, revision);
+        self.raise_floors(&scope, &reach, revision);
         let in_scope = self
             .inner
             .registry
@@ -212,7 +212,7 @@ impl Access {
                 continue;
             };
             if session.identity.external.is_some() && session.standing().is_none() {
-                // Its authority has not answered yet; the tenant's record is read after that.
+                // Nobody has answered for it yet; the catalogue is read after that.
                 continue;
             }
             let identity = &session.identity;
@@ -251,9 +251,7 @@ impl Access {
             return Ok(Err(Denial::InvalidToken(InvalidToken::Unknown)));
         };
         if let Some(standing) = session.standing() {
-            return self
-                .by_verdict(session, &standing.authority, &standing.verdict)
-                .await;
+            return self.by_standing(session, &standing).await;
         }
         let evidence = self
             .inner
@@ -298,9 +296,13 @@ impl Access {
         reach
     }
 
-    fn raise_floors(&self, reach: &Reach, revision: Revision) {
+    fn raise_floors(&self, scope: &Scope, reach: &Reach, revision: Revision) {
         for tenant in reach.tenants.iter().flatten() {
             self.raise_floor(tenant, revision);
+        }
+        if let Scope::Person(_) = scope {
+            // Whom a JSON Web Token names is not known before its login is done.
+            self.raise_all_floors(revision);
         }
         if reach.is_partial {
             // Whoever is missed now is decided again before their next transaction.

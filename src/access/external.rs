@@ -15,23 +15,31 @@ use super::{
     Access, AccessError, RevocationReport, Scope,
     authority::{Freshness, Outage, Question, Revoked, Ticket, Verdict},
     enforce::{Reach, may_be_superuser},
-    grant::{self, Denial, Grant, InvalidToken},
+    grant::{self, Denial, Grant, InvalidToken, Moment},
+    jwt::Proven,
     registry::SessionHandle,
     signal::EndCause,
 };
 use crate::{
     catalog::{
         CatalogError, ExternalToken,
-        types::{Authority, HttpAuthority, Tenant},
+        types::{Authority, HttpAuthority, JwtKeys, Tenant},
     },
     config::AuthoritySettings,
-    names::TenantRef,
+    names::{PersonId, TenantRef},
     net::outbound::OutboundError,
 };
 
+/// What a session stands on, beside the tenant's record.
+#[derive(Debug, Clone)]
+pub(super) enum Standing {
+    Told(Told),
+    Proven(Proven),
+}
+
 /// What the authority has said of a session, and when it was asked.
 #[derive(Debug, Clone)]
-pub(super) struct Standing {
+pub(super) struct Told {
     pub(super) authority: Arc<HttpAuthority>,
     pub(super) verdict: Verdict,
     pub(super) asked_at: Instant,
@@ -47,9 +55,14 @@ impl Access {
 
     /// Whether the operator lets a tenant have this authority.
     pub fn check_authority(&self, authority: &Authority) -> Result<(), OutboundError> {
+        let authorities = &self.inner.authorities;
         match authority {
             Authority::Catalogue => Ok(()),
-            Authority::Http(http) => self.inner.authorities.check(http),
+            Authority::Http(http) => authorities.check(&http.url, http.ca.as_deref()),
+            Authority::Jwt(jwt) => match &jwt.keys {
+                JwtKeys::Url(url) => authorities.check(url, jwt.ca.as_deref()),
+                JwtKeys::Jwks(_) => Ok(()),
+            },
         }
     }
 
@@ -79,16 +92,14 @@ impl Access {
         let denied = |denial, person| AccessError::Denied { denial, person };
         let verdict = answer.map_err(|denial| denied(denial, None))?;
         let denied = |denial| denied(denial, Some(verdict.person));
-        let grant = self
-            .by_verdict(session, authority, &verdict)
-            .await?
-            .map_err(denied)?;
-        session.stand(Standing {
+        let told = Told {
             authority: Arc::clone(authority),
             verdict: verdict.clone(),
             asked_at: ticket.at,
             tried_at: ticket.at,
-        });
+        };
+        let grant = self.by_word(session, &told).await?.map_err(denied)?;
+        session.stand(Standing::Told(told));
         session.confirm(&grant);
         self.unless_revoked(&question, &verdict, ticket)
             .map_err(denied)?;
@@ -108,12 +119,46 @@ impl Access {
         Ok(())
     }
 
-    /// What follows from the authority's verdict and the tenant's record as it is now.
-    pub(super) async fn by_verdict(
+    /// What follows from what a session stands on and the catalogue as it is now.
+    pub(super) async fn by_standing(
         &self,
         session: &SessionHandle,
-        authority: &Arc<HttpAuthority>,
-        verdict: &Verdict,
+        standing: &Standing,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
+        match standing {
+            Standing::Told(told) => self.by_word(session, told).await,
+            Standing::Proven(proven) => self.by_proof(session, proven).await,
+        }
+    }
+
+    /// What follows from an authority's word and the tenant's record as it is now.
+    pub(super) async fn by_word(
+        &self,
+        session: &SessionHandle,
+        told: &Told,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
+        let person = told.verdict.person;
+        self.by_evidence(session, person, |at| grant::decide_by_word(at, told))
+            .await
+    }
+
+    /// What follows from a proof of who it is and the catalogue as it is now.
+    pub(super) async fn by_proof(
+        &self,
+        session: &SessionHandle,
+        proven: &Proven,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
+        self.by_evidence(session, proven.person, |at| {
+            grant::decide_by_proof(at, proven)
+        })
+        .await
+    }
+
+    async fn by_evidence(
+        &self,
+        session: &SessionHandle,
+        person: PersonId,
+        decide: impl FnOnce(&Moment<'_>) -> Result<Grant, Denial>,
     ) -> Result<Result<Grant, Denial>, CatalogError> {
         let identity = &session.identity;
         let Some(token) = &identity.token else {
@@ -122,24 +167,18 @@ impl Access {
         let evidence = self
             .inner
             .catalog
-            .evidence_of_person(verdict.person, &identity.tenant, &identity.role)
+            .evidence_of_person(person, &identity.tenant, &identity.role)
             .await?;
         if let Err(denial) = may_be_superuser(session, evidence.tenant.as_deref()) {
             return Ok(Err(denial));
         }
-        let now = OffsetDateTime::now_utc();
-        let from = identity.peer.ip();
-        Ok(grant::decide_by_verdict(
-            &evidence,
-            &grant::Told {
-                authority,
-                verdict,
-                token,
-            },
-            &identity.role,
-            from,
-            now,
-        ))
+        Ok(decide(&Moment {
+            evidence: &evidence,
+            token,
+            role: &identity.role,
+            from: identity.peer.ip(),
+            now: OffsetDateTime::now_utc(),
+        }))
     }
 
     /// Ends the sessions that the tenant's external authority has revoked, and returns when they are gone. Answers
@@ -158,7 +197,7 @@ impl Access {
         let concerned = self.inner.registry.matching(|session| {
             let identity = &session.identity;
             identity.tenant == tenant.tenant
-                && identity.external.as_ref().is_some_and(|token| {
+                && identity.kept_token().is_some_and(|token| {
                     let person = session.grant().map(Grant::person);
                     revoked.concerns(person, token.id(), &identity.role)
                 })
@@ -197,8 +236,16 @@ impl SessionHandle {
     /// Notes that the authority is being asked about the session again.
     pub(super) fn note_tried(&self, at: Instant) {
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(standing) = &mut *standing {
-            standing.tried_at = at;
+        if let Some(Standing::Told(told)) = &mut *standing {
+            told.tried_at = at;
+        }
+    }
+
+    /// What an authority has said of it.
+    pub(super) fn told(&self) -> Option<Told> {
+        match self.standing()? {
+            Standing::Told(told) => Some(told),
+            Standing::Proven(_) => None,
         }
     }
 

@@ -23,6 +23,7 @@ mod drivers;
 mod external_authority;
 mod hostile_server;
 mod isolation;
+mod jwt_authority;
 mod lifecycle;
 mod limits;
 mod listening;
