@@ -258,7 +258,7 @@ impl Access {
             .catalog
             .evidence(token, &identity.tenant, &identity.role)
             .await?;
-        if let Err(denial) = may_be_superuser(session, evidence.tenant.as_deref()) {
+        if let Err(denial) = Powers::of(session).allowed_by(evidence.tenant.as_deref()) {
             return Ok(Err(denial));
         }
         Ok(decide(
@@ -398,16 +398,32 @@ fn concerns(session: &SessionHandle, scope: &Scope, tenants: Option<&[TenantRef]
     }
 }
 
-/// What the server has told of a session's role, held against what the tenant allows now.
-pub(super) fn may_be_superuser(
-    session: &SessionHandle,
-    tenant: Option<&Tenant>,
-) -> Result<(), Denial> {
-    let refused = tenant.is_some_and(|tenant| tenant.privileged_roles == PrivilegedRoles::Refuse);
-    if session.is_superuser() && refused {
-        return Err(Denial::PrivilegedRole);
+/// What the server has told of a role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Powers {
+    Superuser,
+    /// None that anybody has been told of.
+    Usual,
+}
+
+impl Powers {
+    pub(super) fn of(session: &SessionHandle) -> Self {
+        if session.is_superuser() {
+            Self::Superuser
+        } else {
+            Self::Usual
+        }
     }
-    Ok(())
+
+    /// Whether the tenant still allows token sessions with such powers.
+    pub(super) fn allowed_by(self, tenant: Option<&Tenant>) -> Result<(), Denial> {
+        let refused =
+            tenant.is_some_and(|tenant| tenant.privileged_roles == PrivilegedRoles::Refuse);
+        match self {
+            Self::Superuser if refused => Err(Denial::PrivilegedRole),
+            Self::Superuser | Self::Usual => Ok(()),
+        }
+    }
 }
 
 pub(super) fn cause_of(denial: Denial) -> EndCause {

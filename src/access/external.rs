@@ -6,7 +6,10 @@
 //! ```
 //! In this order either the scan finds the session with its grant, or the session finds the revocation.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError},
+};
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -14,7 +17,7 @@ use tokio::time::Instant;
 use super::{
     Access, AccessError, RevocationReport, Scope,
     authority::{Freshness, Outage, Question, Revoked, Ticket, Verdict},
-    enforce::{Reach, may_be_superuser},
+    enforce::{Powers, Reach},
     grant::{self, Denial, Grant, InvalidToken, Moment},
     jwt::Proven,
     registry::SessionHandle,
@@ -26,9 +29,32 @@ use crate::{
         types::{Authority, HttpAuthority, JwtKeys, Tenant},
     },
     config::AuthoritySettings,
-    names::{PersonId, TenantRef},
+    names::{PersonId, RoleName, TenantRef, TokenId},
     net::outbound::OutboundError,
 };
+
+/// What somebody wants to use, from where.
+pub(super) struct Asked<'a> {
+    pub(super) tenant: &'a TenantRef,
+    pub(super) role: &'a RoleName,
+    pub(super) from: IpAddr,
+    pub(super) token: Option<&'a TokenId>,
+    pub(super) powers: Powers,
+}
+
+impl<'a> Asked<'a> {
+    /// What a session has asked for.
+    pub(super) fn by(session: &'a SessionHandle) -> Self {
+        let identity = &session.identity;
+        Self {
+            tenant: &identity.tenant,
+            role: &identity.role,
+            from: identity.peer.ip(),
+            token: identity.token.as_ref(),
+            powers: Powers::of(session),
+        }
+    }
+}
 
 /// What a session stands on, beside the tenant's record.
 #[derive(Debug, Clone)]
@@ -127,7 +153,7 @@ impl Access {
     ) -> Result<Result<Grant, Denial>, CatalogError> {
         match standing {
             Standing::Told(told) => self.by_word(session, told).await,
-            Standing::Proven(proven) => self.by_proof(session, proven).await,
+            Standing::Proven(proven) => self.by_proof(&Asked::by(session), proven).await,
         }
     }
 
@@ -137,46 +163,43 @@ impl Access {
         session: &SessionHandle,
         told: &Told,
     ) -> Result<Result<Grant, Denial>, CatalogError> {
-        let person = told.verdict.person;
-        self.by_evidence(session, person, |at| grant::decide_by_word(at, told))
+        let decide = |at: &Moment<'_>| grant::decide_by_word(at, told);
+        self.by_evidence(&Asked::by(session), told.verdict.person, decide)
             .await
     }
 
     /// What follows from a proof of who it is and the catalogue as it is now.
     pub(super) async fn by_proof(
         &self,
-        session: &SessionHandle,
+        asked: &Asked<'_>,
         proven: &Proven,
     ) -> Result<Result<Grant, Denial>, CatalogError> {
-        self.by_evidence(session, proven.person, |at| {
-            grant::decide_by_proof(at, proven)
-        })
-        .await
+        let decide = |at: &Moment<'_>| grant::decide_by_proof(at, proven);
+        self.by_evidence(asked, proven.person, decide).await
     }
 
     async fn by_evidence(
         &self,
-        session: &SessionHandle,
+        asked: &Asked<'_>,
         person: PersonId,
         decide: impl FnOnce(&Moment<'_>) -> Result<Grant, Denial>,
     ) -> Result<Result<Grant, Denial>, CatalogError> {
-        let identity = &session.identity;
-        let Some(token) = &identity.token else {
+        let Some(token) = asked.token else {
             return Ok(Err(Denial::InvalidToken(InvalidToken::Unknown)));
         };
         let evidence = self
             .inner
             .catalog
-            .evidence_of_person(person, &identity.tenant, &identity.role)
+            .evidence_of_person(person, asked.tenant, asked.role)
             .await?;
-        if let Err(denial) = may_be_superuser(session, evidence.tenant.as_deref()) {
+        if let Err(denial) = asked.powers.allowed_by(evidence.tenant.as_deref()) {
             return Ok(Err(denial));
         }
         Ok(decide(&Moment {
             evidence: &evidence,
             token,
-            role: &identity.role,
-            from: identity.peer.ip(),
+            role: asked.role,
+            from: asked.from,
             now: OffsetDateTime::now_utc(),
         }))
     }

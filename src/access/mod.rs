@@ -25,7 +25,7 @@ use dashmap::DashMap;
 use time::OffsetDateTime;
 use tokio::{runtime::Handle, sync::mpsc};
 
-use self::{authority::Authorities, jwt::Keyrings};
+use self::{authority::Authorities, enforce::Powers, external::Asked, jwt::Keyrings};
 pub use self::{
     authority::{Outage, Revoked},
     enforce::{Purge, Purged, RevocationReport, Scope},
@@ -144,8 +144,36 @@ impl Access {
         &self.inner.registry
     }
 
-    /// Decides whether `token` may use `role` of `tenant` from `from` now. For a session, register it first.
+    /// Decides whether a credential may use `role` of `tenant` from `from` now. For a session there is [`Self::admit`].
     pub async fn authorise(
+        &self,
+        credential: &Credential,
+        tenant: &TenantRef,
+        role: &RoleName,
+        from: IpAddr,
+    ) -> Result<Grant, AccessError> {
+        match credential {
+            Credential::Token(token) => self.authorise_token(token, tenant, role, from).await,
+            Credential::Jwt { token, authority } => {
+                let asked = Asked {
+                    tenant,
+                    role,
+                    from,
+                    token: Some(token.id()),
+                    powers: Powers::Usual,
+                };
+                let (grant, _) = self.authorise_jwt(&asked, token, authority).await?;
+                Ok(grant)
+            }
+            // We are not asked for what somebody else decides: that could go in circles.
+            Credential::External { .. } => Err(AccessError::Denied {
+                denial: Denial::InvalidToken(InvalidToken::Unknown),
+                person: None,
+            }),
+        }
+    }
+
+    async fn authorise_token(
         &self,
         token: &Token,
         tenant: &TenantRef,
@@ -212,7 +240,7 @@ impl Access {
             }
         };
         let grant = self
-            .authorise(token, &identity.tenant, &identity.role, identity.peer.ip())
+            .authorise_token(token, &identity.tenant, &identity.role, identity.peer.ip())
             .await?;
         session.confirm(&grant);
         Ok(grant)

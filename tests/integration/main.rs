@@ -29,6 +29,7 @@ mod limits;
 mod listening;
 mod outages;
 mod password;
+mod peer;
 mod pgbench;
 mod pipelines;
 mod pools;

@@ -23,7 +23,7 @@ pub(super) use self::keys::Keyrings;
 use self::verify::{Claim, Flaw};
 use super::{
     Access, AccessError,
-    external::Standing,
+    external::{Asked, Standing},
     grant::{Denial, Grant, InvalidToken},
     registry::SessionHandle,
 };
@@ -57,10 +57,25 @@ impl Access {
         token: &ExternalToken,
         authority: &Arc<JwtAuthority>,
     ) -> Result<Grant, AccessError> {
-        let denied = |denial, person| AccessError::Denied { denial, person };
-        let tenant = &session.identity.tenant;
         // A change that comes between reading and confirming finds the floor to raise.
-        let _ = self.floor(tenant);
+        let _ = self.floor(&session.identity.tenant);
+        let (grant, proven) = self
+            .authorise_jwt(&Asked::by(session), token, authority)
+            .await?;
+        session.stand(Standing::Proven(proven));
+        session.confirm(&grant);
+        Ok(grant)
+    }
+
+    /// Checks a token and decides what the person it names may do.
+    pub(super) async fn authorise_jwt(
+        &self,
+        asked: &Asked<'_>,
+        token: &ExternalToken,
+        authority: &Arc<JwtAuthority>,
+    ) -> Result<(Grant, Proven), AccessError> {
+        let denied = |denial, person| AccessError::Denied { denial, person };
+        let tenant = asked.tenant;
         let claim = match self.claim(tenant, token, authority).await? {
             Ok(claim) => claim,
             Err(flaw) => {
@@ -75,11 +90,9 @@ impl Access {
             person,
             expires_at: claim.expires_at,
         };
-        let grant = self.by_proof(session, &proven).await?;
+        let grant = self.by_proof(asked, &proven).await?;
         let grant = grant.map_err(|denial| denied(denial, Some(person)))?;
-        session.stand(Standing::Proven(proven));
-        session.confirm(&grant);
-        Ok(grant)
+        Ok((grant, proven))
     }
 
     async fn claim(
