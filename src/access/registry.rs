@@ -19,7 +19,7 @@ use std::{
 use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     external::Standing,
@@ -116,6 +116,7 @@ pub struct SessionHandle {
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
     signal: Signal,
+    asked_to_end: OnceLock<Instant>,
     watchers: Mutex<Vec<Arc<Latch>>>,
 }
 
@@ -138,6 +139,7 @@ impl SessionHandle {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             signal: Signal::default(),
+            asked_to_end: OnceLock::new(),
             watchers: Mutex::new(Vec::new()),
         }
     }
@@ -215,7 +217,17 @@ impl SessionHandle {
 
     /// Asks the session to end. Returns whether nobody had asked before.
     pub fn end(&self, cause: EndCause) -> bool {
+        // A drain may wait for as long as the client works.
+        if cause != EndCause::Drain {
+            self.asked_to_end.get_or_init(Instant::now);
+        }
         self.signal.set(cause)
+    }
+
+    /// Since when somebody wants the session to end; `None`: nobody does, or only when it suits the client.
+    #[must_use]
+    pub fn asked_to_end(&self) -> Option<Instant> {
+        self.asked_to_end.get().copied()
     }
 
     #[must_use]

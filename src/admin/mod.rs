@@ -23,6 +23,7 @@ pub mod expiry;
 mod extract;
 mod health;
 mod misfit;
+mod moment;
 pub mod networks;
 mod people;
 mod rules;

@@ -4,6 +4,7 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::{extract::Described, networks};
@@ -11,7 +12,8 @@ use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
         AuditRow, Authority, BackendLogin, BackendTls, ClientTls, Member, MemberKind, Person,
-        PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess, TokenRecord,
+        Presence, PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess,
+        TokenRecord,
     },
     names::{DatabaseName, PersonId, RoleName, TenantRef, TokenId},
 };
@@ -326,4 +328,12 @@ pub struct Sessions {
 #[derive(Serialize, Deserialize)]
 pub struct AuditRows {
     pub rows: Vec<AuditRow>,
+}
+
+/// Who was in at the moment `at`.
+#[derive(Serialize, Deserialize)]
+pub struct Presences {
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    pub sessions: Vec<Presence>,
 }

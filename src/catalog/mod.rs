@@ -25,6 +25,7 @@ mod external_token;
 mod keys;
 mod members;
 mod people;
+mod presence;
 mod rule_rows;
 mod rules;
 mod secrets;

@@ -49,6 +49,8 @@ pub(super) enum CliError {
     Unreadable { url: String, status: StatusCode },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error("cannot write: {0}")]
+    Output(#[source] io::Error),
     #[error("cannot start: {0}")]
     Runtime(#[source] io::Error),
     #[error("cannot set up the HTTP client: {0}")]
