@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-pub use super::authority::{Authority, AuthorityUrl, HttpAuthority, InvalidUrl};
+pub use super::authority::{
+    Authority, AuthorityUrl, HttpAuthority, InvalidUrl, JwtAlgorithm, JwtAuthority, JwtKeys,
+};
 pub use super::timeouts::{InvalidLimit, TenantTimeouts, TimeLimit};
 use crate::names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId};
 

@@ -23,6 +23,11 @@ pub(super) enum CliError {
     #[error("{} is empty", path.display())]
     EmptyFile { path: PathBuf },
     #[error(
+        "{} is no JSON Web Key Set\nhint: it looks like {{\"keys\": [{{\"kty\": …}}]}}",
+        path.display()
+    )]
+    NotAKeySet { path: PathBuf },
+    #[error(
         "this is not the id of a token\nhint: give the 12 characters after slp_; `sluice token list PERSON` shows them"
     )]
     NotATokenId,
