@@ -18,6 +18,7 @@ mod configuration;
 mod copy;
 mod denial;
 mod departures;
+mod differential;
 mod doctor;
 mod drivers;
 mod external_authority;
