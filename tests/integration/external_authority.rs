@@ -1,6 +1,9 @@
 //! Tenants whose tokens an HTTP service decides about: what is asked, what each answer comes to, and how access ends.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -77,7 +80,9 @@ fn in_seconds(seconds: i64) -> i64 {
 #[test]
 fn the_authority_is_asked_by_contract_and_names_the_person() {
     let authority = Authority::allowing(TOKEN_ROLE);
-    let fixture = fixture(&authority);
+    // Everything is logged: the token, which the fixture looks for in the end, is not.
+    let settings = settings("1h", "1h").set("log.level", "trace");
+    let fixture = fixture_with(settings, authority.field());
     let mut client = open(&fixture).unwrap();
     assert_eq!(client.value("select current_user"), TOKEN_ROLE);
     let who = client.value("select system_user");
@@ -543,6 +548,46 @@ fn a_yes_that_comes_after_the_revocation_is_not_believed() {
         assert!(fixture.sluice.admin.sessions(&fixture.tenant).is_empty());
         drop(open(&fixture).unwrap());
     }
+}
+
+/// Logins begin and end all the time while the authority changes its mind: whoever it has allowed before a revocation
+/// is gone when that returns, however far their login had come.
+#[test]
+fn no_login_slips_past_a_revocation() {
+    const ROUNDS: usize = 60;
+    let authority = Authority::allowing(TOKEN_ROLE);
+    let fixture = fixture(&authority);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let login = login(&fixture).password(&format!("{TOKEN}{number}"));
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    if let Ok(mut client) = login.open() {
+                        let _ = client.query("select 1");
+                    }
+                }
+            });
+        }
+        let mut ended = 0;
+        for round in 0..ROUNDS {
+            authority.react(Reaction::Json(401, Value::Null));
+            let report = revoke(&fixture, json!({}));
+            assert_eq!(report.unconfirmed, 0, "{report:?}");
+            ended += report.sessions_ended;
+            let sessions = fixture.sluice.admin.sessions(&fixture.tenant);
+            let granted =
+                |session: &&Value| !session["person"].is_null() && session["state"] != "login";
+            let left: Vec<_> = sessions.iter().filter(granted).collect();
+            assert!(left.is_empty(), "round {round}: {left:?}");
+            authority.react(yes(json!({ "role": TOKEN_ROLE })));
+            let before = authority.asked().len();
+            authority.wait_for_questions(before + 3);
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(ended > 0, "nobody was ever let in");
+    });
 }
 
 #[test]
