@@ -118,7 +118,54 @@ fn python(name: &str) -> Command {
     command
 }
 
+fn node(name: &str) -> Command {
+    let modules = installed("node", "package.json").join("node_modules");
+    let mut command = limited("node");
+    command.arg(program_source(name)).env("NODE_PATH", modules);
+    command
+}
+
 #[test]
 fn psycopg3() {
     drive(|| python("psycopg3.py"));
+}
+
+#[test]
+fn psycopg3_async() {
+    drive(|| python("psycopg3_async.py"));
+}
+
+#[test]
+fn psycopg3_pipeline() {
+    drive(|| python("psycopg3_pipeline.py"));
+}
+
+#[test]
+fn psycopg2() {
+    drive(|| python("psycopg2_driver.py"));
+}
+
+#[test]
+fn asyncpg() {
+    drive(|| python("asyncpg_driver.py"));
+}
+
+#[test]
+fn pg8000() {
+    drive(|| python("pg8000_driver.py"));
+}
+
+#[test]
+fn sqlalchemy() {
+    drive(|| python("sqlalchemy_driver.py"));
+}
+
+#[test]
+fn node_postgres() {
+    drive(|| node("node_postgres.js"));
+}
+
+#[test]
+fn postgres_js() {
+    drive(|| node("postgres_js.js"));
 }
