@@ -125,6 +125,33 @@ fn node(name: &str) -> Command {
     command
 }
 
+fn compile(mut compiler: Command) {
+    match compiler.output() {
+        Ok(output) => succeeded(&output),
+        Err(error) => panic!("{compiler:?}: {error}: run scripts/drivers"),
+    };
+}
+
+fn c(name: &str) -> PathBuf {
+    let program = built(name);
+    let mut compiler = Command::new("cc");
+    compiler
+        .args(["-O1", "-Wall", "-Werror", "-I/usr/include/postgresql", "-o"])
+        .args([&program, &program_source(&format!("{name}.c"))])
+        .arg("-lpq");
+    compile(compiler);
+    program
+}
+
+fn java(name: &str) -> Command {
+    let mut command = limited("java");
+    command
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
+        .args(["-cp", "/usr/share/java/postgresql.jar"])
+        .arg(program_source(name));
+    command
+}
+
 #[test]
 fn psycopg3() {
     drive(|| python("psycopg3.py"));
@@ -168,4 +195,15 @@ fn node_postgres() {
 #[test]
 fn postgres_js() {
     drive(|| node("postgres_js.js"));
+}
+
+#[test]
+fn libpq_pipeline() {
+    let program = c("libpq_pipeline");
+    drive(|| limited(&program));
+}
+
+#[test]
+fn jdbc() {
+    drive(|| java("Jdbc.java"));
 }
