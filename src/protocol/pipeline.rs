@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use super::{
     frame::{backend, frontend},
-    prepared::Undo,
+    prepared::{Statement, Undo},
 };
 
 /// The state of the server's transaction as ReadyForQuery reports it.
@@ -106,6 +106,8 @@ pub struct InvalidMessage(pub u8);
 #[derive(Debug)]
 pub struct Pipeline {
     owed: VecDeque<Due>,
+    /// How many of those can be taken back.
+    undoable: usize,
     skipped: Vec<Undo>,
     status: TransactionStatus,
     /// Extended messages went out since the last Sync: the server will wait for one.
@@ -125,6 +127,7 @@ impl Default for Pipeline {
     fn default() -> Self {
         Self {
             owed: VecDeque::new(),
+            undoable: 0,
             skipped: Vec::new(),
             status: TransactionStatus::Idle,
             batch: Batch::Closed,
@@ -152,6 +155,22 @@ impl Pipeline {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         !self.owed.is_empty() || self.copy != Copy::No
+    }
+
+    /// Whether what the server does with an earlier batch decides what `name` means, or whether the server knows
+    /// `statement`. Within one batch it does not matter: an error takes everything in it.
+    #[must_use]
+    pub fn is_undecided(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        if self.undoable == 0 {
+            return false;
+        }
+        let is_about = |due: &Due| {
+            due.undo
+                .as_ref()
+                .is_some_and(|undo| undo.is_about(name, statement))
+        };
+        let mut behind = self.owed.iter().skip_while(|due| !is_about(due));
+        behind.any(|due| due.request == Request::Sync)
     }
 
     /// A message of type `tag` goes to the server, and its answer to the client.
@@ -254,6 +273,7 @@ impl Pipeline {
             self.skipped.extend(due.undo.map(|undo| *undo));
         } else {
             self.batch = Batch::Open;
+            self.undoable += usize::from(due.undo.is_some());
             self.owed.push_back(due);
         }
     }
@@ -303,7 +323,13 @@ impl Pipeline {
         if self.front() != Some(request) {
             return Answer::Pass;
         }
-        self.owed.pop_front().map_or(Answer::Pass, |due| due.answer)
+        self.take_front().map_or(Answer::Pass, |due| due.answer)
+    }
+
+    fn take_front(&mut self) -> Option<Due> {
+        let due = self.owed.pop_front()?;
+        self.undoable -= usize::from(due.undo.is_some());
+        Some(due)
     }
 
     fn error(&mut self) {
@@ -319,7 +345,7 @@ impl Pipeline {
 
     fn skip_to_sync(&mut self) {
         while self.front().is_some_and(|request| request != Request::Sync) {
-            let undo = self.owed.pop_front().and_then(|due| due.undo);
+            let undo = self.take_front().and_then(|due| due.undo);
             self.skipped.extend(undo.map(|undo| *undo));
         }
         if self.owed.is_empty() {
@@ -333,7 +359,7 @@ impl Pipeline {
             .ok_or(PipelineError::UnknownStatus)?;
         self.copy = Copy::No;
         self.drop_stray_copy_ends();
-        match self.owed.pop_front().map(|due| due.request) {
+        match self.take_front().map(|due| due.request) {
             Some(request @ (Request::Query | Request::Sync)) => {
                 self.drop_stray_copy_ends();
                 if request == Request::Query && self.owed.is_empty() {
@@ -348,7 +374,7 @@ impl Pipeline {
 
     fn drop_stray_copy_ends(&mut self) {
         while self.front() == Some(Request::CopyEnd) {
-            self.owed.pop_front();
+            self.take_front();
         }
     }
 }

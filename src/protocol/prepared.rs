@@ -244,6 +244,22 @@ pub enum Undo {
     },
 }
 
+impl Undo {
+    /// Whether it says what a client's `name` means, or whether the backend knows `statement`.
+    #[must_use]
+    pub fn is_about(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        match self {
+            Self::Parse {
+                name: own,
+                statement: known,
+            } => {
+                own.as_deref() == Some(name) || statement.is_some_and(|other| other.id == known.id)
+            }
+            Self::Name(own) | Self::Close { name: own, .. } => **own == *name,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

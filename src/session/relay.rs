@@ -61,8 +61,8 @@ pub(super) struct Relay<'a> {
     whole_in_outbox: Option<usize>,
     /// How much of that filling has been sent.
     sent_of_outbox: usize,
-    /// How many bytes of the client's next message must be there before it can be sent on; 0: any.
-    awaited: usize,
+    /// What must come before the client's next message can be sent on.
+    awaited: Awaited,
     /// The client's prepared statements and its pool's; `None`: the backend is the client's own, names and all.
     prepared: Option<(&'a mut Prepared, &'a RefCell<Statements>)>,
     sending: Sending,
@@ -74,6 +74,16 @@ pub(super) struct Relay<'a> {
 enum Sending {
     Works,
     Broken,
+}
+
+/// What the client's next message waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Nothing,
+    /// That so many of its bytes are there.
+    Bytes(usize),
+    /// What the server answers to an earlier batch.
+    Answers,
 }
 
 /// Whether this stretch ends with a release.
@@ -115,7 +125,7 @@ impl<'a> Relay<'a> {
             backend_body: 0,
             whole_in_outbox: Some(0),
             sent_of_outbox: 0,
-            awaited: 0,
+            awaited: Awaited::Nothing,
             prepared,
             sending: Sending::Works,
             ending: Ending::No,
@@ -175,7 +185,14 @@ impl<'a> Relay<'a> {
     /// Moves bytes towards the backend; pending: nothing more can be done in this direction now.
     fn poll_client_to_backend(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, End> {
         let mut moved = Poll::Pending;
-        let waits_for_more = self.awaited > self.client.inbox.bytes().len();
+        if self.awaited == Awaited::Answers && self.to_backend.is_drained() {
+            self.take_from_client()?;
+            if self.awaited != Awaited::Answers {
+                moved = Poll::Ready(());
+            }
+        }
+        let there = self.client.inbox.bytes().len();
+        let waits_for_more = matches!(self.awaited, Awaited::Bytes(count) if count > there);
         let has_room = waits_for_more || !self.client.inbox.is_full();
         if self.to_backend.is_drained() && self.ending == Ending::No && has_room {
             match self.client.poll_fill(context) {
@@ -255,7 +272,11 @@ impl<'a> Relay<'a> {
     fn is_over(&self, sharing: Sharing) -> bool {
         match self.ending {
             // A message that has begun to come is on its way to this backend.
-            Ending::No => sharing == Sharing::Transaction && self.awaited == 0 && self.is_settled(),
+            Ending::No => {
+                sharing == Sharing::Transaction
+                    && self.awaited == Awaited::Nothing
+                    && self.is_settled()
+            }
             Ending::Terminated => self.is_settled() || !self.backend.pipeline.is_busy(),
             Ending::Fatal => false,
         }
@@ -282,7 +303,7 @@ impl<'a> Relay<'a> {
         self.client_body -= taken;
         // Bytes up to here are lined up; those behind, up to `taken`, go on as they are.
         let mut lined_up = 0;
-        self.awaited = 0;
+        self.awaited = Awaited::Nothing;
         while self.client_body == 0 && self.ending == Ending::No {
             let message = &bytes[taken..];
             let Some(header) = Header::parse(message).map_err(|_| End::ClientLength)? else {
@@ -309,7 +330,11 @@ impl<'a> Relay<'a> {
                 match translator.translate(header, message)? {
                     Step::AsIs => {}
                     Step::Wait(count) => {
-                        self.awaited = count;
+                        self.awaited = Awaited::Bytes(count);
+                        break;
+                    }
+                    Step::Hold => {
+                        self.awaited = Awaited::Answers;
                         break;
                     }
                     Step::Written(count) => {

@@ -33,6 +33,8 @@ pub(super) enum Step {
     AsIs,
     /// This many bytes of it must be there before that can be said.
     Wait(usize),
+    /// Answers that are due decide that.
+    Hold,
     /// It has been written, in whatever form; so many of its bytes were taken.
     Written(usize),
 }
@@ -86,13 +88,16 @@ impl Translator<'_> {
         if name.is_empty() {
             return Ok(Step::AsIs);
         }
+        let statement = self.statements.borrow_mut().intern(rest);
+        if self.is_undecided(name, Some(&statement)) {
+            return Ok(Step::Hold);
+        }
         if let Some(existing) = self.prepared.names.find(name).cloned() {
             // The server itself reports the duplicate.
             self.make_known(&existing)?;
             self.write_parse(&existing, rest, Answer::Pass, None)?;
             return Ok(Step::Written(header.message_bytes()));
         }
-        let statement = self.statements.borrow_mut().intern(rest);
         self.prepared
             .names
             .insert(name, Rc::clone(&statement), self.prepared.limits)?;
@@ -123,7 +128,11 @@ impl Translator<'_> {
         let Some((portal, (name, rest))) = names else {
             return wait_for_names(header, bytes);
         };
-        let Some(statement) = self.prepared.names.find(name).cloned() else {
+        let statement = self.prepared.names.find(name).cloned();
+        if self.is_undecided(name, statement.as_deref()) {
+            return Ok(Step::Hold);
+        }
+        let Some(statement) = statement else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
@@ -142,7 +151,14 @@ impl Translator<'_> {
         let Some(body) = whole_body(header, bytes) else {
             return wait_for_names(header, bytes);
         };
-        let Some(statement) = self.named_by(body).cloned() else {
+        let Some(name) = statement_name(body) else {
+            return Ok(Step::AsIs);
+        };
+        let statement = self.prepared.names.find(name).cloned();
+        if self.is_undecided(name, statement.as_deref()) {
+            return Ok(Step::Hold);
+        }
+        let Some(statement) = statement else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
@@ -156,20 +172,19 @@ impl Translator<'_> {
         let Some(body) = whole_body(header, bytes) else {
             return wait_for_names(header, bytes);
         };
-        if self.named_by(body).is_none() {
-            return Ok(Step::AsIs);
-        }
-        let Some((name, _)) = body.get(1..).and_then(split_name) else {
+        let Some(name) = statement_name(body) else {
             return Ok(Step::AsIs);
         };
-        let undo = self
-            .prepared
-            .names
-            .remove(name)
-            .map(|statement| Undo::Close {
-                name: name.into(),
-                statement,
-            });
+        if self.is_undecided(name, None) {
+            return Ok(Step::Hold);
+        }
+        let Some(statement) = self.prepared.names.remove(name) else {
+            return Ok(Step::AsIs);
+        };
+        let undo = Some(Undo::Close {
+            name: name.into(),
+            statement,
+        });
         self.write_close(NO_STATEMENT, Answer::Pass, undo)?;
         Ok(Step::Written(header.message_bytes()))
     }
@@ -193,6 +208,9 @@ impl Translator<'_> {
         if self.backend.pipeline.status() == TransactionStatus::Failed {
             return Ok(Step::AsIs);
         }
+        if self.is_undecided(name.as_bytes(), None) {
+            return Ok(Step::Hold);
+        }
         let Some(statement) = self.prepared.names.remove(name.as_bytes()) else {
             return Ok(Step::AsIs);
         };
@@ -205,13 +223,9 @@ impl Translator<'_> {
         Ok(Step::Written(header.message_bytes()))
     }
 
-    /// The client's statement that the body of a Describe or Close names.
-    fn named_by(&self, body: &[u8]) -> Option<&Rc<Statement>> {
-        let (b'S', rest) = body.split_first()? else {
-            return None;
-        };
-        let (name, _) = split_name(rest)?;
-        self.prepared.names.find(name)
+    /// Whether a batch before this one, not answered yet, decides what becomes of this message.
+    fn is_undecided(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        self.backend.pipeline.is_undecided(name, statement)
     }
 
     /// Sends a Parse ahead if the backend does not know `statement`; the client does not hear of it.
@@ -305,6 +319,12 @@ impl Prepared {
 
 fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(HEADER_BYTES..header.message_bytes())
+}
+
+/// The statement that the body of a Describe or Close names, if it is not a portal.
+fn statement_name(body: &[u8]) -> Option<&[u8]> {
+    let (name, _) = split_name(body.strip_prefix(b"S")?)?;
+    Some(name)
 }
 
 /// A zero-terminated name and what follows it.

@@ -148,6 +148,58 @@ fn what_the_server_skipped_after_an_error_was_never_prepared() {
     assert_eq!(exchange(&mut client, |out| run("s", out))[1], "1");
 }
 
+/// Everything is sent before the first answer comes, so what the first batch did is not known when the second is sent on.
+#[test]
+fn what_an_error_has_skipped_is_not_counted_on_by_the_batches_behind_it() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    let mut rival = fixture.password_client().unwrap();
+    exchange(&mut client, parse("old", "select 'old'"));
+    // On a new backend the first batch has to bring `old` along, and is skipped before it does.
+    rival
+        .query("select pg_terminate_backend(pg_backend_pid())")
+        .unwrap_err();
+    client.send_messages(|out| {
+        run_unnamed("select 1 / 0", out);
+        run("old", out);
+        parse("name", "select 'first'")(out);
+        parse("other", "select 'shared'")(out);
+        frontend::close(b'S', "old", out).unwrap();
+        frontend::sync(out);
+        run("old", out);
+        parse("name", "select 'second'")(out);
+        run("name", out);
+        parse("another", "select 'shared'")(out);
+        run("another", out);
+        frontend::sync(out);
+        parse("old", "select 'new'")(out);
+        frontend::sync(out);
+    });
+    let mut words = || -> Vec<String> { client.receive_until_ready().iter().map(word).collect() };
+    assert_eq!(words(), ["ParseComplete", "22012 division by zero", "Idle"]);
+    assert_eq!(
+        words(),
+        [
+            "BindComplete",
+            "old",
+            "SELECT 1",
+            "ParseComplete",
+            "BindComplete",
+            "second",
+            "SELECT 1",
+            "ParseComplete",
+            "BindComplete",
+            "shared",
+            "SELECT 1",
+            "Idle",
+        ]
+    );
+    assert_eq!(
+        words(),
+        ["42P05 prepared statement \"old\" already exists", "Idle"]
+    );
+}
+
 #[test]
 fn a_statement_that_cannot_be_parsed_leaves_its_name_free() {
     let fixture = Fixture::with_one_backend();
