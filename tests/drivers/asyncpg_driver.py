@@ -48,7 +48,11 @@ async def a_megabyte_goes_both_ways():
 async def prepared_statements_of_connections_interleave():
     # asyncpg names them __asyncpg_stmt_1__, … on each connection.
     connections = await asyncio.gather(*(connect() for _ in range(6)))
-    statements = [await connection.prepare(f"select $1::int + {number}") for number, connection in enumerate(connections)]
+    statements = []
+    for number, connection in enumerate(connections):
+        statements.append(await connection.prepare(f"select $1::int + {number}"))
+        # asyncpg prepares with a Flush; the Sync, which ends the batch, comes with the first use.
+        assert await statements[number].fetchval(0) == number
     for turn in range(ROUNDS):
         answers = await asyncio.gather(*(statement.fetchval(turn) for statement in statements))
         assert answers == [turn + number for number in range(6)]
