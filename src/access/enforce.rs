@@ -222,6 +222,8 @@ impl Access {
                 Some(Err(cause)) => refused.push((session, *cause)),
             }
         }
+        // Servers take longest to end: let them begin, and end the idle sessions meanwhile.
+        refused.sort_by_key(|(session, _)| !session.has_backend());
         refused
     }
 

@@ -160,6 +160,11 @@ impl SessionHandle {
         self.backend_pid.store(pid, Relaxed);
     }
 
+    #[must_use]
+    pub fn has_backend(&self) -> bool {
+        self.backend_pid.load(Relaxed) != 0
+    }
+
     /// Notes that nothing proves the end of the server process that the session has left behind.
     pub fn mark_unconfirmed(&self) {
         self.unconfirmed.store(true, Relaxed);

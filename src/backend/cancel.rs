@@ -35,6 +35,16 @@ impl CancelTarget {
         })
     }
 
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Asks the server to cancel what the process runs. Returns after the server has closed the connection, which
     /// it does once the signal is sent; so nothing is in flight any more when this is over. After an error the
     /// signal may be on its way or not.

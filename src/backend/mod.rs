@@ -4,14 +4,16 @@ mod cancel;
 mod close;
 mod connect;
 mod connection;
+mod terminate;
 
 use std::time::Duration;
 
 pub use self::{
     cancel::CancelTarget,
-    close::{ForceError, Parting, close},
+    close::{Parting, close},
     connect::{ConnectError, Credentials},
     connection::{Connection, ExchangeError, ParameterStatuses, Reply},
+    terminate::{TerminateError, Terminator},
 };
 use crate::{
     names::{DatabaseName, RoleName},

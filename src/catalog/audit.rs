@@ -11,23 +11,30 @@
 //! A head that is not to be believed is never continued from, since that would seal the damage: the trail
 //! goes on with one number left out, and that hole is found by every later check.
 
+use std::collections::HashMap;
+
 use sha2::{Digest, Sha256};
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::catalog::{
-    Catalog,
-    columns::{digest, hex, milliseconds, word},
-    error::CatalogError,
-    keys::Keys,
-    types::AuditEvent,
+use crate::{
+    catalog::{
+        Catalog,
+        columns::{digest, hex, milliseconds, word},
+        error::CatalogError,
+        keys::Keys,
+        types::AuditEvent,
+    },
+    names::PersonId,
 };
 
 /// What the first row follows.
 pub(super) const GENESIS: [u8; 32] = [0; 32];
 /// Longest `detail` that is stored, as JSON; a longer one is replaced by its length.
 const DETAIL_MAX_BYTES: usize = 16 * 1024;
+/// Rows written by one statement.
+const ROWS_PER_INSERT: usize = 64;
 
 impl Catalog {
     /// Stores `event`; returns when it would survive a power cut.
@@ -63,6 +70,13 @@ pub(super) struct Line {
     pub(super) token: Option<String>,
     pub(super) peer: Option<String>,
     pub(super) detail: String,
+}
+
+/// A row with its place in the chain.
+struct Link {
+    line: Line,
+    prev_hash: [u8; 32],
+    hash: [u8; 32],
 }
 
 /// The place in the trail that the next row follows.
@@ -163,17 +177,24 @@ pub(super) async fn append(
         return Ok(());
     }
     let (mut seq, mut prev_hash) = next(connection, keys).await?;
-    let mut last = (seq, prev_hash);
+    let mut emails = HashMap::new();
+    let mut links = Vec::with_capacity(entries.len());
     for (at, event) in entries {
-        let email = email(connection, event).await?;
+        let email = email(connection, &mut emails, event).await?;
         let line = Line::new(seq, *at, event, email);
         let hash = line.hash(&prev_hash);
-        insert(connection, line, &prev_hash, &hash).await?;
-        last = (seq, hash);
+        links.push(Link {
+            line,
+            prev_hash,
+            hash,
+        });
         prev_hash = hash;
         seq += 1;
     }
-    set_head(connection, keys, last.0, &last.1).await
+    for links in links.chunks(ROWS_PER_INSERT) {
+        insert(connection, links).await?;
+    }
+    set_head(connection, keys, seq - 1, &prev_hash).await
 }
 
 /// Seals the empty trail of a new catalogue.
@@ -207,17 +228,32 @@ pub(super) async fn highest_seq(connection: &mut SqliteConnection) -> Result<i64
 }
 
 /// The address of the event's person: now or, for one who is gone, when the trail last spoke of them.
+///
+/// `known` has those of the events before it in the same batch, which are in no table yet.
 async fn email(
     connection: &mut SqliteConnection,
+    known: &mut HashMap<PersonId, Option<String>>,
     event: &AuditEvent,
 ) -> Result<Option<String>, CatalogError> {
     let Some(person) = event.person else {
         return Ok(None);
     };
     // The rows of people themselves say it, that of a removal too, after which nothing else may.
-    if let Some(email) = event.detail["email"].as_str() {
-        return Ok(Some(email.to_owned()));
-    }
+    let email = match event.detail["email"].as_str() {
+        Some(email) => Some(email.to_owned()),
+        None => match known.get(&person) {
+            Some(email) => return Ok(email.clone()),
+            None => stored_email(connection, person).await?,
+        },
+    };
+    known.insert(person, email.clone());
+    Ok(email)
+}
+
+async fn stored_email(
+    connection: &mut SqliteConnection,
+    person: PersonId,
+) -> Result<Option<String>, CatalogError> {
     let known = sqlx::query_scalar(
         "SELECT email FROM people WHERE id = $1 UNION ALL SELECT email FROM ( \
            SELECT email FROM audit WHERE person = $1 AND email IS NOT NULL ORDER BY seq DESC LIMIT 1) AS past \
@@ -260,36 +296,33 @@ async fn next(
     }
 }
 
-async fn insert(
-    connection: &mut SqliteConnection,
-    line: Line,
-    prev_hash: &[u8; 32],
-    hash: &[u8; 32],
-) -> Result<(), CatalogError> {
-    sqlx::query(
+/// One statement for many rows: each statement is a round trip to the thread that SQLite runs in.
+async fn insert(connection: &mut SqliteConnection, links: &[Link]) -> Result<(), CatalogError> {
+    let mut query = QueryBuilder::<Sqlite>::new(
         "INSERT INTO audit (seq, id, time, kind, outcome, reason, actor, tenant, person, role, session, token, \
-         peer, detail, prev_hash, hash, email) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
-    )
-    .bind(line.seq)
-    .bind(line.id)
-    .bind(line.time)
-    .bind(line.kind)
-    .bind(line.outcome)
-    .bind(line.reason)
-    .bind(line.actor)
-    .bind(line.tenant)
-    .bind(line.person)
-    .bind(line.role)
-    .bind(line.session)
-    .bind(line.token)
-    .bind(line.peer)
-    .bind(line.detail)
-    .bind(hex(prev_hash))
-    .bind(hex(hash))
-    .bind(line.email)
-    .execute(connection)
-    .await?;
+         peer, detail, prev_hash, hash, email) ",
+    );
+    query.push_values(links, |mut row, link| {
+        let line = &link.line;
+        row.push_bind(line.seq)
+            .push_bind(&line.id)
+            .push_bind(line.time)
+            .push_bind(&line.kind)
+            .push_bind(&line.outcome)
+            .push_bind(&line.reason)
+            .push_bind(&line.actor)
+            .push_bind(&line.tenant)
+            .push_bind(&line.person)
+            .push_bind(&line.role)
+            .push_bind(&line.session)
+            .push_bind(&line.token)
+            .push_bind(&line.peer)
+            .push_bind(&line.detail)
+            .push_bind(hex(&link.prev_hash))
+            .push_bind(hex(&link.hash))
+            .push_bind(&line.email);
+    });
+    query.build().execute(connection).await?;
     Ok(())
 }
 

@@ -142,7 +142,8 @@ fn pool(pool: &Pool, places: &Places<'_>) -> Checked {
         places,
     )?;
     not_zero("pool.idle_timeout", pool.idle_timeout, places)?;
-    not_zero("pool.lifetime", pool.lifetime, places)
+    not_zero("pool.lifetime", pool.lifetime, places)?;
+    not_zero("pool.cleanup", pool.cleanup, places)
 }
 
 fn token_access(settings: &TokenAccessSettings, places: &Places<'_>) -> Checked {

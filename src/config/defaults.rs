@@ -38,6 +38,7 @@ const OVERALL_BUDGET: u32 = 2_000;
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const POOL_LIFETIME: Duration = Duration::from_secs(60 * 60);
 const POOL_CONNECT_BACKOFF: Duration = Duration::from_secs(1);
+const POOL_CLEANUP: Duration = Duration::from_secs(5);
 const STATEMENTS_PER_BACKEND: usize = 500;
 const STATEMENTS_PER_POOL: usize = 5_000;
 const STATEMENTS_PER_CLIENT: usize = 5_000;
@@ -145,6 +146,7 @@ fn pool(file: &file::Pool) -> Pool {
         idle_timeout: span(file.idle_timeout, POOL_IDLE_TIMEOUT),
         lifetime: span(file.lifetime, POOL_LIFETIME),
         connect_backoff: span(file.connect_backoff, POOL_CONNECT_BACKOFF),
+        cleanup: span(file.cleanup, POOL_CLEANUP),
         statements_per_backend: file
             .statements_per_backend
             .unwrap_or(STATEMENTS_PER_BACKEND),

@@ -68,6 +68,7 @@ sections! {
         idle_timeout: Span,
         lifetime: Span,
         connect_backoff: Span,
+        cleanup: Span,
         statements_per_backend: usize,
         statements_per_pool: usize,
         statements_per_client: usize,

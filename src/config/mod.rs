@@ -70,6 +70,7 @@ impl Config {
                 pool.idle_timeout,
                 pool.lifetime,
                 pool.connect_backoff,
+                pool.cleanup,
             ),
             (pool.statements_per_backend, pool.statements_per_pool),
         )
@@ -173,6 +174,8 @@ pub struct Pool {
     pub lifetime: Duration,
     /// How long a failed connect is answered from memory.
     pub connect_backoff: Duration,
+    /// What a backend may take to become clean once its client has left.
+    pub cleanup: Duration,
     /// Prepared statements that one backend keeps.
     pub statements_per_backend: usize,
     /// Prepared statements that one pool remembers, beyond those in use.

@@ -9,6 +9,7 @@
 //! A write to an encrypted stream may leave records behind; flush after the last one.
 
 use std::{
+    future::poll_fn,
     io,
     marker::PhantomData,
     mem::MaybeUninit,
@@ -134,6 +135,18 @@ impl Stream {
             socket: tcp.into_std()?,
             connection,
         })
+    }
+
+    /// Writes `data` as the last that the peer will be sent: what announces the end leaves with it.
+    pub async fn write_last(&mut self, data: &[u8]) -> io::Result<()> {
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.write_all(data).await,
+            Transport::Tls(tls) => {
+                poll_fn(|cx| tls.poll_send(cx)).await?;
+                tls.put_last(data)?;
+                poll_fn(|cx| tls.poll_send(cx)).await
+            }
+        }
     }
 
     /// Ends the connection so that the peer reads everything we wrote, and then a FIN.

@@ -100,6 +100,13 @@ impl Tls {
         }
     }
 
+    /// Encrypts `data` and the `close_notify` after it, both to be sent. For short data only.
+    pub(super) fn put_last(&mut self, data: &[u8]) -> io::Result<()> {
+        self.connection.writer().write_all(data)?;
+        self.connection.send_close_notify();
+        Ok(())
+    }
+
     /// Sends every record that rustls holds.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.connection.wants_write() {

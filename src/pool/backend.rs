@@ -73,7 +73,7 @@ impl Cancels {
         }
     }
 
-    fn is_clear(&self) -> bool {
+    pub(super) fn is_clear(&self) -> bool {
         self.in_flight.get() == 0
     }
 
@@ -156,10 +156,10 @@ impl Backend {
             && self.cancels.is_clear()
     }
 
-    /// Removes what a client left behind, so that the backend is clean; `false`: it could not be done.
+    /// Waits until no cancel can hit the backend any more; `false`: nobody can say that.
     ///
     /// After a cancel the signal may still be on its way to the process: an empty query takes it.
-    pub(super) async fn cleanse(&mut self, statements_max: usize, limit: Duration) -> bool {
+    pub(super) async fn absorb_cancels(&mut self, limit: Duration) -> bool {
         let was_cancelled = !self.cancels.is_clear();
         if tokio::time::timeout(limit, self.cancels.wait_clear())
             .await
@@ -170,7 +170,12 @@ impl Backend {
         if self.may_be_hit() {
             return false;
         }
-        if was_cancelled && self.connection.query("", limit).await.is_err() {
+        !was_cancelled || self.connection.query("", limit).await.is_ok()
+    }
+
+    /// Removes what a client left behind, so that the backend is clean; `false`: it could not be done.
+    pub(super) async fn cleanse(&mut self, statements_max: usize, limit: Duration) -> bool {
+        if !self.absorb_cancels(limit).await {
             return false;
         }
         if self.residue != Residue::None {
@@ -186,7 +191,7 @@ impl Backend {
     }
 
     /// Runs `sql` between clients; `false`: it failed, and the backend cannot be trusted any more.
-    async fn run(&mut self, sql: &str, limit: Duration) -> bool {
+    pub(super) async fn run(&mut self, sql: &str, limit: Duration) -> bool {
         let reply = self.connection.query(sql, limit).await;
         reply.is_ok_and(|reply| reply.error.is_none() && reply.status == b'I')
     }

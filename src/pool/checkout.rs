@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::{Backend, Pool};
+use super::{Backend, Pool, Remains};
 
 /// A backend on loan to one session.
 pub struct Checkout {
@@ -30,6 +30,14 @@ impl Checkout {
     pub fn release(mut self) {
         if let Some(backend) = self.backend.take() {
             self.pool.take_back(backend);
+        }
+    }
+
+    /// Gives back the backend of a client that has left in the middle of its work: what it runs is cancelled, what it
+    /// has open is rolled back, and only if that takes too long it is closed.
+    pub fn reclaim(mut self, remains: Remains) {
+        if let Some(backend) = self.backend.take() {
+            self.pool.reclaim(backend, remains);
         }
     }
 

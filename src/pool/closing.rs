@@ -1,11 +1,14 @@
 //! How backends leave a pool: one by one, when they are idle for too long, or all at once when access ends.
 
-use std::{future::Future, rc::Rc, task::Context};
+use std::{future::Future, rc::Rc, task::Context, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Backend, Pool, epoch::Transit, turns::Place};
-use crate::backend::{self, CancelTarget, Parting, Server};
+use crate::backend::{self, Parting, Server};
+
+/// How long it may take to have a process ended that does not end by itself.
+const FORCE_MAX: Duration = Duration::from_millis(1900);
 
 /// What a closed backend still held, given up in this order: whoever is served when its place is free must not
 /// count it among those that close, and who waits for the transit's end may rely on both.
@@ -71,38 +74,33 @@ impl Pool {
             transit: epoch.transit(),
         };
         async move {
-            if let Some(running) = running.flatten() {
-                cancel(&running).await;
-            }
+            let terminated = match running.flatten() {
+                Some(running) => pool.stop(&running, &server).await,
+                None => None,
+            };
             if let Err(parting) = backend::close(connection).await {
                 closed.is_gone = pool.force(parting, &server).await;
+            }
+            if let Some(terminated) = terminated {
+                closed.is_gone &= terminated.sender_is_gone().await;
             }
             closed
         }
     }
 
     /// Has a server process ended that does not end by itself; answers whether it is gone.
-    async fn force(&self, parting: Parting, server: &Server) -> bool {
-        let tenant = &self.key.tenant;
-        let credentials = match self.login.borrow().credentials() {
-            Ok(credentials) => credentials,
-            Err(error) => {
-                tracing::warn!(%tenant, %error, "a server process does not end and cannot be forced to");
-                return false;
-            }
+    async fn force(self: &Rc<Self>, parting: Parting, server: &Rc<Server>) -> bool {
+        let is_gone = async {
+            let terminated = self.terminate(server, parting.address, parting.pid).await?;
+            let (is_over, is_sender_gone) =
+                tokio::join!(parting.is_over(), terminated.sender_is_gone());
+            Some(is_over && is_sender_gone)
         };
-        let forced = parting.force(server, &self.key.role, &self.key.database, &credentials);
-        match forced.await {
-            Ok(true) => true,
-            Ok(false) => {
-                tracing::warn!(%tenant, "a server process that was terminated did not end in time");
-                false
-            }
-            Err(error) => {
-                tracing::warn!(%tenant, %error, "a server process does not end and cannot be forced to");
-                false
-            }
+        let is_gone = timeout(FORCE_MAX, is_gone).await.ok().flatten() == Some(true);
+        if !is_gone {
+            tracing::warn!(tenant = %self.key.tenant, "a server process that was to be terminated may still be there");
         }
+        is_gone
     }
 
     /// Starts a new epoch: idle backends close now, those on loan when they come back. Answers how many were idle,
@@ -162,12 +160,5 @@ impl Pool {
         for backend in expired {
             self.discard(backend);
         }
-    }
-}
-
-async fn cancel(running: &CancelTarget) {
-    // What cannot be cancelled has to be waited for, or forced.
-    if let Err(error) = running.cancel().await {
-        tracing::debug!(%error, "cannot cancel what a closing backend runs");
     }
 }

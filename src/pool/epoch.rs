@@ -6,12 +6,15 @@ use std::{
 };
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// The connections that were opened between two retirements. Each backend holds its own.
 #[derive(Default)]
 pub(super) struct Epoch {
     in_transit: Cell<u32>,
     landed: Notify,
+    /// Cancelled when a retirement has ended the epoch.
+    pub(super) over: CancellationToken,
     /// Connections that were closed without proof that the server process is gone.
     unproven: Cell<u32>,
 }
@@ -41,7 +44,9 @@ impl Epochs {
         let mut older = self.older.borrow_mut();
         older.retain(|epoch| Rc::strong_count(epoch) > 1);
         if Rc::strong_count(&self.current.borrow()) > 1 {
-            older.push(self.current.take());
+            let ended = self.current.take();
+            ended.over.cancel();
+            older.push(ended);
         }
         let old = older.clone();
         async move {

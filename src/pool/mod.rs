@@ -12,6 +12,8 @@ mod epoch;
 mod key;
 mod login;
 mod pools;
+mod reclaim;
+mod terminating;
 mod turns;
 mod waiter;
 
@@ -27,7 +29,7 @@ use std::{
 
 use rand::Rng as _;
 use rustc_hash::FxHashMap;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 pub use self::{
     backend::{Backend, CancelBarrier, Cancels, Residue},
@@ -36,10 +38,12 @@ pub use self::{
     key::{PoolKey, Principal},
     login::Login,
     pools::{Pools, Sizes, TenantPools},
+    reclaim::{Half, Remains},
 };
 use self::{
     epoch::Epochs,
     pools::TenantPools as Tenant,
+    terminating::{CANCELS_MAX, Doomed},
     turns::Place,
     waiter::{Waiter, Waiting},
 };
@@ -54,9 +58,6 @@ use crate::{
 ///
 /// Under load backends are never idle for that long, so the hot path is free of the extra system call.
 const PEEK_AFTER: Duration = Duration::from_millis(5);
-
-/// How long a backend may take to become clean after its client has left.
-const CLEANSE_MAX: Duration = Duration::from_secs(5);
 
 /// How many greetings a pool remembers; a client with other settings costs one look at a backend.
 const GREETINGS_MAX: usize = 256;
@@ -85,6 +86,10 @@ pub struct Pool {
     open: Cell<u32>,
     connecting: Cell<usize>,
     closing: Cell<usize>,
+    /// A permit for each cancel request that a closing backend may send.
+    cancels: Semaphore,
+    doomed: RefCell<Vec<Doomed>>,
+    is_terminating: Cell<bool>,
     /// Backends of an older epoch are not handed out any more.
     epochs: Epochs,
     failure: RefCell<Option<(Instant, CheckoutError)>>,
@@ -106,6 +111,9 @@ impl Pool {
             open: Cell::new(0),
             connecting: Cell::new(0),
             closing: Cell::new(0),
+            cancels: Semaphore::new(CANCELS_MAX),
+            doomed: RefCell::default(),
+            is_terminating: Cell::new(false),
             epochs: Epochs::default(),
             failure: RefCell::default(),
             parameters: RefCell::default(),
@@ -266,9 +274,10 @@ impl Pool {
         }
         let pool = Rc::clone(self);
         let transit = backend.epoch.transit();
+        let limit = self.tenant.shared.settings.cleanup;
         self.tenant.shared.tasks.spawn_local(async move {
             let statements_max = pool.statements_per_backend();
-            if backend.cleanse(statements_max, CLEANSE_MAX).await {
+            if backend.cleanse(statements_max, limit).await {
                 pool.take_back(backend);
             } else {
                 pool.discard(backend);

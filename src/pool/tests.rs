@@ -48,6 +48,7 @@ impl World {
             idle_timeout: Duration::from_secs(600),
             lifetime: Duration::from_secs(3600),
             connect_backoff: Duration::from_secs(1),
+            cleanup: PATIENCE,
             statements_per_backend: 10,
             statements_per_pool: 10,
             statements_per_client: 10,

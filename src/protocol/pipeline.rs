@@ -97,6 +97,18 @@ pub enum PipelineError {
     UnknownMessage(u8),
 }
 
+/// What the server waits for before it can end what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    Nothing,
+    /// More rows of a COPY FROM STDIN, or the end of them.
+    CopyData,
+    /// The end of a batch.
+    Sync,
+    /// The same, and it skips everything else.
+    SyncAfterError,
+}
+
 /// A client message that cannot be sent to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid frontend message type {0}")]
@@ -171,6 +183,16 @@ impl Pipeline {
         };
         let mut behind = self.owed.iter().skip_while(|due| !is_about(due));
         behind.any(|due| due.request == Request::Sync)
+    }
+
+    #[must_use]
+    pub fn awaited(&self) -> Awaited {
+        match (self.copy, self.batch) {
+            (Copy::In, _) => Awaited::CopyData,
+            (Copy::No | Copy::Both, Batch::Open) => Awaited::Sync,
+            (Copy::No | Copy::Both, Batch::Skipping) => Awaited::SyncAfterError,
+            (Copy::No | Copy::Both, Batch::Closed) => Awaited::Nothing,
+        }
     }
 
     /// A message of type `tag` goes to the server, and its answer to the client.

@@ -56,6 +56,13 @@ impl Client {
         poll_fn(|context| self.poll_drain(context)).await
     }
 
+    /// Sends what is on its way, and then `bytes` as the last of all.
+    pub(super) async fn send_last(&mut self, bytes: &[u8]) -> Result<(), End> {
+        poll_fn(|context| self.poll_drain(context)).await?;
+        let sent = self.stream.write_last(bytes).await;
+        sent.map_err(End::from_client_io)
+    }
+
     /// The body of the next message, which must answer an authentication request (tag `p`).
     pub(super) async fn receive_password(
         &mut self,

@@ -123,6 +123,21 @@ impl End {
         Self::ClientLost
     }
 
+    /// Whether a backend in the middle of the client's work may serve others once that work is undone: the end has
+    /// nothing to do with the backend, and nobody has to see it gone.
+    pub(super) fn spares_backend(&self) -> bool {
+        matches!(
+            self,
+            Self::Terminated
+                | Self::ClientLost
+                | Self::ClientMessage(_)
+                | Self::ClientLength
+                | Self::TooManyStatements(_)
+                | Self::StatementTooLong { .. }
+                | Self::Signalled(EndCause::IdleTimeout | EndCause::IdleInTransactionTimeout)
+        )
+    }
+
     /// What is said of this end, and to whom.
     pub(super) fn row(&self, timeouts: &crate::config::Timeouts) -> Row {
         match self {

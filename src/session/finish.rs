@@ -62,7 +62,7 @@ pub(super) async fn finish(session: Session, mut client: Client, farewell: Farew
     let last_words =
         response.map_or_else(BytesMut::new, |response| encode(response, commit_in_flight));
     // Also with nothing to add: what the client has asked for may still be on its way.
-    let told = client.send(&last_words);
+    let told = client.send_last(&last_words);
     let gone = async {
         match checkout {
             Some(checkout) => checkout.close().await,
@@ -95,7 +95,7 @@ pub(super) async fn refuse(worker: &Rc<Worker>, mut client: Client, arrival: &Se
     let row = end.row(&worker.process.config.load().timeouts);
     note_refusal(worker, arrival, &end, &row).await;
     if let Some(response) = &row.response {
-        within(LAST_WORDS_MAX, client.send(&encode(response, false))).await;
+        within(LAST_WORDS_MAX, client.send_last(&encode(response, false))).await;
     }
     linger(worker, client.stream);
 }
@@ -106,7 +106,7 @@ pub(super) async fn tell(worker: &Rc<Worker>, stream: Stream, end: &End) {
     tracing::debug!(reason = row.reason, %end, "connection refused");
     let mut client = Client::new(stream, &worker.buffers);
     if let Some(response) = &row.response {
-        within(LAST_WORDS_MAX, client.send(&encode(response, false))).await;
+        within(LAST_WORDS_MAX, client.send_last(&encode(response, false))).await;
     }
     linger(worker, client.stream);
 }

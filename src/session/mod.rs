@@ -48,7 +48,7 @@ use self::{
     client::Client,
     finish::{Farewell, refuse},
     login::{Authenticated, Claim, login, unless_ended},
-    relay::{Boundary, Relay},
+    relay::{Boundary, Left, Relay},
     statements::Prepared,
     worker::{Enrolled, Place},
 };
@@ -355,12 +355,11 @@ impl Session {
             prepared,
         );
         let relayed = relay.run(self.sharing).await;
-        let settled = relay.is_settled();
         let boundary = relay.cut();
-        drop(relay);
+        let left = relay.into_left();
         self.count_transaction(before);
         if let Err(end) = relayed {
-            return Err(Box::new(self.part(end, boundary, settled, checkout)));
+            return Err(Box::new(self.part(end, boundary, left, checkout)));
         }
         if let Err(end) = self.settle(&mut checkout).await {
             let farewell = Farewell {
@@ -402,26 +401,26 @@ impl Session {
         Ok(())
     }
 
-    /// The client is leaving: a backend that is clean goes on to others, any other is closed.
-    fn part(
-        &self,
-        end: End,
-        boundary: Boundary,
-        settled: bool,
-        mut checkout: Checkout,
-    ) -> Farewell {
-        if settled && matches!(end, End::Terminated | End::ClientLost) {
+    /// The session is ending. A backend that has nothing to do with that goes on to others: at once if it is clean,
+    /// else after the work it has in hand is undone. Any other is closed.
+    fn part(&self, end: End, boundary: Boundary, left: Left, mut checkout: Checkout) -> Farewell {
+        let checkout = if !end.spares_backend() || matches!(left, Left::Broken) {
+            Some(checkout)
+        } else {
             self.enrolled.local.detach();
             if self.sharing == Sharing::Session {
                 checkout.backend().residue = crate::pool::Residue::State;
             }
-            checkout.release();
-            return Farewell::without_backend(end);
-        }
+            match left {
+                Left::InHand(remains) => checkout.reclaim(remains),
+                Left::Nothing | Left::Broken => checkout.release(),
+            }
+            None
+        };
         Farewell {
             end,
             boundary,
-            checkout: Some(checkout),
+            checkout,
         }
     }
 }

@@ -31,10 +31,10 @@ use super::{
 use crate::{
     access::{Activity, SessionHandle},
     net::buffer::{BUFFER_BYTES, Buffer, BufferPool},
-    pool::Backend,
+    pool::{Backend, Half, Remains},
     protocol::{
         frame::{HEADER_BYTES, Header, backend as tag, frontend},
-        pipeline::{Answer, Pipeline, TransactionStatus},
+        pipeline::{Answer, Awaited, Pipeline, TransactionStatus},
         prepared::Statements,
     },
 };
@@ -53,16 +53,17 @@ pub(super) struct Relay<'a> {
     clock: &'a dyn Fn() -> tokio::time::Instant,
     to_backend: Buffer,
     from_backend: Buffer,
-    /// Bytes of a client message's body that have not come yet.
+    /// Bytes of a client message's body that have not come yet, and that message's type.
     client_body: usize,
+    client_tag: u8,
     /// The same for a message of the server.
     backend_body: usize,
     /// Where in the outbox's last filling its last whole message ends; `None`: it is the middle of one message.
     whole_in_outbox: Option<usize>,
     /// How much of that filling has been sent.
     sent_of_outbox: usize,
-    /// What must come before the client's next message can be sent on.
-    awaited: Awaited,
+    /// What must be there before the client's next message can be sent on.
+    needs: Needs,
     /// The client's prepared statements and its pool's; `None`: the backend is the client's own, names and all.
     prepared: Option<(&'a mut Prepared, &'a RefCell<Statements>)>,
     sending: Sending,
@@ -76,9 +77,9 @@ enum Sending {
     Broken,
 }
 
-/// What the client's next message waits for.
+/// What the client's next message needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Awaited {
+enum Needs {
     Nothing,
     /// That so many of its bytes are there.
     Bytes(usize),
@@ -105,6 +106,16 @@ pub(super) enum Boundary {
     Cut,
 }
 
+/// What a relay that has ended leaves to its backend.
+pub(super) enum Left {
+    /// Nothing is half done.
+    Nothing,
+    /// Work that somebody has to undo.
+    InHand(Remains),
+    /// The backend is of no use any more.
+    Broken,
+}
+
 impl<'a> Relay<'a> {
     pub(super) fn new(
         client: &'a mut Client,
@@ -122,10 +133,11 @@ impl<'a> Relay<'a> {
             to_backend: Buffer::new(buffers.clone()),
             from_backend: Buffer::new(buffers.clone()),
             client_body: 0,
+            client_tag: 0,
             backend_body: 0,
             whole_in_outbox: Some(0),
             sent_of_outbox: 0,
-            awaited: Awaited::Nothing,
+            needs: Needs::Nothing,
             prepared,
             sending: Sending::Works,
             ending: Ending::No,
@@ -157,6 +169,26 @@ impl<'a> Relay<'a> {
         }
     }
 
+    /// What the client leaves behind if it goes now.
+    pub(super) fn into_left(self) -> Left {
+        if self.is_settled() {
+            return Left::Nothing;
+        }
+        if self.sending == Sending::Broken || self.ending == Ending::Fatal {
+            return Left::Broken;
+        }
+        let half = (self.client_body > 0).then_some(Half {
+            tag: self.client_tag,
+            missing_bytes: self.client_body,
+        });
+        Left::InHand(Remains {
+            to_backend: self.to_backend,
+            half,
+            from_backend: self.from_backend,
+            backend_body: self.backend_body,
+        })
+    }
+
     fn poll(&mut self, context: &mut Context<'_>, sharing: Sharing) -> Poll<Result<(), End>> {
         let ended = if self.is_settled() {
             // Only a client with a backend of its own is here between transactions.
@@ -185,14 +217,14 @@ impl<'a> Relay<'a> {
     /// Moves bytes towards the backend; pending: nothing more can be done in this direction now.
     fn poll_client_to_backend(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, End> {
         let mut moved = Poll::Pending;
-        if self.awaited == Awaited::Answers && self.to_backend.is_drained() {
+        if self.needs == Needs::Answers && self.to_backend.is_drained() {
             self.take_from_client()?;
-            if self.awaited != Awaited::Answers {
+            if self.needs != Needs::Answers {
                 moved = Poll::Ready(());
             }
         }
         let there = self.client.inbox.bytes().len();
-        let waits_for_more = matches!(self.awaited, Awaited::Bytes(count) if count > there);
+        let waits_for_more = matches!(self.needs, Needs::Bytes(count) if count > there);
         let has_room = waits_for_more || !self.client.inbox.is_full();
         if self.to_backend.is_drained() && self.ending == Ending::No && has_room {
             match self.client.poll_fill(context) {
@@ -241,6 +273,11 @@ impl<'a> Relay<'a> {
             let count = self.client.outbox.bytes().len();
             match self.client.poll_drain(context) {
                 Poll::Ready(Ok(())) => moved = Poll::Ready(()),
+                // It has said goodbye: what it asked for before is done all the same.
+                Poll::Ready(Err(_)) if self.ending == Ending::Terminated => {
+                    self.client.outbox.clear();
+                    moved = Poll::Ready(());
+                }
                 Poll::Ready(Err(end)) => return Err(end),
                 Poll::Pending => {}
             }
@@ -260,7 +297,7 @@ impl<'a> Relay<'a> {
     }
 
     /// Whether nothing is half done in either direction: no message, no answer, no write.
-    pub(super) fn is_settled(&self) -> bool {
+    fn is_settled(&self) -> bool {
         self.client_body == 0
             && self.backend_body == 0
             && self.from_backend.is_empty()
@@ -273,11 +310,13 @@ impl<'a> Relay<'a> {
         match self.ending {
             // A message that has begun to come is on its way to this backend.
             Ending::No => {
-                sharing == Sharing::Transaction
-                    && self.awaited == Awaited::Nothing
-                    && self.is_settled()
+                sharing == Sharing::Transaction && self.needs == Needs::Nothing && self.is_settled()
             }
-            Ending::Terminated => self.is_settled() || !self.backend.pipeline.is_busy(),
+            // Where the server waits for more, it would wait for ever.
+            Ending::Terminated => {
+                let pipeline = &self.backend.pipeline;
+                self.is_settled() || !pipeline.is_busy() || pipeline.awaited() != Awaited::Nothing
+            }
             Ending::Fatal => false,
         }
     }
@@ -303,7 +342,7 @@ impl<'a> Relay<'a> {
         self.client_body -= taken;
         // Bytes up to here are lined up; those behind, up to `taken`, go on as they are.
         let mut lined_up = 0;
-        self.awaited = Awaited::Nothing;
+        self.needs = Needs::Nothing;
         while self.client_body == 0 && self.ending == Ending::No {
             let message = &bytes[taken..];
             let Some(header) = Header::parse(message).map_err(|_| End::ClientLength)? else {
@@ -330,15 +369,16 @@ impl<'a> Relay<'a> {
                 match translator.translate(header, message)? {
                     Step::AsIs => {}
                     Step::Wait(count) => {
-                        self.awaited = Awaited::Bytes(count);
+                        self.needs = Needs::Bytes(count);
                         break;
                     }
                     Step::Hold => {
-                        self.awaited = Awaited::Answers;
+                        self.needs = Needs::Answers;
                         break;
                     }
                     Step::Written(count) => {
                         self.client_body = header.message_bytes() - count;
+                        self.client_tag = header.tag;
                         taken += count;
                         lined_up = taken;
                         continue;
@@ -352,6 +392,7 @@ impl<'a> Relay<'a> {
             }
             let here = header.message_bytes().min(message.len());
             self.client_body = header.message_bytes() - here;
+            self.client_tag = header.tag;
             taken += here;
         }
         to_backend.put(&bytes[lined_up..taken]);

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Client, Fixture, admin::Revocation, postgres::TOKEN_ROLE, until};
+use crate::support::{
+    Client, Fixture, admin::Revocation, login::Login, postgres::TOKEN_ROLE, until,
+};
 
 /// A statement that no cancel ends: it catches it and goes on.
 const STUBBORN: &str = "do $$ begin loop begin perform pg_sleep(600); \
@@ -189,6 +191,70 @@ fn a_statement_that_catches_its_cancel_is_ended_all_the_same() {
     assert!(left.is_empty(), "something runs on: {left:?}");
     assert!(began.elapsed() < Duration::from_secs(5));
     assert_eq!(client.farewell().code, "57P01");
+}
+
+#[test]
+fn many_busy_sessions_are_ended_through_one_connection() {
+    let fixture = Fixture::start();
+    let person = fixture.granted("first");
+    let mut clients = busy(&fixture, &fixture.token_login(&person), 8);
+    let logins = format!(
+        "select sessions from pg_stat_database where datname = '{}'",
+        fixture.database
+    );
+    let count = |sql: &str| fixture.cluster.value(sql).parse::<u32>().unwrap();
+    // Sessions are counted when they begin to wait for a query.
+    until("all logins are counted", || count(&logins) >= 8);
+    let before = count(&logins);
+    let report = Revocation::of(&fixture.remove_rule(&person, TOKEN_ROLE));
+    assert_eq!(
+        (report.sessions_ended, report.unconfirmed),
+        (8, 0),
+        "{report:?}"
+    );
+    assert!(fixture.backends().is_empty());
+    for client in &mut clients {
+        assert_eq!(client.farewell().code, "57P01");
+    }
+    until("the one that terminated them is counted", || {
+        count(&logins) > before
+    });
+    assert!(count(&logins) <= before + 1, "one connection for all");
+}
+
+#[test]
+fn busy_sessions_end_when_the_role_may_open_no_further_connection() {
+    let fixture = Fixture::start();
+    let role = format!("{}_limited", fixture.tenant);
+    fixture.cluster.run(&format!(
+        "create role {role} login connection limit 6 in role jit_assumable"
+    ));
+    let person = fixture.person("first");
+    fixture.grant(&person, &role, json!({ "expires": "1h" }));
+    let mut clients = busy(&fixture, &fixture.token_login_as(&person, &role), 6);
+    let report = Revocation::of(&fixture.remove_rule(&person, &role));
+    assert_eq!(
+        (report.sessions_ended, report.unconfirmed),
+        (6, 0),
+        "{report:?}"
+    );
+    assert!(fixture.backends().is_empty());
+    for client in &mut clients {
+        assert_eq!(client.farewell().code, "57P01");
+    }
+}
+
+/// So many clients, each with a statement running.
+fn busy(fixture: &Fixture, login: &Login, count: usize) -> Vec<Client> {
+    let mut clients: Vec<Client> = (0..count).map(|_| login.open().unwrap()).collect();
+    for client in &mut clients {
+        client.start("select pg_sleep(600)");
+    }
+    until("all of them run", || {
+        let backends = fixture.backends();
+        backends.iter().filter(|one| one.state == "active").count() == count
+    });
+    clients
 }
 
 #[test]

@@ -162,3 +162,23 @@ fn every_file_begins_with_what_it_is() {
         );
     }
 }
+
+#[test]
+fn every_test_that_the_compatibility_page_names_exists() {
+    let page = fs::read_to_string(source("docs/compatibility.md")).unwrap();
+    let named: BTreeSet<&str> = page
+        .split('`')
+        .filter(|text| {
+            let name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c);
+            text.contains("::") && !text.ends_with("::") && text.chars().all(name)
+        })
+        .collect();
+    assert!(named.len() > 30, "the search found only {}", named.len());
+    for test in named {
+        let path: Vec<&str> = test.split("::").collect();
+        let file = source(&format!("tests/integration/{}.rs", path[0]));
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let function = format!("fn {}(", path[path.len() - 1]);
+        assert!(text.contains(&function), "there is no test {test}");
+    }
+}

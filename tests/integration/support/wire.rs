@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{
     PATIENCE,
@@ -99,6 +99,12 @@ impl Client {
             return None;
         };
         Some(stream.conn.peer_certificates()?.first()?.to_vec())
+    }
+
+    /// Leaves without a goodbye and with a reset, as a killed process or a lost machine does.
+    pub(crate) fn reset(self) {
+        let socket = SockRef::from(self.socket());
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     pub(crate) fn local_port(&self) -> u16 {
