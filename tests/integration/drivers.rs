@@ -26,8 +26,8 @@ const BACKENDS: usize = 3;
 /// Seconds that a program has, many times what it takes.
 const LIMIT: &str = "120";
 
-/// Calls `run` with each of the three ways to a database, and an empty table `items` in it.
-fn each_way(run: impl Fn(&Login, &Path)) {
+/// Calls `program` with each of the three ways to a database, and an empty table `items` in it.
+fn each_way(program: impl Fn(&Login, &Path)) {
     let fixture = Fixture::with(Settings::default().set("pool.size", BACKENDS as i64));
     let person = fixture.granted("anna");
     let direct = Login::new(fixture.cluster.port, PASSWORD_ROLE, PASSWORD);
@@ -39,7 +39,7 @@ fn each_way(run: impl Fn(&Login, &Path)) {
     ] {
         println!("{way}:");
         make_table(&fixture);
-        run(&login.database(&fixture.database), &authority);
+        program(&login.database(&fixture.database), &authority);
         until("no backend is held", || {
             fixture
                 .backends()
@@ -77,8 +77,19 @@ fn drive(program: impl Fn() -> Command) {
                 .env("PGSSLMODE", "verify-full")
                 .env("PGSSLROOTCERT", authority),
         };
-        println!("{}", succeeded(&command.output().unwrap()));
+        println!("{}", run(command));
     });
+}
+
+/// What a program printed that has succeeded.
+fn run(mut command: Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}: run scripts/drivers"));
+    if !output.status.success() {
+        eprintln!("{command:?} fails; if it lacks something, run scripts/drivers");
+    }
+    succeeded(&output)
 }
 
 /// A command that is ended when it takes too long; the last case that it printed tells where it hung.
@@ -125,13 +136,6 @@ fn node(name: &str) -> Command {
     command
 }
 
-fn compile(mut compiler: Command) {
-    match compiler.output() {
-        Ok(output) => succeeded(&output),
-        Err(error) => panic!("{compiler:?}: {error}: run scripts/drivers"),
-    };
-}
-
 fn c(name: &str) -> PathBuf {
     let program = built(name);
     let mut compiler = Command::new("cc");
@@ -139,7 +143,20 @@ fn c(name: &str) -> PathBuf {
         .args(["-O1", "-Wall", "-Werror", "-I/usr/include/postgresql", "-o"])
         .args([&program, &program_source(&format!("{name}.c"))])
         .arg("-lpq");
-    compile(compiler);
+    run(compiler);
+    program
+}
+
+/// Debian keeps the sources of Go's packages in a GOPATH; nothing comes from anywhere else.
+fn go(name: &str) -> PathBuf {
+    let program = built(name);
+    let mut compiler = Command::new("go");
+    compiler
+        .env("GO111MODULE", "off")
+        .env("GOPATH", "/usr/share/gocode")
+        .args(["build", "-o"])
+        .args([&program, &program_source(&format!("{name}.go"))]);
+    run(compiler);
     program
 }
 
@@ -206,4 +223,10 @@ fn libpq_pipeline() {
 #[test]
 fn jdbc() {
     drive(|| java("Jdbc.java"));
+}
+
+#[test]
+fn pgx() {
+    let program = go("pgx");
+    drive(|| limited(&program));
 }
