@@ -22,6 +22,16 @@ const tls = () =>
         ? { ca: fs.readFileSync(process.env.PGSSLROOTCERT), rejectUnauthorized: true }
         : undefined;
 
+// Awaits `outcome` and does `action` now and then meanwhile: a cancel may come before what it is to cancel.
+async function meanwhile(action, outcome) {
+    const timer = setInterval(action, 200);
+    try {
+        return await outcome;
+    } finally {
+        clearInterval(timer);
+    }
+}
+
 // Runs the cases in order; the last name printed is the one that failed or hangs.
 async function run(...cases) {
     for (const named of cases) {
@@ -30,4 +40,4 @@ async function run(...cases) {
     }
 }
 
-module.exports = { CROWD, ROUNDS, BIG_TEXT, BIG_BYTES, LONG_QUERY, numbers, run, tls };
+module.exports = { CROWD, ROUNDS, BIG_TEXT, BIG_BYTES, LONG_QUERY, meanwhile, numbers, run, tls };

@@ -225,7 +225,7 @@ func aCancelledQueryLeavesTheConnectionUsable() {
 	defer connection.Close(ctx)
 	defer other.Close(ctx)
 	for turn := 0; turn < 3; turn++ {
-		timer := time.AfterFunc(100*time.Millisecond, func() { check(connection.PgConn().CancelRequest(ctx)) })
+		timer := time.AfterFunc(500*time.Millisecond, func() { check(connection.PgConn().CancelRequest(ctx)) })
 		fails("57014", failure(connection, "select pg_sleep(600)::text"))
 		timer.Stop()
 		equal(value[int](connection, "select $1::int", turn), turn)

@@ -113,8 +113,10 @@ async function rows_are_copied_in_and_out() {
 async function a_cancelled_query_leaves_the_connection_usable() {
     const [sql, other] = [connect(1), connect(1)];
     for (const number of numbers(3)) {
-        const running = sql.unsafe(LONG_QUERY);
-        setTimeout(() => running.cancel(), 100);
+        // Connected beforehand: a query that has no connection yet is cancelled without one.
+        await Promise.all([sql`select 1`, other`select 1`]);
+        const running = sql.unsafe(LONG_QUERY).execute();
+        setTimeout(() => running.cancel(), 500);
         await assert.rejects(running, { code: "57014" });
         assert.equal((await sql`select ${number}::int as n`)[0].n, number);
         assert.equal((await other`select ${number}::int as n`)[0].n, number);

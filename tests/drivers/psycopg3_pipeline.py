@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 from psycopg import errors
 
-from cases import BIG_TEXT, CROWD, LONG_QUERY, ROUNDS, run
+from cases import BIG_TEXT, CROWD, LONG_QUERY, ROUNDS, meanwhile, run
 
 
 def connect(**options):
@@ -104,15 +104,12 @@ def an_error_in_a_transaction_undoes_it():
 def a_cancelled_query_leaves_the_connection_usable():
     with connect() as connection, connect() as other:
         for _ in range(3):
-            timer = threading.Timer(0.1, connection.cancel_safe)
-            timer.start()
             try:
-                with connection.pipeline():
+                with meanwhile(connection.cancel_safe), connection.pipeline():
                     connection.execute(LONG_QUERY).fetchone()
                 raise AssertionError("not cancelled")
             except errors.QueryCanceled:
                 pass
-            timer.join()
             assert value(connection, "select 1") == 1
             assert value(other, "select 2") == 2
 
