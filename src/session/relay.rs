@@ -26,7 +26,7 @@ use super::{
     idle,
     local::Local,
     session_state,
-    statements::{Prepared, Step, Translator, may_name_statement},
+    statements::{Prepared, Step, Translator, Unnamed, may_name_statement},
 };
 use crate::{
     access::{Activity, SessionHandle},
@@ -66,6 +66,7 @@ pub(super) struct Relay<'a> {
     needs: Needs,
     /// The client's prepared statements and its pool's; `None`: the backend is the client's own, names and all.
     prepared: Option<(&'a mut Prepared, &'a RefCell<Statements>)>,
+    unnamed: Unnamed,
     sending: Sending,
     ending: Ending,
 }
@@ -139,6 +140,7 @@ impl<'a> Relay<'a> {
             sent_of_outbox: 0,
             needs: Needs::Nothing,
             prepared,
+            unnamed: Unnamed::Foreign,
             sending: Sending::Works,
             ending: Ending::No,
         }
@@ -335,6 +337,7 @@ impl<'a> Relay<'a> {
             backend,
             prepared,
             to_backend,
+            unnamed,
             ..
         } = self;
         let bytes = client.inbox.bytes();
@@ -356,7 +359,7 @@ impl<'a> Relay<'a> {
                 break;
             }
             if let Some((prepared, statements)) = prepared
-                && may_name_statement(header, message)
+                && may_name_statement(header, message, *unnamed)
             {
                 to_backend.put(&bytes[lined_up..taken]);
                 lined_up = taken;
@@ -364,6 +367,7 @@ impl<'a> Relay<'a> {
                     prepared,
                     statements,
                     backend,
+                    unnamed,
                     out: to_backend,
                 };
                 match translator.translate(header, message)? {
@@ -386,6 +390,7 @@ impl<'a> Relay<'a> {
                 }
             }
             backend.pipeline.to_server(header.tag)?;
+            unnamed.look_at(header.tag, message.get(HEADER_BYTES..).unwrap_or_default());
             if matches!(header.tag, frontend::QUERY | frontend::PARSE) {
                 let is_whole = message.len() >= header.message_bytes();
                 session_state::look_at_text(message, is_whole, &mut backend.residue);
@@ -413,6 +418,7 @@ impl<'a> Relay<'a> {
             backend,
             prepared,
             from_backend,
+            unnamed,
             ..
         } = self;
         let bytes = from_backend.bytes();
@@ -445,7 +451,12 @@ impl<'a> Relay<'a> {
             };
             match header.tag {
                 tag::READY_FOR_QUERY => ready(&backend.pipeline, self.local, (self.clock)()),
-                tag::ERROR_RESPONSE if is_fatal(body) => self.ending = Ending::Fatal,
+                tag::ERROR_RESPONSE => {
+                    if is_fatal(body) {
+                        self.ending = Ending::Fatal;
+                    }
+                    unnamed.look_at_error();
+                }
                 _ => {}
             }
             if let Some(instead) = instead {

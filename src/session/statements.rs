@@ -44,16 +44,47 @@ pub(super) struct Translator<'a> {
     pub(super) prepared: &'a mut Prepared,
     pub(super) statements: &'a RefCell<Statements>,
     pub(super) backend: &'a mut Backend,
+    pub(super) unnamed: &'a mut Unnamed,
     pub(super) out: &'a mut Buffer,
 }
 
-/// Whether the message that begins `bytes` may name a prepared statement. Nearly all do not: those are never copied
-/// one by one.
-pub(super) fn may_name_statement(header: Header, bytes: &[u8]) -> bool {
+/// The unnamed statement of the backend, as its client knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unnamed {
+    /// The client has not prepared it here: what is there, if anything, is another client's.
+    Foreign,
+    /// The client has prepared it and not used it yet, so it must get this backend again.
+    Waits,
+    /// It has been used, which is all that drivers want of it.
+    Used,
+}
+
+impl Unnamed {
+    /// Notes a message that is sent on as it is.
+    pub(super) fn look_at(&mut self, tag: u8, body: &[u8]) {
+        match (tag, body) {
+            (frontend::PARSE, [0, ..]) => *self = Self::Waits,
+            // The server drops it with a simple query.
+            (frontend::BIND | frontend::QUERY, _) => *self = Self::Used,
+            _ => {}
+        }
+    }
+
+    /// Notes an error: what failed to be prepared need not be kept.
+    pub(super) fn look_at_error(&mut self) {
+        if *self == Self::Waits {
+            *self = Self::Foreign;
+        }
+    }
+}
+
+/// Whether the message that begins `bytes` may name a prepared statement, or one that is not the client's. Nearly all
+/// do not: those are never copied one by one.
+pub(super) fn may_name_statement(header: Header, bytes: &[u8], unnamed: Unnamed) -> bool {
     let body = bytes.get(HEADER_BYTES..).unwrap_or_default();
     match header.tag {
         frontend::PARSE => body.first() != Some(&0),
-        frontend::BIND => !body.starts_with(&[0, 0]),
+        frontend::BIND => unnamed == Unnamed::Foreign || !body.starts_with(&[0, 0]),
         frontend::DESCRIBE | frontend::CLOSE => matches!(body.first(), Some(b'S') | None),
         frontend::QUERY => matches!(body.first(), Some(b'd' | b'D') | None),
         _ => false,
@@ -132,12 +163,15 @@ impl Translator<'_> {
         if self.is_undecided(name, statement.as_deref()) {
             return Ok(Step::Hold);
         }
-        let Some(statement) = statement else {
+        let canonical = if let Some(statement) = &statement {
+            self.make_known(statement)?;
+            session_state::look_at_effect(statement.effect(), &mut self.backend.residue);
+            statement.name().as_bytes()
+        } else if self.is_foreign(name) {
+            NO_STATEMENT
+        } else {
             return Ok(Step::AsIs);
         };
-        self.make_known(&statement)?;
-        session_state::look_at_effect(statement.effect(), &mut self.backend.residue);
-        let canonical = statement.name().as_bytes();
         let length = header.body_bytes - name.len() + canonical.len();
         self.backend.pipeline.to_server(frontend::BIND)?;
         self.write_header(frontend::BIND, length)?;
@@ -158,12 +192,16 @@ impl Translator<'_> {
         if self.is_undecided(name, statement.as_deref()) {
             return Ok(Step::Hold);
         }
-        let Some(statement) = statement else {
+        let canonical = if let Some(statement) = &statement {
+            self.make_known(statement)?;
+            statement.name().as_bytes()
+        } else if self.is_foreign(name) {
+            NO_STATEMENT
+        } else {
             return Ok(Step::AsIs);
         };
-        self.make_known(&statement)?;
         self.backend.pipeline.to_server(frontend::DESCRIBE)?;
-        self.write_named(frontend::DESCRIBE, statement.name().as_bytes())?;
+        self.write_named(frontend::DESCRIBE, canonical)?;
         Ok(Step::Written(header.message_bytes()))
     }
 
@@ -226,6 +264,11 @@ impl Translator<'_> {
     /// Whether a batch before this one, not answered yet, decides what becomes of this message.
     fn is_undecided(&self, name: &[u8], statement: Option<&Statement>) -> bool {
         self.backend.pipeline.is_undecided(name, statement)
+    }
+
+    /// Whether `name` is that of the unnamed statement, and that is another client's: ours has none.
+    fn is_foreign(&self, name: &[u8]) -> bool {
+        name.is_empty() && *self.unnamed == Unnamed::Foreign
     }
 
     /// Sends a Parse ahead if the backend does not know `statement`; the client does not hear of it.
@@ -311,6 +354,10 @@ impl Prepared {
         let end = rest
             .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
             .unwrap_or(rest.len());
+        if rest[..end].as_bytes() == NO_STATEMENT {
+            error.message = "unnamed prepared statement does not exist".to_owned();
+            return Some(error);
+        }
         let name = String::from_utf8_lossy(self.names.name_of(&rest[..end])?).into_owned();
         error.message.replace_range(start..start + end, &name);
         Some(error)
@@ -401,8 +448,10 @@ mod tests {
 
     #[test]
     fn messages_of_unnamed_statements_are_not_looked_into() {
-        let check =
-            |bytes: &[u8]| may_name_statement(Header::parse(bytes).unwrap().unwrap(), bytes);
+        let check = |bytes: &[u8]| {
+            let header = Header::parse(bytes).unwrap().unwrap();
+            may_name_statement(header, bytes, Unnamed::Used)
+        };
         assert!(!check(b"P\0\0\0\x0c\0select 1\0\0\0"));
         assert!(!check(b"B\0\0\0\x0c\0\0\0\0\0\0\0\0"));
         assert!(!check(b"D\0\0\0\x06P\0"));

@@ -212,6 +212,43 @@ fn a_statement_that_cannot_be_parsed_leaves_its_name_free() {
     );
 }
 
+/// As lib/pq and `PQprepare` with an empty name do: Parse and Sync, and only then Bind.
+#[test]
+fn an_unnamed_statement_is_there_when_its_client_comes_to_use_it() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    let mut rival = fixture.password_client().unwrap();
+    let prepared = exchange(&mut client, parse("", "select 'mine'"));
+    assert_eq!(prepared, ["ParseComplete", "Idle"]);
+    rival.send_messages(|out| {
+        run_unnamed("select 'theirs'", out);
+        frontend::sync(out);
+    });
+    let used = exchange(&mut client, |out| run("", out));
+    assert_eq!(used, ["BindComplete", "mine", "SELECT 1", "Idle"]);
+    assert!(rival.answer().is_ok());
+
+    let failed = exchange(&mut client, parse("", "no sql at all"));
+    assert!(failed[0].starts_with("42601"), "{failed:?}");
+    assert_eq!(rival.value("select 'not kept waiting'"), "not kept waiting");
+}
+
+#[test]
+fn the_unnamed_statement_of_another_client_is_out_of_reach() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    let mut rival = fixture.password_client().unwrap();
+    exchange(&mut rival, |out| run_unnamed("select 'theirs'", out));
+    for _ in 0..2 {
+        let none = ["26000 unnamed prepared statement does not exist", "Idle"];
+        assert_eq!(exchange(&mut client, |out| run("", out)), none);
+        let described = exchange(&mut client, |out| {
+            frontend::describe(b'S', "", out).unwrap();
+        });
+        assert_eq!(described, none);
+    }
+}
+
 #[test]
 fn a_closed_or_deallocated_statement_is_gone_for_its_client_only() {
     let fixture = Fixture::with_one_backend();
