@@ -4,6 +4,9 @@
 //! do; then through Sluice over three backends, with a role's password and with a person's token. It finds its server
 //! where libpq looks for it, in the environment.
 
+mod sqlx;
+mod tokio_postgres;
+
 use std::{
     ffi::OsStr,
     fs,
@@ -22,6 +25,12 @@ use crate::support::{
 
 /// What one pool has: far fewer than the programs have connections.
 const BACKENDS: usize = 3;
+
+/// How many connections the Rust drivers open at once, and how often each has its turn.
+const CROWD: usize = 24;
+const ROUNDS: usize = 8;
+
+const MEGABYTE: usize = 1024 * 1024;
 
 /// Seconds that a program has, many times what it takes.
 const LIMIT: &str = "120";
@@ -228,5 +237,11 @@ fn jdbc() {
 #[test]
 fn pgx() {
     let program = go("pgx");
+    drive(|| limited(&program));
+}
+
+#[test]
+fn lib_pq() {
+    let program = go("lib_pq");
     drive(|| limited(&program));
 }
