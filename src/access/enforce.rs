@@ -4,14 +4,14 @@
 //! change committed at revision R
 //!   │ floor      every tenant concerned: decisions older than R are no longer believed
 //!   │ scan       live token sessions in scope, those still logging in too
-//!   │ decide     again, from the catalogue as it is now, once per (token, tenant, role, address)
+//!   │ decide     again, from the catalogue as it is now, once per (token, tenant, role, address, superuser or not)
 //!   │ end        those refused; purge idle backends of the people concerned
 //!   ▼ wait       until the sessions and their backends are gone: then the caller gets its report
 //! ```
 //! There is one way for all causes (a rule removed, narrowed or expired, a token revoked, a person or member
 //! removed, access switched off, networks tightened): decide again. So no cause can be forgotten.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -26,9 +26,9 @@ use super::{
 use crate::{
     catalog::{
         CatalogError,
-        types::{AuditEvent, Outcome, Revision},
+        types::{AuditEvent, Outcome, PrivilegedRoles, Revision},
     },
-    names::{PersonId, RoleName, SessionId, TenantRef, TokenId},
+    names::{PersonId, SessionId, TenantRef, TokenId},
 };
 
 /// After this long a report is given although a session has not confirmed its end. The parts of an end have
@@ -194,8 +194,7 @@ impl Access {
         &self,
         sessions: Vec<Arc<SessionHandle>>,
     ) -> Vec<(Arc<SessionHandle>, EndCause)> {
-        let mut verdicts: HashMap<(TokenId, TenantRef, RoleName, IpAddr), Result<Grant, EndCause>> =
-            HashMap::new();
+        let mut verdicts = HashMap::<_, Result<Grant, EndCause>>::new();
         let mut refused = Vec::new();
         for session in sessions {
             let Some(token) = session.identity.token.clone() else {
@@ -207,6 +206,7 @@ impl Access {
                 identity.tenant.clone(),
                 identity.role.clone(),
                 identity.peer.ip(),
+                session.is_superuser(),
             );
             if !verdicts.contains_key(&key) {
                 let verdict = match self.decide_again(&session).await {
@@ -240,6 +240,12 @@ impl Access {
             .catalog
             .evidence(token, &identity.tenant, &identity.role)
             .await?;
+        let tenant = evidence.tenant.as_deref();
+        if session.is_superuser()
+            && tenant.is_some_and(|tenant| tenant.privileged_roles == PrivilegedRoles::Refuse)
+        {
+            return Ok(Err(Denial::PrivilegedRole));
+        }
         Ok(decide(
             &evidence,
             &identity.role,

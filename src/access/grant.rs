@@ -270,6 +270,7 @@ mod tests {
             pool_size: None,
             backend_budget: None,
             max_clients: None,
+            timeouts: TenantTimeouts::default(),
             client_tls: ClientTls::Allow,
             token_access: TokenAccess::Enabled,
             privileged_roles: PrivilegedRoles::Refuse,

@@ -84,6 +84,8 @@ pub struct SessionHandle {
     decided_at: AtomicI64,
     activity: AtomicU8,
     backend_pid: AtomicU32,
+    /// Its role is a superuser, which its server has told.
+    superuser: AtomicBool,
     /// Its backend was closed, but nothing proves that the server process is gone.
     unconfirmed: AtomicBool,
     pub transactions: AtomicU64,
@@ -105,6 +107,7 @@ impl SessionHandle {
             decided_at: AtomicI64::new(0),
             activity: AtomicU8::new(Activity::Login as u8),
             backend_pid: AtomicU32::new(0),
+            superuser: AtomicBool::new(false),
             unconfirmed: AtomicBool::new(false),
             transactions: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
@@ -158,6 +161,16 @@ impl SessionHandle {
     /// The backend's process id while one is checked out; 0: none.
     pub fn set_backend_pid(&self, pid: u32) {
         self.backend_pid.store(pid, Relaxed);
+    }
+
+    /// Notes that the session's role is a superuser: whatever its name, it is a privileged one.
+    pub fn mark_superuser(&self) {
+        self.superuser.store(true, Relaxed);
+    }
+
+    #[must_use]
+    pub fn is_superuser(&self) -> bool {
+        self.superuser.load(Relaxed)
     }
 
     #[must_use]

@@ -4,11 +4,14 @@ use axum::{
     Json,
     response::{IntoResponse, Response},
 };
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
-use super::error::{ApiError, ErrorBody};
+use super::{
+    error::{ApiError, ErrorBody},
+    networks,
+};
 use crate::{
     access::Grant,
     catalog::{
@@ -90,14 +93,49 @@ pub(super) struct UserRole {
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Networks {
-    allowed_cidrs: Vec<Cidr<Ipv4Net>>,
-    allowed_cidrs_v6: Vec<Cidr<Ipv6Net>>,
+    allowed_cidrs: Vec<Cidr>,
+    allowed_cidrs_v6: Vec<Cidr>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Cidr<N> {
-    cidr: N,
+struct Cidr {
+    #[serde(deserialize_with = "networks::one")]
+    cidr: IpNet,
+}
+
+impl Networks {
+    fn new(networks: &[IpNet]) -> Self {
+        let (v4, v6) = networks
+            .iter()
+            .map(|&cidr| Cidr { cidr })
+            .partition(Cidr::is_v4);
+        Self {
+            allowed_cidrs: v4,
+            allowed_cidrs_v6: v6,
+        }
+    }
+
+    fn into_list(self) -> Result<Vec<IpNet>, ApiError> {
+        if !self.allowed_cidrs.iter().all(Cidr::is_v4) {
+            return Err(ApiError::malformed(
+                "`allowed_cidrs` takes IPv4 networks, `allowed_cidrs_v6` the others",
+            ));
+        }
+        if self.allowed_cidrs_v6.iter().any(Cidr::is_v4) {
+            return Err(ApiError::malformed(
+                "`allowed_cidrs_v6` takes IPv6 networks, `allowed_cidrs` the others",
+            ));
+        }
+        let both = self.allowed_cidrs.into_iter().chain(self.allowed_cidrs_v6);
+        Ok(both.map(|network| network.cidr).collect())
+    }
+}
+
+impl Cidr {
+    fn is_v4(&self) -> bool {
+        matches!(self.cidr, IpNet::V4(_))
+    }
 }
 
 impl UserRole {
@@ -107,33 +145,16 @@ impl UserRole {
         networks: &[IpNet],
         reach: RuleReach,
     ) -> Self {
-        let mut allowed = Networks::default();
-        for network in networks {
-            match *network {
-                IpNet::V4(cidr) => allowed.allowed_cidrs.push(Cidr { cidr }),
-                IpNet::V6(cidr) => allowed.allowed_cidrs_v6.push(Cidr { cidr }),
-            }
-        }
         Self {
             role,
             expires_at: Some(expires_at.unix_timestamp()),
-            allowed_networks: allowed,
+            allowed_networks: Networks::new(networks),
             branches_only: reach == RuleReach::BranchesOnly,
         }
     }
 
     /// The rule that is asked for at the time `now`.
     pub(super) fn into_rule(self, now: OffsetDateTime) -> Result<NewRule, ApiError> {
-        let v4 = self
-            .allowed_networks
-            .allowed_cidrs
-            .into_iter()
-            .map(|net| net.cidr.into());
-        let v6 = self
-            .allowed_networks
-            .allowed_cidrs_v6
-            .into_iter()
-            .map(|net| net.cidr.into());
         let reach = if self.branches_only {
             RuleReach::BranchesOnly
         } else {
@@ -142,7 +163,7 @@ impl UserRole {
         Ok(NewRule {
             role: self.role,
             expires_at: expiry(self.expires_at, now)?,
-            networks: v4.chain(v6).collect(),
+            networks: self.allowed_networks.into_list()?,
             reach,
             reason: None,
         })
@@ -244,8 +265,18 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_among_the_ipv4_ones_is_refused() {
-        let mixed = json!({"role": "app", "allowed_networks": {"allowed_cidrs": [{"cidr": "2001:db8::/32"}]}});
-        assert!(serde_json::from_value::<UserRole>(mixed).is_err());
+    fn a_network_in_the_list_of_the_other_family_is_refused() {
+        for (list, network) in [
+            ("allowed_cidrs", "2001:db8::/32"),
+            ("allowed_cidrs_v6", "192.0.2.0/24"),
+        ] {
+            let mixed = json!({"role": "app", "allowed_networks": {list: [{"cidr": network}]}});
+            let refused = rule(mixed).unwrap_err();
+            assert!(
+                refused.message.starts_with(&format!("`{list}` takes")),
+                "{}",
+                refused.message
+            );
+        }
     }
 }

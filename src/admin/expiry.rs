@@ -8,6 +8,8 @@ pub enum ExpiryError {
     BareNumber(String),
     #[error("`{0}` is neither a while (30m, 24h, 7d) nor a time such as 2026-05-25T18:00:00Z")]
     Neither(String),
+    #[error("`{0}` would be over already: write a while from now (30m, 24h, 7d) or a time to come")]
+    Backwards(String),
     #[error("`{0}` reaches beyond the year 9999")]
     OutOfRange(String),
 }
@@ -21,6 +23,11 @@ pub fn parse(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, ExpiryEr
     }
     if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
         return Ok(at);
+    }
+    if let Some(back) = text.strip_prefix('-')
+        && humantime::parse_duration(back).is_ok()
+    {
+        return Err(ExpiryError::Backwards(text.to_owned()));
     }
     let span =
         humantime::parse_duration(text).map_err(|_| ExpiryError::Neither(text.to_owned()))?;
@@ -59,6 +66,8 @@ mod tests {
     fn nonsense_and_the_far_future_are_refused() {
         assert!(matches!(parse("soon", NOW), Err(ExpiryError::Neither(_))));
         assert!(matches!(parse("", NOW), Err(ExpiryError::Neither(_))));
+        assert!(matches!(parse("-", NOW), Err(ExpiryError::Neither(_))));
+        assert!(matches!(parse("-1h", NOW), Err(ExpiryError::Backwards(_))));
         assert!(matches!(
             parse("9999999999h", NOW),
             Err(ExpiryError::OutOfRange(_))

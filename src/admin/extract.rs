@@ -211,6 +211,10 @@ mod tests {
                 r#"{"ref": "HUSH"}"#,
                 "`ref`: a tenant ref may hold lower-case letters, digits, - and _ only",
             ),
+            (
+                r#"{"networks": ["10.0.0.0/8", "hush"]}"#,
+                "`networks[1]`: write a network (10.0.0.0/8, 2001:db8::/32) or one address",
+            ),
             ("7", "the body must be an object"),
         ] {
             assert_eq!(refused::<TenantFields>(body), said);

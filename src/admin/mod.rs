@@ -20,6 +20,7 @@ pub mod expiry;
 mod extract;
 mod health;
 mod misfit;
+pub mod networks;
 mod people;
 mod rules;
 mod sessions;

@@ -3,9 +3,12 @@
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use time::OffsetDateTime;
 
-use super::{error::ApiError, values::TenantFields};
+use super::{
+    error::ApiError,
+    values::{TenantFields, TimeoutFields},
+};
 use crate::catalog::types::{
-    BackendLogin, BackendTls, ClientTls, PrivilegedRoles, Tenant, TokenAccess,
+    BackendLogin, BackendTls, ClientTls, PrivilegedRoles, Tenant, TenantTimeouts, TokenAccess,
 };
 
 /// PostgreSQL's own.
@@ -37,6 +40,7 @@ pub(super) fn new_tenant(mut fields: TenantFields) -> Result<Tenant, ApiError> {
         pool_size: None,
         backend_budget: None,
         max_clients: None,
+        timeouts: TenantTimeouts::default(),
         client_tls: ClientTls::Allow,
         token_access: TokenAccess::Disabled,
         privileged_roles: PrivilegedRoles::Refuse,
@@ -72,6 +76,7 @@ pub(super) fn changed(old: Tenant, fields: TenantFields) -> Result<Tenant, ApiEr
         pool_size: fields.pool_size.unwrap_or(old.pool_size),
         backend_budget: fields.backend_budget.unwrap_or(old.backend_budget),
         max_clients: fields.max_clients.unwrap_or(old.max_clients),
+        timeouts: timeouts(old.timeouts, fields.timeouts),
         client_tls: fields.client_tls.unwrap_or(old.client_tls),
         token_access: fields.token_access.unwrap_or(old.token_access),
         privileged_roles: fields.privileged_roles.unwrap_or(old.privileged_roles),
@@ -82,6 +87,18 @@ pub(super) fn changed(old: Tenant, fields: TenantFields) -> Result<Tenant, ApiEr
     };
     check(&tenant)?;
     Ok(tenant)
+}
+
+fn timeouts(old: TenantTimeouts, fields: TimeoutFields) -> TenantTimeouts {
+    TenantTimeouts {
+        queue: fields.queue.unwrap_or(old.queue),
+        idle: fields.idle.unwrap_or(old.idle),
+        idle_in_transaction: fields
+            .idle_in_transaction
+            .unwrap_or(old.idle_in_transaction),
+        query: fields.query.unwrap_or(old.query),
+        transaction: fields.transaction.unwrap_or(old.transaction),
+    }
 }
 
 /// What could only fail at the first login otherwise; the catalogue checks the rest.
@@ -111,6 +128,7 @@ fn check_authorities(pem: &str) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::types::TimeLimit;
 
     fn fields(json: serde_json::Value) -> TenantFields {
         serde_json::from_value(json).unwrap()
@@ -143,6 +161,15 @@ mod tests {
         let tenant = changed(tenant, fields(serde_json::json!({"pool_size": null}))).unwrap();
         assert_eq!(tenant.pool_size, None);
         assert_eq!(tenant.auth_user.unwrap().as_str(), "sluice_auth");
+    }
+
+    #[test]
+    fn timeouts_change_one_by_one() {
+        let set = |old, json| changed(old, fields(serde_json::json!({"timeouts": json}))).unwrap();
+        let tenant = set(demo(), serde_json::json!({"query": "30s", "idle": "off"}));
+        let tenant = set(tenant, serde_json::json!({"query": null}));
+        assert_eq!(tenant.timeouts.query, None);
+        assert_eq!(tenant.timeouts.idle, Some(TimeLimit::Off));
     }
 
     #[test]

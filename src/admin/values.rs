@@ -6,12 +6,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
-use super::extract::Described;
+use super::{extract::Described, networks};
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
         AuditRow, BackendLogin, BackendTls, ClientTls, Member, MemberKind, Person, PrivilegedRoles,
-        Revision, Rule, RuleReach, Tenant, TokenAccess, TokenRecord,
+        Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess, TokenRecord,
     },
     names::{DatabaseName, RoleName, TenantRef},
 };
@@ -76,14 +76,41 @@ pub struct TenantFields {
     pub backend_budget: Option<Option<u32>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
     pub max_clients: Option<Option<u32>>,
+    #[serde(skip_serializing_if = "TimeoutFields::is_empty")]
+    pub timeouts: TimeoutFields,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_tls: Option<ClientTls>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_access: Option<TokenAccess>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub privileged_roles: Option<PrivilegedRoles>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "networks::optional_list",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub networks: Option<Vec<IpNet>>,
+}
+
+/// Limits of time to be changed; `null`: as configured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeoutFields {
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Option<TimeLimit>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Option<TimeLimit>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub idle_in_transaction: Option<Option<TimeLimit>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub query: Option<Option<TimeLimit>>,
+    #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    pub transaction: Option<Option<TimeLimit>>,
+}
+
+impl TimeoutFields {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Tells `null` (clear it) from a field that is not there (leave it).
@@ -228,7 +255,7 @@ pub struct RuleAddition {
     pub person: String,
     pub role: RoleName,
     pub expires: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "networks::list")]
     pub networks: Vec<IpNet>,
     #[serde(default = "everywhere")]
     pub reach: RuleReach,
@@ -243,7 +270,10 @@ pub struct RuleTerms {
     /// RFC 3339 time or duration from now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "networks::optional_list",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub networks: Option<Vec<IpNet>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reach: Option<RuleReach>,

@@ -290,7 +290,8 @@ async fn read_parameters(connection: &mut Connection) -> Result<(), ConnectError
                 let secret = SecretKey::new(secret).ok_or(ConnectError::Protocol)?;
                 connection.set_key(u32::from_be_bytes(*pid), secret);
             }
-            tag::READY_FOR_QUERY => break,
+            // A server that goes on without being asked would have its words taken for later answers.
+            tag::READY_FOR_QUERY if message.body[..] == *b"I" && !connection.has_more() => break,
             tag::NEGOTIATE_PROTOCOL_VERSION => {}
             _ => return Err(ConnectError::Protocol),
         }

@@ -15,12 +15,16 @@ use crate::{
         error::ErrorResponse,
         frame::{HEADER_BYTES, Header, backend as tag},
         message,
+        pipeline::TransactionStatus,
         startup::SecretKey,
     },
 };
 
 /// The largest message that the pooler reads whole for itself. Ours are small; a larger one is hostile.
 const MESSAGE_MAX_BYTES: usize = 256 * 1024;
+
+/// How much a server may say in one exchange, or in a login: an answer to us is short, an endless one hostile.
+const EXCHANGE_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// PostgreSQL reports about fifteen parameters.
 const PARAMETERS_MAX: usize = 256;
@@ -122,6 +126,8 @@ pub struct Connection {
     secret: Option<SecretKey>,
     pub parameters: ParameterStatuses,
     buffer: BytesMut,
+    /// How many bytes of `EXCHANGE_MAX_BYTES` are left for the server.
+    allowance: usize,
 }
 
 impl Connection {
@@ -133,6 +139,7 @@ impl Connection {
             secret: None,
             parameters: ParameterStatuses::default(),
             buffer: BytesMut::new(),
+            allowance: EXCHANGE_MAX_BYTES,
         }
     }
 
@@ -143,6 +150,11 @@ impl Connection {
 
     pub(super) fn set_parameters(&mut self, parameters: ParameterStatuses) {
         self.parameters = parameters;
+    }
+
+    /// Whether the server has said more than has been read.
+    pub(super) fn has_more(&self) -> bool {
+        !self.buffer.is_empty()
     }
 
     #[must_use]
@@ -205,6 +217,7 @@ impl Connection {
     }
 
     async fn exchange(&mut self, request: &[u8], limit: Duration) -> Result<Reply, ExchangeError> {
+        self.allowance = EXCHANGE_MAX_BYTES;
         let answer = async {
             self.stream.write_all(request).await?;
             self.stream.flush().await?;
@@ -232,18 +245,20 @@ impl Connection {
                     .update(&message.body)
                     .ok_or(ExchangeError::Protocol)?,
                 tag::READY_FOR_QUERY => {
-                    reply.status = message
-                        .body
-                        .first()
-                        .copied()
-                        .ok_or(ExchangeError::Protocol)?;
-                    return if self.buffer.is_empty() {
-                        Ok(reply)
-                    } else {
-                        Err(ExchangeError::Protocol)
-                    };
+                    let status = read_status(&message.body).filter(|_| !self.has_more());
+                    reply.status = status.ok_or(ExchangeError::Protocol)?;
+                    return Ok(reply);
                 }
-                _ => {}
+                tag::BIND_COMPLETE
+                | tag::CLOSE_COMPLETE
+                | tag::COMMAND_COMPLETE
+                | tag::EMPTY_QUERY_RESPONSE
+                | tag::NO_DATA
+                | tag::NOTICE_RESPONSE
+                | tag::NOTIFICATION_RESPONSE
+                | tag::PARSE_COMPLETE
+                | tag::ROW_DESCRIPTION => {}
+                _ => return Err(ExchangeError::Protocol),
             }
         }
     }
@@ -256,7 +271,11 @@ impl Connection {
                 if header.body_bytes > MESSAGE_MAX_BYTES {
                     return Err(invalid_data("a message of the server is too long"));
                 }
+                if header.message_bytes() > self.allowance {
+                    return Err(invalid_data("the server's answer is too long"));
+                }
                 if self.buffer.len() >= header.message_bytes() {
+                    self.allowance -= header.message_bytes();
                     let mut body = self.buffer.split_to(header.message_bytes());
                     body.advance(HEADER_BYTES);
                     if self.buffer.is_empty() {
@@ -278,6 +297,14 @@ impl Connection {
 
 fn invalid_data(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, cause)
+}
+
+/// The transaction status in the body of a ReadyForQuery; `None`: it is malformed.
+pub(super) fn read_status(body: &[u8]) -> Option<u8> {
+    match *body {
+        [status] => TransactionStatus::from_byte(status).map(|_| status),
+        _ => None,
+    }
 }
 
 /// The columns of a DataRow as text; `None`: it is malformed.

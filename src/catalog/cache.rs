@@ -5,13 +5,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use time::{Duration, OffsetDateTime};
 
 use crate::{
-    catalog::types::Tenant,
+    catalog::types::TenantAt,
     names::{TenantRef, TokenId},
 };
 
@@ -24,7 +24,7 @@ pub(super) struct TenantCache(Mutex<Tenants>);
 
 #[derive(Default)]
 struct Tenants {
-    by_ref: HashMap<TenantRef, Arc<Tenant>>,
+    by_ref: HashMap<TenantRef, TenantAt>,
     forgotten: u64,
 }
 
@@ -34,15 +34,15 @@ pub(super) struct Ticket(u64);
 
 impl TenantCache {
     /// The tenant, or leave to remember it once it has been read.
-    pub(super) fn find(&self, tenant: &TenantRef) -> Result<Arc<Tenant>, Ticket> {
+    pub(super) fn find(&self, tenant: &TenantRef) -> Result<TenantAt, Ticket> {
         let tenants = locked(&self.0);
         match tenants.by_ref.get(tenant) {
-            Some(found) => Ok(Arc::clone(found)),
+            Some(found) => Ok(found.clone()),
             None => Err(Ticket(tenants.forgotten)),
         }
     }
 
-    pub(super) fn remember(&self, ticket: Ticket, tenant: &Arc<Tenant>) {
+    pub(super) fn remember(&self, ticket: Ticket, tenant: &TenantAt) {
         let mut tenants = locked(&self.0);
         if tenants.forgotten != ticket.0 {
             return;
@@ -50,8 +50,8 @@ impl TenantCache {
         if tenants.by_ref.len() >= TENANTS_MAX {
             tenants.by_ref.clear();
         }
-        let name = tenant.tenant.clone();
-        tenants.by_ref.insert(name, Arc::clone(tenant));
+        let name = tenant.record.tenant.clone();
+        tenants.by_ref.insert(name, tenant.clone());
     }
 
     pub(super) fn forget(&self, tenant: &TenantRef) {
@@ -92,25 +92,31 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use time::macros::datetime;
 
     use super::*;
-    use crate::catalog::tests::tenant;
+    use crate::catalog::{tests::tenant, types::Revision};
 
     #[test]
     fn what_was_read_before_a_change_is_not_remembered_after_it() {
         let cache = TenantCache::default();
-        let demo = Arc::new(tenant("demo"));
-        let Err(ticket) = cache.find(&demo.tenant) else {
+        let demo = TenantAt {
+            record: Arc::new(tenant("demo")),
+            revision: Revision(1),
+        };
+        let name = &demo.record.tenant;
+        let Err(ticket) = cache.find(name) else {
             panic!("nothing was remembered yet");
         };
-        cache.forget(&demo.tenant);
+        cache.forget(name);
         cache.remember(ticket, &demo);
-        let Err(ticket) = cache.find(&demo.tenant) else {
+        let Err(ticket) = cache.find(name) else {
             panic!("a stale tenant was remembered");
         };
         cache.remember(ticket, &demo);
-        assert!(cache.find(&demo.tenant).is_ok());
+        assert!(cache.find(name).is_ok());
     }
 
     #[test]

@@ -43,6 +43,21 @@ pub(super) fn word<T: Serialize>(value: T) -> String {
     }
 }
 
+/// A text column that holds `T` as JSON.
+pub(super) fn from_json<T: DeserializeOwned>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<T, CatalogError> {
+    let text: &str = row.try_get(column)?;
+    serde_json::from_str(text).map_err(|_| CatalogError::Corrupt { column })
+}
+
+/// A value of ours as JSON.
+pub(super) fn json<T: Serialize>(value: &T) -> String {
+    // Only structs of words and numbers are given to this function: they always have a JSON form.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
 /// A number column as a narrower type.
 pub(super) fn number<T: TryFrom<i64>>(
     row: &SqliteRow,

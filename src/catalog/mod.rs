@@ -29,6 +29,7 @@ mod secrets;
 mod store;
 mod tenant_rows;
 mod tenants;
+mod timeouts;
 mod token;
 mod tokens;
 mod trail;

@@ -1,5 +1,7 @@
 //! Tenants as rows.
 
+use std::sync::Arc;
+
 use sqlx::{
     Row, SqliteConnection,
     query::Query,
@@ -10,23 +12,23 @@ use crate::{
     catalog::{
         CatalogError, What,
         columns::{
-            milliseconds, networks, networks_text, number, number_optional, parsed,
-            parsed_optional, time, word, worded,
+            from_json, json, milliseconds, networks, networks_text, number, number_optional,
+            parsed, parsed_optional, time, word, worded,
         },
-        types::Tenant,
+        types::{Revision, Tenant, TenantAt},
     },
     names::TenantRef,
 };
 
 const INSERT: &str = "INSERT INTO tenants (ref, name, parent, host, port, default_database, backend_tls, \
     backend_ca, login, auth_user, auth_query, auth_database, pool_size, backend_budget, max_clients, client_tls, \
-    token_access, privileged_roles, networks, created_at) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+    token_access, privileged_roles, networks, created_at, timeouts) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
 
 const UPDATE: &str = "UPDATE tenants SET name = $2, parent = $3, host = $4, port = $5, default_database = $6, \
     backend_tls = $7, backend_ca = $8, login = $9, auth_user = $10, auth_query = $11, auth_database = $12, \
     pool_size = $13, backend_budget = $14, max_clients = $15, client_tls = $16, token_access = $17, \
-    privileged_roles = $18, networks = $19, created_at = $20 WHERE ref = $1";
+    privileged_roles = $18, networks = $19, created_at = $20, timeouts = $21 WHERE ref = $1";
 
 pub(super) async fn find(
     connection: &mut SqliteConnection,
@@ -37,6 +39,24 @@ pub(super) async fn find(
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(tenant).transpose()
+}
+
+/// The tenant and the revision of the catalogue that it was read at, both in one statement: of one moment.
+pub(super) async fn find_at(
+    connection: &mut SqliteConnection,
+    name: &TenantRef,
+) -> Result<Option<TenantAt>, CatalogError> {
+    let row = sqlx::query(
+        "SELECT tenants.*, catalogue.revision FROM tenants, catalogue WHERE ref = $1 AND id = 1",
+    )
+    .bind(name.as_str())
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(TenantAt {
+        record: Arc::new(tenant(&row)?),
+        revision: Revision(row.try_get("revision")?),
+    }))
 }
 
 pub(super) async fn require(
@@ -105,6 +125,7 @@ fn bound<'q>(sql: &'q str, tenant: &'q Tenant) -> Query<'q, Sqlite, SqliteArgume
         .bind(word(tenant.privileged_roles))
         .bind(networks_text(&tenant.networks))
         .bind(milliseconds(tenant.created_at))
+        .bind(json(&tenant.timeouts))
 }
 
 pub(super) fn tenant(row: &SqliteRow) -> Result<Tenant, CatalogError> {
@@ -124,6 +145,7 @@ pub(super) fn tenant(row: &SqliteRow) -> Result<Tenant, CatalogError> {
         pool_size: number_optional(row, "pool_size")?,
         backend_budget: number_optional(row, "backend_budget")?,
         max_clients: number_optional(row, "max_clients")?,
+        timeouts: from_json(row, "timeouts")?,
         client_tls: worded(row, "client_tls")?,
         token_access: worded(row, "token_access")?,
         privileged_roles: worded(row, "privileged_roles")?,

@@ -11,8 +11,8 @@ use crate::{
         changes::{Effect, change_event},
         columns::now,
         people::NAME_MAX_BYTES,
-        tenant_rows::{self, find, has_branches, require, tenant},
-        types::{AuditEvent, Tenant, TokenAccess},
+        tenant_rows::{self, find, find_at, has_branches, require, tenant},
+        types::{AuditEvent, Tenant, TenantAt, TimeLimit, TokenAccess},
     },
     names::TenantRef,
 };
@@ -20,12 +20,18 @@ use crate::{
 impl Catalog {
     /// The tenant, from memory if it was read before and nothing about it has changed since.
     pub async fn tenant(&self, tenant: &TenantRef) -> Result<Option<Arc<Tenant>>, CatalogError> {
+        let found = self.tenant_at(tenant).await?;
+        Ok(found.map(|found| found.record))
+    }
+
+    /// The tenant, and when it was read: a reader may be slow, and another one overtake it with a newer record.
+    pub async fn tenant_at(&self, tenant: &TenantRef) -> Result<Option<TenantAt>, CatalogError> {
         let ticket = match self.shared.tenants.find(tenant) {
             Ok(found) => return Ok(Some(found)),
             Err(ticket) => ticket,
         };
         let mut reader = self.shared.readers.acquire().await?;
-        let found = find(&mut reader, tenant).await?.map(Arc::new);
+        let found = find_at(&mut reader, tenant).await?;
         if let Some(found) = &found {
             self.shared.tenants.remember(ticket, found);
         }
@@ -167,6 +173,9 @@ fn check(tenant: &Tenant) -> Result<(), CatalogError> {
         if limit == Some(0) {
             return invalid(field, "must not be 0");
         }
+    }
+    if tenant.timeouts.queue == Some(TimeLimit::Off) {
+        return invalid("timeouts.queue", "cannot be off");
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! What the catalogue holds, as values: tenants, people, members, tokens, rules and audit events.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+pub use super::timeouts::{InvalidLimit, TenantTimeouts, TimeLimit};
 use crate::names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId};
 
 /// A point in the catalogue's history: every committed change raises it by one.
@@ -46,6 +47,8 @@ pub struct Tenant {
     pub backend_budget: Option<u32>,
     /// Clients of the tenant at once; `None`: the configured default.
     pub max_clients: Option<u32>,
+    #[serde(default)]
+    pub timeouts: TenantTimeouts,
     pub client_tls: ClientTls,
     pub token_access: TokenAccess,
     /// Whether `postgres`, superusers and `pg_*` may be granted.
@@ -54,6 +57,13 @@ pub struct Tenant {
     pub networks: Vec<IpNet>,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+}
+
+/// A tenant as it was at a revision of the catalogue.
+#[derive(Debug, Clone)]
+pub struct TenantAt {
+    pub record: Arc<Tenant>,
+    pub revision: Revision,
 }
 
 /// Whether and how strictly the connection to the server is encrypted, as libpq's `sslmode` words it.
@@ -186,7 +196,7 @@ pub struct NewRule {
 pub struct Evidence {
     /// The catalogue's revision that the rest was read at.
     pub revision: Revision,
-    pub tenant: Option<std::sync::Arc<Tenant>>,
+    pub tenant: Option<Arc<Tenant>>,
     /// For a branch: whether the parent has token access enabled (it then holds for its branches too).
     pub parent_token_access: Option<TokenAccess>,
     pub token: Option<TokenRecord>,

@@ -19,40 +19,60 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A call that ends sessions returns when they are gone; this is far beyond the longest of those.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where the admin API is and how its answers are shown. Without `Debug`: it may hold the key.
-#[derive(Args)]
-pub(super) struct Connection {
-    /// Address of the admin API
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "SLUICE_ADMIN_URL",
-        default_value = "http://127.0.0.1:6544",
-        value_parser = plain_http,
-        help_heading = "Admin API"
-    )]
-    admin_url: Url,
+const ADDRESS_VARIABLE: &str = "SLUICE_ADMIN_URL";
+const KEY_VARIABLE: &str = "SLUICE_ADMIN_KEY";
+const DEFAULT_ADDRESS: &str = "http://127.0.0.1:6544";
 
-    /// The admin key; better in the environment or in a file than here, where `ps` shows it
-    #[arg(
-        long,
-        global = true,
-        value_name = "KEY",
-        env = "SLUICE_ADMIN_KEY",
-        hide_env_values = true,
-        value_parser = secret,
-        help_heading = "Admin API"
-    )]
+/// Where the admin API is and how its answers are shown. Without `Debug`: it may hold the key.
+///
+/// The environment is read here, not by clap: that would list what it found there among the arguments that an
+/// error says are needed.
+#[derive(Args, Default)]
+#[command(next_help_heading = "Admin API")]
+pub struct Connection {
+    #[command(flatten)]
+    address: Address,
+
+    /// The admin key; better in the environment or in a file than here, where `ps` shows it [env:
+    /// SLUICE_ADMIN_KEY]
+    #[arg(long, global = true, value_name = "KEY", value_parser = secret)]
     admin_key: Option<Zeroizing<String>>,
 
     /// File that holds the admin key; goes before --admin-key
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Admin API")]
+    #[arg(long, global = true, value_name = "FILE")]
     admin_key_file: Option<PathBuf>,
 
     /// Print the answer as JSON, for scripts
-    #[arg(long, global = true, help_heading = "Admin API")]
+    #[arg(long, global = true)]
     pub(super) json: bool,
+}
+
+/// Where the admin API is.
+#[derive(Args, Default)]
+pub(super) struct Address {
+    /// Address of the admin API [env: SLUICE_ADMIN_URL] [default: http://127.0.0.1:6544]
+    #[arg(long, global = true, value_name = "URL", value_parser = plain_http, help_heading = "Admin API")]
+    admin_url: Option<Url>,
+}
+
+impl Address {
+    /// What was typed last, else what the environment says, else the default.
+    pub(super) fn or(self, earlier: Self) -> Self {
+        Self {
+            admin_url: self.admin_url.or(earlier.admin_url),
+        }
+    }
+
+    pub(super) fn resolve(
+        self,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Url, CliError> {
+        if let Some(url) = self.admin_url {
+            return Ok(url);
+        }
+        let text = environment(ADDRESS_VARIABLE);
+        plain_http(text.as_deref().unwrap_or(DEFAULT_ADDRESS)).map_err(CliError::Address)
+    }
 }
 
 pub(super) fn plain_http(text: &str) -> Result<Url, String> {
@@ -73,14 +93,48 @@ fn secret(text: &str) -> Result<Zeroizing<String>, std::convert::Infallible> {
 }
 
 impl Connection {
-    pub(super) fn open(&self) -> Result<Client, CliError> {
-        let key = match (&self.admin_key_file, &self.admin_key) {
-            (Some(path), _) => input::secret_file(path)?,
-            (None, Some(key)) => key.clone(),
-            (None, None) => return Err(CliError::NoKey),
-        };
-        Client::new(self.admin_url.clone(), &key)
+    /// What is named here, and what `earlier` on the line names beside it.
+    pub(super) fn or(self, earlier: Self) -> Self {
+        Self {
+            address: self.address.or(earlier.address),
+            admin_key: self.admin_key.or(earlier.admin_key),
+            admin_key_file: self.admin_key_file.or(earlier.admin_key_file),
+            json: self.json || earlier.json,
+        }
     }
+
+    pub(super) fn address(self) -> Address {
+        self.address
+    }
+
+    /// Whether anything was typed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.address.admin_url.is_none()
+            && self.admin_key.is_none()
+            && self.admin_key_file.is_none()
+            && !self.json
+    }
+
+    pub(super) fn open(
+        self,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Client, CliError> {
+        let key = match (self.admin_key_file, self.admin_key) {
+            (Some(path), _) => input::secret_file(&path)?,
+            (None, Some(key)) => key,
+            (None, None) => environment(KEY_VARIABLE)
+                .map(Zeroizing::new)
+                .ok_or(CliError::NoKey)?,
+        };
+        Client::new(self.address.resolve(environment)?, &key)
+    }
+}
+
+/// The environment of this process; a value that is empty or not text counts as none.
+pub(super) fn environment(variable: &str) -> Option<String> {
+    std::env::var(variable)
+        .ok()
+        .filter(|value| !value.is_empty())
 }
 
 pub(super) struct Client {
@@ -180,7 +234,7 @@ impl Client {
 fn operating_user() -> Option<HeaderValue> {
     let named = ["USER", "LOGNAME"]
         .iter()
-        .filter_map(|variable| std::env::var(variable).ok())
+        .filter_map(|variable| environment(variable))
         .find(|name| is_actor(name));
     let user = named.unwrap_or_else(|| format!("uid:{}", rustix::process::getuid().as_raw()));
     HeaderValue::from_str(&user).ok()

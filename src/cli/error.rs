@@ -12,6 +12,8 @@ pub(super) enum CliError {
         "no admin key given\nhint: set SLUICE_ADMIN_KEY, or name the file that holds the key with --admin-key-file"
     )]
     NoKey,
+    #[error("SLUICE_ADMIN_URL: {0}")]
+    Address(String),
     #[error(
         "the admin key may hold visible ASCII characters only\nhint: check that the right file was named"
     )]

@@ -3,9 +3,13 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
-use reqwest::{StatusCode, Url};
+use reqwest::StatusCode;
 
-use super::{client::plain_http, error::CliError};
+use super::{
+    client::{Address, Connection},
+    environment,
+    error::CliError,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -13,26 +17,20 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Args)]
 #[command(after_help = "Example:\n  sluice health --admin-url http://127.0.0.1:6544")]
 pub struct HealthArgs {
-    /// Address of the admin API
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "SLUICE_ADMIN_URL",
-        default_value = "http://127.0.0.1:6544",
-        value_parser = plain_http
-    )]
-    admin_url: Url,
+    #[command(flatten)]
+    address: Address,
 }
 
 impl HealthArgs {
     /// Asks `/ready`, which needs no key, and prints the answer; the exit status is 0 if the pooler takes clients.
     #[must_use]
-    pub fn run(&self) -> ExitCode {
+    pub fn run(self, earlier: Connection) -> ExitCode {
+        let address = self.address.or(earlier.address());
         let asked = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(CliError::Runtime)
-            .and_then(|runtime| runtime.block_on(self.ask()));
+            .and_then(|runtime| runtime.block_on(ask(address)));
         match asked {
             Ok((status, said)) => {
                 println!("{said}");
@@ -44,21 +42,22 @@ impl HealthArgs {
             }
         }
     }
+}
 
-    async fn ask(&self) -> Result<(StatusCode, String), CliError> {
-        let mut url = self.admin_url.clone();
-        url.set_path("/ready");
-        let unreachable = |source: reqwest::Error| CliError::Unreachable {
-            url: self.admin_url.to_string(),
-            source: source.without_url(),
-        };
-        let http = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .no_proxy()
-            .build()
-            .map_err(CliError::Setup)?;
-        let answer = http.get(url).send().await.map_err(unreachable)?;
-        let status = answer.status();
-        Ok((status, answer.text().await.map_err(unreachable)?))
-    }
+async fn ask(address: Address) -> Result<(StatusCode, String), CliError> {
+    let mut url = address.resolve(environment)?;
+    let base = url.to_string();
+    url.set_path("/ready");
+    let unreachable = |source: reqwest::Error| CliError::Unreachable {
+        url: base.clone(),
+        source: source.without_url(),
+    };
+    let http = reqwest::Client::builder()
+        .timeout(TIMEOUT)
+        .no_proxy()
+        .build()
+        .map_err(CliError::Setup)?;
+    let answer = http.get(url).send().await.map_err(unreachable)?;
+    let status = answer.status();
+    Ok((status, answer.text().await.map_err(unreachable)?))
 }

@@ -31,14 +31,18 @@ mod words;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
+use self::client::{Connection, environment};
 pub use self::{demo_args::DemoArgs, health::HealthArgs, remote::Remote};
 
 /// A PostgreSQL connection pooler with token-based access.
 #[derive(Parser)]
-#[command(name = "sluice", version, about)]
+// Each command that calls the admin API has these options itself; here they are for those who type them first.
+#[command(name = "sluice", version, about, mut_args(|option| option.global(false)))]
 pub struct Cli {
+    #[command(flatten)]
+    connection: Connection,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -77,11 +81,21 @@ pub struct ServeArgs {
 /// Does what was typed.
 #[must_use]
 pub fn run() -> ExitCode {
-    match Cli::parse().command {
+    let Cli {
+        connection,
+        command,
+    } = Cli::parse();
+    match command {
+        Command::Serve(_) | Command::Demo(_) if !connection.is_empty() => Cli::command()
+            .error(
+                ErrorKind::ArgumentConflict,
+                "the options of the admin API have no meaning for `serve` and `demo`",
+            )
+            .exit(),
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
-        Command::Health(args) => args.run(),
-        Command::Remote(call) => call.run(),
+        Command::Health(args) => args.run(connection),
+        Command::Remote(call) => call.run(connection),
     }
 }
 

@@ -155,8 +155,13 @@ pub(super) fn done<T>(what: &str, done: &Done<T>) -> String {
     if report.unconfirmed == 0 {
         return format!("{what}; {ended}");
     }
-    let unconfirmed = count(report.unconfirmed.into(), "session");
-    format!("{what}; {ended}; {unconfirmed} not gone yet, see `sluice session list`")
+    let (unproven, ending) = match report.unconfirmed {
+        1 => ("1 session or server process", "is"),
+        several => (&*format!("{several} sessions or server processes"), "are"),
+    };
+    format!(
+        "{what}; {ended}; {unproven} {ending} not proven gone: see `sluice session list` and pg_stat_activity"
+    )
 }
 
 /// `1 session`, `3 sessions`.
@@ -184,6 +189,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
+    use crate::{access::RevocationReport, catalog::types::Revision};
 
     #[test]
     fn columns_line_up_and_lines_end_without_spaces() {
@@ -203,6 +209,36 @@ mod tests {
         let mut table = Table::new(&["APPLICATION"], "none");
         table.row(["\u{1b}[2Jpsql\n".into()]);
         assert_eq!(table.to_string(), "APPLICATION\n\u{fffd}[2Jpsql\u{fffd}");
+    }
+
+    #[test]
+    fn what_is_not_proven_gone_need_not_be_a_session() {
+        let removal = |unconfirmed| Done {
+            value: (),
+            revision: Revision(1),
+            revocation: Some(RevocationReport {
+                revision: Revision(1),
+                sessions_ended: 2,
+                backends_closed: 2,
+                unconfirmed,
+                elapsed_ms: 12.0,
+                slowest_ms: 12.0,
+            }),
+        };
+        assert_eq!(
+            done("rule removed", &removal(0)),
+            "rule removed; 2 sessions ended in 12 ms"
+        );
+        let said = done("rule removed", &removal(1));
+        assert!(
+            said.contains("; 1 session or server process is not proven gone: "),
+            "{said}"
+        );
+        let said = done("rule removed", &removal(3));
+        assert!(
+            said.contains("; 3 sessions or server processes are not proven gone: "),
+            "{said}"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{
     access::AccessAction,
     audit::AuditAction,
     client::{Answer, Client, Connection, Verdict},
+    environment,
     error::CliError,
     member::MemberAction,
     person::PersonAction,
@@ -47,14 +48,15 @@ pub struct Call<A: Subcommand> {
 }
 
 impl Remote {
-    /// Makes the call, prints what came of it, and says how the process is to exit.
+    /// Makes the call, prints what came of it, and says how the process is to exit. `earlier` is what was typed
+    /// before the noun.
     #[must_use]
-    pub fn run(self) -> ExitCode {
+    pub fn run(self, earlier: Connection) -> ExitCode {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(CliError::Runtime);
-        match runtime.and_then(|runtime| runtime.block_on(self.outcome())) {
+        match runtime.and_then(|runtime| runtime.block_on(self.outcome(earlier))) {
             Ok(outcome) => outcome.print(),
             Err(error) => {
                 eprintln!("error: {error}");
@@ -63,16 +65,16 @@ impl Remote {
         }
     }
 
-    pub(super) async fn outcome(self) -> Result<Outcome, CliError> {
+    pub(super) async fn outcome(self, earlier: Connection) -> Result<Outcome, CliError> {
         match self {
-            Self::Tenant(call) => call.outcome(TenantAction::run).await,
-            Self::Person(call) => call.outcome(PersonAction::run).await,
-            Self::Member(call) => call.outcome(MemberAction::run).await,
-            Self::Token(call) => call.outcome(TokenAction::run).await,
-            Self::Rule(call) => call.outcome(RuleAction::run).await,
-            Self::Access(call) => call.outcome(AccessAction::run).await,
-            Self::Session(call) => call.outcome(SessionAction::run).await,
-            Self::Audit(call) => call.outcome(AuditAction::run).await,
+            Self::Tenant(call) => call.outcome(earlier, TenantAction::run).await,
+            Self::Person(call) => call.outcome(earlier, PersonAction::run).await,
+            Self::Member(call) => call.outcome(earlier, MemberAction::run).await,
+            Self::Token(call) => call.outcome(earlier, TokenAction::run).await,
+            Self::Rule(call) => call.outcome(earlier, RuleAction::run).await,
+            Self::Access(call) => call.outcome(earlier, AccessAction::run).await,
+            Self::Session(call) => call.outcome(earlier, SessionAction::run).await,
+            Self::Audit(call) => call.outcome(earlier, AuditAction::run).await,
         }
     }
 }
@@ -80,11 +82,14 @@ impl Remote {
 impl<A: Subcommand> Call<A> {
     async fn outcome(
         self,
+        earlier: Connection,
         act: impl AsyncFnOnce(A, &Client) -> Result<Answer, CliError>,
     ) -> Result<Outcome, CliError> {
-        let client = self.connection.open()?;
+        let connection = self.connection.or(earlier);
+        let json = connection.json;
+        let client = connection.open(environment)?;
         let answer = act(self.action, &client).await?;
-        let text = if self.connection.json {
+        let text = if json {
             format!("{:#}", answer.json)
         } else {
             answer.text

@@ -60,7 +60,7 @@ pub struct Addition {
     /// The database role
     role: RoleName,
     /// When it ends: a while (30m, 24h, 7d) or a time (2026-05-25T18:00:00Z)
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", value_parser = words::expiry, allow_hyphen_values = true)]
     expires: String,
     /// Allow logins from this network only; may be given several times
     #[arg(long = "network", value_name = "CIDR", value_parser = words::network)]
@@ -81,7 +81,7 @@ pub struct Terms {
     /// The database role
     role: RoleName,
     /// When it ends: a while from now (30m, 24h, 7d) or a time (2026-05-25T18:00:00Z)
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", value_parser = words::expiry, allow_hyphen_values = true)]
     expires: Option<String>,
     /// Allow this network instead of the ones so far; may be given several times
     #[arg(long = "network", value_name = "CIDR", value_parser = words::network, conflicts_with = "any_network")]

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     admin::values::{Done, OneTenant, Removed, SecretText, Tenants},
-    catalog::types::Tenant,
+    catalog::types::{Tenant, TenantTimeouts},
     names::{RoleName, TenantRef},
 };
 
@@ -240,12 +240,28 @@ fn describe(tenant: &Tenant) -> String {
         ("pool size", configured(tenant.pool_size)),
         ("backend budget", configured(tenant.backend_budget)),
         ("max clients", configured(tenant.max_clients)),
+        ("timeouts", timeouts(&tenant.timeouts)),
         ("client tls", output::word(&tenant.client_tls)),
         ("token access", output::word(&tenant.token_access)),
         ("privileged roles", output::word(&tenant.privileged_roles)),
         ("token networks", output::list(&tenant.networks, "any")),
         ("added", output::instant(tenant.created_at)),
     ])
+}
+
+/// The tenant's own limits of time as they would be typed.
+fn timeouts(own: &TenantTimeouts) -> String {
+    let limits = [
+        ("queue", own.queue),
+        ("idle", own.idle),
+        ("idle_in_transaction", own.idle_in_transaction),
+        ("query", own.query),
+        ("transaction", own.transaction),
+    ];
+    let set = limits
+        .into_iter()
+        .filter_map(|(name, limit)| limit.map(|limit| format!("{name}={limit}")));
+    output::list(&set.collect::<Vec<_>>(), "as configured")
 }
 
 fn server(tenant: &Tenant) -> String {

@@ -11,8 +11,8 @@ use super::{
     words::{self, Encryption, Login, Privileged, Tls},
 };
 use crate::{
-    admin::values::TenantFields,
-    catalog::types::TokenAccess,
+    admin::values::{TenantFields, TimeoutFields},
+    catalog::types::{InvalidLimit, TimeLimit, TokenAccess},
     names::{DatabaseName, NameError, RoleName, TenantRef},
 };
 
@@ -74,6 +74,10 @@ pub struct TenantOptions {
         help_heading = "Limits"
     )]
     max_clients: Option<u32>,
+    /// How long a query, transaction, idle, idle_in_transaction or queue may last, as in query=30s or idle=off;
+    /// query= takes the configured default. May be given several times
+    #[arg(long = "timeout", value_name = "NAME=TIME", value_parser = timeout, help_heading = "Limits")]
+    timeouts: Vec<(Timeout, Option<TimeLimit>)>,
 
     /// Whether clients must come with TLS [allow]
     #[arg(long, value_enum, help_heading = "Who may come in")]
@@ -133,6 +137,7 @@ impl TenantOptions {
             pool_size: self.pool_size.map(or_configured),
             backend_budget: self.backend_budget.map(or_configured),
             max_clients: self.max_clients.map(or_configured),
+            timeouts: timeouts(self.timeouts),
             client_tls: self.client_tls.map(Into::into),
             privileged_roles: self.privileged_roles.map(Into::into),
             networks,
@@ -160,6 +165,57 @@ fn authorities(path: &Path) -> Result<Option<String>, CliError> {
     input::text_file(path).map(Some)
 }
 
+/// What a tenant may limit the time of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Timeout {
+    Queue,
+    Idle,
+    IdleInTransaction,
+    Query,
+    Transaction,
+}
+
+/// Reads `query=30s`; without a time, the configured one holds again.
+fn timeout(text: &str) -> Result<(Timeout, Option<TimeLimit>), String> {
+    let (name, limit) = text
+        .split_once('=')
+        .ok_or("write NAME=TIME, as in query=30s")?;
+    let name = match name {
+        "queue" => Timeout::Queue,
+        "idle" => Timeout::Idle,
+        "idle_in_transaction" => Timeout::IdleInTransaction,
+        "query" => Timeout::Query,
+        "transaction" => Timeout::Transaction,
+        _ => {
+            return Err(
+                "the name is one of query, transaction, idle, idle_in_transaction and queue".into(),
+            );
+        }
+    };
+    match limit {
+        "" => Ok((name, None)),
+        _ => limit
+            .parse()
+            .map(|limit| (name, Some(limit)))
+            .map_err(|error: InvalidLimit| error.to_string()),
+    }
+}
+
+fn timeouts(given: Vec<(Timeout, Option<TimeLimit>)>) -> TimeoutFields {
+    let mut fields = TimeoutFields::default();
+    for (name, limit) in given {
+        let field = match name {
+            Timeout::Queue => &mut fields.queue,
+            Timeout::Idle => &mut fields.idle,
+            Timeout::IdleInTransaction => &mut fields.idle_in_transaction,
+            Timeout::Query => &mut fields.query,
+            Timeout::Transaction => &mut fields.transaction,
+        };
+        *field = Some(limit);
+    }
+    fields
+}
+
 fn or_configured(number: u32) -> Option<u32> {
     Some(number).filter(|&number| number != 0)
 }
@@ -174,13 +230,22 @@ mod tests {
             database: Some(String::new()),
             pool_size: Some(0),
             max_clients: Some(7),
+            timeouts: vec![timeout("query=30s").unwrap(), timeout("idle=").unwrap()],
             ..TenantOptions::default()
         };
         let sent = serde_json::to_value(options.changes().unwrap()).unwrap();
         assert_eq!(
             sent,
-            serde_json::json!({"default_database": null, "pool_size": null, "max_clients": 7})
+            serde_json::json!({"default_database": null, "pool_size": null, "max_clients": 7,
+                "timeouts": {"query": "30s", "idle": null}})
         );
+    }
+
+    #[test]
+    fn a_timeout_is_a_name_and_a_time() {
+        for wrong in ["query", "login=3s", "query=soon", "query=0s"] {
+            assert!(timeout(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -2,7 +2,12 @@
 
 use clap::{CommandFactory as _, Parser as _};
 
-use super::{Cli, Command, client::Verdict, error::CliError};
+use super::{
+    Cli, Command,
+    client::{Connection, Verdict},
+    error::CliError,
+    remote::Outcome,
+};
 use crate::admin::tests::{ADMIN_KEY, World};
 
 const EMAIL: &str = "first@example.com";
@@ -14,15 +19,25 @@ async fn typed(world: &World, words: &[&str]) -> Result<String, CliError> {
     let words = words
         .copied()
         .chain(["--admin-url", &url, "--admin-key", ADMIN_KEY]);
-    let Command::Remote(remote) = Cli::try_parse_from(words)
-        .unwrap_or_else(|e| panic!("{e}"))
-        .command
-    else {
-        panic!("not a command of the admin API");
-    };
-    let outcome = remote.outcome().await?;
+    let outcome = call(words).await?;
     assert_eq!(outcome.verdict, Verdict::Good);
     Ok(outcome.text)
+}
+
+async fn call<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Outcome, CliError> {
+    let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+    let Command::Remote(remote) = cli.command else {
+        panic!("not a command of the admin API");
+    };
+    remote.outcome(cli.connection).await
+}
+
+/// What is said to words that cannot be taken.
+fn mistyped(words: &[&str]) -> String {
+    match Cli::try_parse_from(["sluice"].iter().chain(words)) {
+        Ok(_) => panic!("{words:?} was taken"),
+        Err(error) => error.to_string(),
+    }
 }
 
 #[test]
@@ -87,6 +102,61 @@ fn serve_and_demo_have_their_defaults() {
         (0, 5432, 6544)
     );
     assert_eq!((demo.pool_size, demo.tenants), (10, 0));
+}
+
+#[tokio::test]
+async fn the_admin_api_is_named_before_or_after_the_noun() {
+    let world = World::start().await;
+    let (url, key) = (world.url(), ["--admin-key", ADMIN_KEY]);
+    let (noun, url) = (["person", "list"], ["--admin-url", url.as_str()]);
+    let elsewhere = ["--admin-url", "http://127.0.0.1:1"];
+    for words in [
+        [url, key, noun].concat(),
+        [noun, url, key].concat(),
+        [url, noun, key].concat(),
+        [key, ["person", url[0]], [url[1], "list"]].concat(),
+        [elsewhere, key, noun, url].concat(),
+    ] {
+        let words = ["sluice"].into_iter().chain(words);
+        let outcome = call(words).await.unwrap();
+        assert!(outcome.text.starts_with("no people yet"));
+    }
+}
+
+#[test]
+fn what_the_environment_can_say_is_never_asked_for() {
+    let said = mistyped(&["rule", "remove"]);
+    assert!(
+        said.contains("Usage: sluice rule remove <TENANT> <PERSON> <ROLE>"),
+        "{said}"
+    );
+    let with = |variables: &'static [(&str, &str)]| {
+        let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
+        Connection::default().open(move |name| find(name).map(|(_, value)| (*value).to_owned()))
+    };
+    assert!(with(&[("SLUICE_ADMIN_KEY", "k")]).is_ok());
+    assert!(matches!(with(&[]).err(), Some(CliError::NoKey)));
+    let wrong = with(&[("SLUICE_ADMIN_KEY", "k"), ("SLUICE_ADMIN_URL", "pooler")]);
+    let said = wrong.err().unwrap().to_string();
+    assert!(said.starts_with("SLUICE_ADMIN_URL: "), "{said}");
+}
+
+#[test]
+fn an_expiry_that_cannot_be_is_refused_before_anything_is_sent() {
+    let rule = ["rule", "add", "demo", EMAIL, "app", "--expires"];
+    let token = ["token", "create", EMAIL, "--name", "laptop", "--expires"];
+    for start in [rule, token] {
+        for (when, said) in [
+            ("-1h", "would be over already"),
+            ("24", "has no unit"),
+            ("soon", "neither a while"),
+            ("", "neither a while"),
+            ("--network", "neither a while"),
+        ] {
+            let refused = mistyped(&[&start[..], &[when]].concat());
+            assert!(refused.contains(said), "{refused}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -277,10 +347,7 @@ async fn an_admin_api_that_is_not_there_is_named() {
         "--admin-url",
         &url,
     ];
-    let Command::Remote(remote) = Cli::try_parse_from(words).unwrap().command else {
-        panic!("not a command of the admin API");
-    };
-    let refused = remote.outcome().await.err().unwrap().to_string();
+    let refused = call(words).await.err().unwrap().to_string();
     assert!(
         refused.contains(&url) && refused.contains("Connection refused"),
         "{refused}"

@@ -8,6 +8,7 @@ use super::{
     client::{Answer, Client},
     error::CliError,
     output::{self, Table},
+    words,
 };
 use crate::{
     admin::values::{Done, IssuedToken, Removed, TokenTerms, Tokens},
@@ -28,7 +29,7 @@ pub enum TokenAction {
         #[arg(long)]
         name: String,
         /// When it ends: a while (24h, 30d) or a time (2026-05-25T18:00:00Z)
-        #[arg(long, default_value = "30d", value_name = "WHEN")]
+        #[arg(long, default_value = "30d", value_name = "WHEN", value_parser = words::expiry, allow_hyphen_values = true)]
         expires: String,
     },
     /// List a person's tokens; never the secrets

@@ -61,6 +61,11 @@ pub(super) fn values(config: &Config, places: &Places<'_>) -> Checked {
         limits.unauthenticated_per_address,
         places,
     )?;
+    not_zero(
+        "limits.wrong_cancel_keys_per_address",
+        limits.wrong_cancel_keys_per_address,
+        places,
+    )?;
     timeouts(&config.timeouts, places)?;
     pool(&config.pool, places)?;
     token_access(&config.token_access, places)?;
@@ -115,6 +120,7 @@ fn timeouts(timeouts: &Timeouts, places: &Places<'_>) -> Checked {
         ("timeouts.idle_in_transaction", timeouts.idle_in_transaction),
         ("timeouts.query", timeouts.query),
         ("timeouts.transaction", timeouts.transaction),
+        ("timeouts.write_stall", timeouts.write_stall),
     ];
     match limits
         .iter()

@@ -22,6 +22,7 @@ const WORKERS: usize = 0;
 const CLIENTS: usize = 20_000;
 const TENANT_CLIENTS: usize = 10_000;
 const UNAUTHENTICATED_PER_ADDRESS: usize = 1_000;
+const WRONG_CANCEL_KEYS_PER_ADDRESS: usize = 100;
 
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,6 +30,7 @@ const IDLE_TIMEOUT: Option<Duration> = None;
 const IDLE_IN_TRANSACTION_TIMEOUT: Option<Duration> = None;
 const QUERY_TIMEOUT: Option<Duration> = None;
 const TRANSACTION_TIMEOUT: Option<Duration> = None;
+const WRITE_STALL_TIMEOUT: Option<Duration> = Some(Duration::from_secs(60));
 const BACKEND_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -122,6 +124,8 @@ fn limits(file: &file::Limits) -> Limits {
         tenant_clients: file.tenant_clients.unwrap_or(TENANT_CLIENTS),
         unauthenticated_per_address: (file.unauthenticated_per_address)
             .unwrap_or(UNAUTHENTICATED_PER_ADDRESS),
+        wrong_cancel_keys_per_address: (file.wrong_cancel_keys_per_address)
+            .unwrap_or(WRONG_CANCEL_KEYS_PER_ADDRESS),
     }
 }
 
@@ -133,6 +137,7 @@ fn timeouts(file: &file::Timeouts) -> Timeouts {
         idle_in_transaction: span_or_off(file.idle_in_transaction, IDLE_IN_TRANSACTION_TIMEOUT),
         query: span_or_off(file.query, QUERY_TIMEOUT),
         transaction: span_or_off(file.transaction, TRANSACTION_TIMEOUT),
+        write_stall: span_or_off(file.write_stall, WRITE_STALL_TIMEOUT),
         backend_connect: span(file.backend_connect, BACKEND_CONNECT_TIMEOUT),
         drain: span(file.drain, DRAIN_TIMEOUT),
     }

@@ -50,6 +50,7 @@ sections! {
         clients: usize,
         tenant_clients: usize,
         unauthenticated_per_address: usize,
+        wrong_cancel_keys_per_address: usize,
     }
     timeouts: Timeouts {
         login: Span,
@@ -58,6 +59,7 @@ sections! {
         idle_in_transaction: SpanOrOff,
         query: SpanOrOff,
         transaction: SpanOrOff,
+        write_stall: SpanOrOff,
         backend_connect: Span,
         drain: Span,
     }

@@ -143,6 +143,8 @@ pub struct Limits {
     pub tenant_clients: usize,
     /// Connections of one address that have not logged in yet.
     pub unauthenticated_per_address: usize,
+    /// Wrong cancel keys that one address may show in a minute.
+    pub wrong_cancel_keys_per_address: usize,
 }
 
 /// How long anything may take; `None` is written `"off"`.
@@ -156,6 +158,8 @@ pub struct Timeouts {
     pub idle_in_transaction: Option<Duration>,
     pub query: Option<Duration>,
     pub transaction: Option<Duration>,
+    /// A client that takes in nothing of what it is sent.
+    pub write_stall: Option<Duration>,
     /// Connecting and logging in to a tenant's PostgreSQL.
     pub backend_connect: Duration,
     /// From the request to stop until what is left is cut off.

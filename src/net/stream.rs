@@ -237,8 +237,9 @@ pub struct Keepalive {
     pub interval: Duration,
     /// Probes without an answer before the connection is dead.
     pub probes: u32,
-    /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`).
-    pub unacknowledged: Duration,
+    /// How long sent bytes may stay unacknowledged, or wait for a peer that reads nothing (`TCP_USER_TIMEOUT`);
+    /// `None`: as long as the kernel tries.
+    pub unacknowledged: Option<Duration>,
 }
 
 impl Default for Keepalive {
@@ -248,7 +249,7 @@ impl Default for Keepalive {
             idle: Duration::from_secs(60),
             interval: Duration::from_secs(15),
             probes: 4,
-            unacknowledged: Duration::from_secs(30),
+            unacknowledged: Some(Duration::from_secs(30)),
         }
     }
 }
@@ -262,7 +263,7 @@ pub fn tune(tcp: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
         .with_interval(keepalive.interval)
         .with_retries(keepalive.probes);
     socket.set_tcp_keepalive(&probing)?;
-    socket.set_tcp_user_timeout(Some(keepalive.unacknowledged))
+    socket.set_tcp_user_timeout(keepalive.unacknowledged)
 }
 
 /// What a socket holds for us at this moment.

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     access::{Purge, Purged},
     backend::Server,
-    catalog::types::{PrivilegedRoles, Tenant},
+    catalog::types::{PrivilegedRoles, Tenant, TenantAt},
     config,
     metrics::TenantMetrics,
     names::TenantRef,
@@ -66,7 +66,7 @@ pub struct TenantPools {
     pub(super) shared: Rc<Shared>,
     pub(super) metrics: TenantMetrics,
     /// The catalogue's record that the server was made from.
-    record: RefCell<Arc<Tenant>>,
+    record: RefCell<TenantAt>,
     server: RefCell<Rc<Server>>,
     sizes: Cell<Sizes>,
     /// Backends and waiters of the pools under the budget.
@@ -98,31 +98,33 @@ impl Pools {
     }
 
     /// The pools of `tenant`. Its server is made with `server` at first, and again when the tenant's record has
-    /// changed; backends of the old server are then not handed out any more.
+    /// changed; backends of the old server are then not handed out any more. A record that was read before the one
+    /// known, by a login that is slower, changes nothing.
     pub fn tenant<E>(
         &self,
-        tenant: &Arc<Tenant>,
+        tenant: &TenantAt,
         sizes: Sizes,
         server: impl FnOnce() -> Result<Server, E>,
     ) -> Result<Rc<TenantPools>, E> {
-        let known = self.tenants.borrow().get(&tenant.tenant).cloned();
+        let name = &tenant.record.tenant;
+        let known = self.tenants.borrow().get(name).cloned();
         if let Some(known) = known {
-            known.sizes.set(sizes);
-            if !Arc::ptr_eq(&known.record.borrow(), tenant) {
+            if tenant.revision >= known.record.borrow().revision {
+                known.sizes.set(sizes);
+                let old = known.record.replace(tenant.clone()).record;
                 // Cached records come and go: only one with another content is a change.
-                let old = known.record.replace(Arc::clone(tenant));
-                if *old != **tenant {
-                    known.renew(&old, tenant, server()?);
+                if !Arc::ptr_eq(&old, &tenant.record) && old != tenant.record {
+                    known.renew(&old, &tenant.record, server()?);
                 }
             }
             return Ok(known);
         }
         let pools = Rc::new(TenantPools {
             shared: Rc::clone(&self.shared),
-            record: RefCell::new(Arc::clone(tenant)),
+            record: RefCell::new(tenant.clone()),
             server: RefCell::new(Rc::new(server()?)),
             sizes: Cell::new(sizes),
-            metrics: TenantMetrics::new(&tenant.tenant),
+            metrics: TenantMetrics::new(name),
             open: Cell::new(0),
             waiting: Cell::new(0),
             request: Request::default(),
@@ -130,7 +132,7 @@ impl Pools {
         });
         self.tenants
             .borrow_mut()
-            .insert(tenant.tenant.clone(), Rc::clone(&pools));
+            .insert(name.clone(), Rc::clone(&pools));
         Ok(pools)
     }
 
@@ -257,7 +259,7 @@ impl TenantPools {
     }
 
     pub(super) fn allows_privileged_roles(&self) -> bool {
-        self.record.borrow().privileged_roles == PrivilegedRoles::Allow
+        self.record.borrow().record.privileged_roles == PrivilegedRoles::Allow
     }
 
     pub(super) fn sizes(&self) -> Sizes {

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
-    catalog::types::{BackendTls, Tenant as Record},
+    catalog::types::{BackendTls, Revision, Tenant as Record, TenantAt},
     config,
     names::{DatabaseName, TenantRef},
     net::client_tls::ClientTlsConfig,
@@ -61,14 +61,17 @@ impl World {
         }
     }
 
-    fn record(&self) -> Arc<Record> {
+    fn record(&self) -> TenantAt {
         let record = json!({
             "ref": "demo", "name": "demo", "host": "127.0.0.1", "port": self.port,
             "backend_tls": "disable", "login": "role_secret", "client_tls": "allow",
             "token_access": "enabled", "privileged_roles": "refuse", "networks": [],
             "created_at": "2026-01-01T00:00:00Z",
         });
-        Arc::new(serde_json::from_value(record).unwrap())
+        TenantAt {
+            record: Arc::new(serde_json::from_value(record).unwrap()),
+            revision: Revision(1),
+        }
     }
 
     fn tenant(&self, budget: u32) -> Rc<TenantPools> {
@@ -169,14 +172,20 @@ async fn an_equal_record_is_no_change_and_another_server_retires_the_pools() {
         ));
         assert_eq!(world.counts.open.get(), 1);
 
-        let mut moved = (*world.record()).clone();
-        moved.host = "localhost".to_owned();
+        let moved = TenantAt {
+            record: Arc::new(Record {
+                host: "localhost".to_owned(),
+                ..(*world.record().record).clone()
+            }),
+            revision: Revision(2),
+        };
         let sizes = tenant.sizes();
-        let changed = world
-            .pools
-            .tenant(&Arc::new(moved), sizes, || server(world.port));
+        let changed = world.pools.tenant(&moved, sizes, || server(world.port));
         assert!(changed.is_ok());
         world.until(0).await;
+        // A login that has read the tenant before the change comes last.
+        let late = world.pools.tenant(&world.record(), sizes, unasked);
+        assert!(late.is_ok());
     })
     .await;
 }

@@ -95,6 +95,8 @@ pub enum PipelineError {
     UnknownStatus,
     #[error("the server sent a message of unknown type {0:#04x}")]
     UnknownMessage(u8),
+    #[error("the server sent a message of type {0:#04x} that nobody asked for")]
+    Unasked(u8),
 }
 
 /// What the server waits for before it can end what it was asked.
@@ -232,6 +234,9 @@ impl Pipeline {
     /// A message of type `tag` has come from the server; `first` is the first byte of its body, if any. Answers
     /// what the client is told of it.
     pub fn from_server(&mut self, tag: u8, first: Option<u8>) -> Result<Answer, PipelineError> {
+        if !self.is_busy() && is_answer(tag) {
+            return Err(PipelineError::Unasked(tag));
+        }
         match tag {
             backend::PARSE_COMPLETE => return Ok(self.answered(Request::Parse)),
             backend::BIND_COMPLETE => return Ok(self.answered(Request::Bind)),
@@ -249,9 +254,7 @@ impl Pipeline {
             }
             backend::COPY_IN_RESPONSE => self.begin_copy_in(),
             backend::COPY_BOTH_RESPONSE => self.copy = Copy::Both,
-            backend::AUTHENTICATION
-            | backend::BACKEND_KEY_DATA
-            | backend::COPY_DATA
+            backend::COPY_DATA
             | backend::COPY_DONE
             | backend::COPY_OUT_RESPONSE
             | backend::DATA_ROW
@@ -399,6 +402,19 @@ impl Pipeline {
             self.take_front();
         }
     }
+}
+
+/// Messages that a server sends only to answer a request. It may report an error, and what else it has to tell, at any
+/// time; a ReadyForQuery that is not due is an error of its own.
+fn is_answer(tag: u8) -> bool {
+    !matches!(
+        tag,
+        backend::ERROR_RESPONSE
+            | backend::NOTICE_RESPONSE
+            | backend::NOTIFICATION_RESPONSE
+            | backend::PARAMETER_STATUS
+            | backend::READY_FOR_QUERY
+    )
 }
 
 #[cfg(test)]
@@ -557,6 +573,10 @@ mod tests {
         assert_eq!(
             pipeline.from_server(b'Z', Some(b'I')),
             Err(PipelineError::UnexpectedReady)
+        );
+        assert_eq!(
+            pipeline.from_server(b'D', Some(0)),
+            Err(PipelineError::Unasked(b'D'))
         );
         pipeline.to_server(b'Q').unwrap();
         assert_eq!(

@@ -72,7 +72,11 @@ pub async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, sharin
         .process
         .crowd
         .enter(address, worker.process.unauthenticated_limit());
-    if tune(&tcp, &Keepalive::default()).is_err() {
+    let keepalive = Keepalive {
+        unacknowledged: config.timeouts.write_stall,
+        ..Keepalive::default()
+    };
+    if tune(&tcp, &keepalive).is_err() {
         return;
     }
     let settings = HandshakeSettings {
@@ -169,7 +173,21 @@ async fn cancel(worker: &Worker, request: CancelRequest) {
 }
 
 async fn forward(worker: &Worker, request: &CancelRequest) -> CancelOutcome {
-    let Some((session, home)) = worker.process.cancel_keys.find(&request.key) else {
+    let Process {
+        cancel_keys,
+        guesses,
+        config,
+        ..
+    } = &*worker.process;
+    let address = Process::limited_address(request.peer.ip());
+    let limit = config.load().limits.wrong_cancel_keys_per_address;
+    let now = worker.now();
+    if guesses.are_too_many(address, limit, now) {
+        tracing::debug!(peer = %request.peer, "cancel request from an address that has shown too many wrong keys");
+        return CancelOutcome::Throttled;
+    }
+    let Some((session, home)) = cancel_keys.find(&request.key) else {
+        guesses.count(address, now);
         tracing::info!(peer = %request.peer, "cancel request with an unknown key");
         return CancelOutcome::UnknownKey;
     };

@@ -1,7 +1,10 @@
-//! The cancel keys that we issued: which session each of them stands for.
+//! The cancel keys that we issued: which session each of them stands for, and who guesses at them.
+
+use std::{net::IpAddr, time::Duration};
 
 use dashmap::{DashMap, Entry};
 use rand::Rng as _;
+use tokio::time::Instant;
 
 use crate::{
     names::SessionId,
@@ -67,6 +70,43 @@ impl CancelKeys {
     }
 }
 
+/// How long an address's wrong keys count.
+const GUESSING_PERIOD: Duration = Duration::from_secs(60);
+
+/// Addresses that are remembered at once for their wrong keys.
+const GUESSERS_MAX: usize = 10_000;
+
+/// Wrong cancel keys, counted per address and period.
+#[derive(Default)]
+pub struct Guesses(DashMap<IpAddr, (Instant, usize)>);
+
+impl Guesses {
+    /// Whether `address` has shown `limit` wrong keys in this period: its requests are not even looked at then.
+    pub(super) fn are_too_many(&self, address: IpAddr, limit: usize, now: Instant) -> bool {
+        let guesses = self.0.get(&address);
+        guesses.is_some_and(|guesses| is_recent(guesses.0, now) && guesses.1 >= limit)
+    }
+
+    /// Counts a wrong key. Where more addresses guess than can be remembered, the newest are not.
+    pub(super) fn count(&self, address: IpAddr, now: Instant) {
+        if self.0.len() >= GUESSERS_MAX {
+            self.0.retain(|_, (since, _)| is_recent(*since, now));
+            if self.0.len() >= GUESSERS_MAX {
+                return;
+            }
+        }
+        let mut guesses = self.0.entry(address).or_insert((now, 0));
+        if !is_recent(guesses.0, now) {
+            *guesses = (now, 0);
+        }
+        guesses.1 += 1;
+    }
+}
+
+fn is_recent(since: Instant, now: Instant) -> bool {
+    now < since + GUESSING_PERIOD
+}
+
 impl Drop for Issued<'_> {
     fn drop(&mut self) {
         self.keys.0.remove(&self.key.pid);
@@ -76,6 +116,32 @@ impl Drop for Issued<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_guesses_is_not_looked_at_for_a_while() {
+        let guesses = Guesses::default();
+        let [guesser, other]: [IpAddr; 2] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
+        let now = Instant::now();
+        guesses.count(guesser, now);
+        assert!(!guesses.are_too_many(guesser, 2, now));
+        guesses.count(guesser, now);
+        assert!(guesses.are_too_many(guesser, 2, now));
+        assert!(!guesses.are_too_many(other, 2, now));
+        let later = now + GUESSING_PERIOD;
+        assert!(!guesses.are_too_many(guesser, 2, later));
+        guesses.count(guesser, later);
+        assert!(!guesses.are_too_many(guesser, 2, later));
+    }
+
+    #[test]
+    fn no_more_addresses_are_remembered_than_there_is_room_for() {
+        let guesses = Guesses::default();
+        let now = Instant::now();
+        for number in 0..GUESSERS_MAX as u32 + 10 {
+            guesses.count(IpAddr::V4(number.into()), now);
+        }
+        assert_eq!(guesses.0.len(), GUESSERS_MAX);
+    }
 
     #[test]
     fn a_key_finds_its_session_and_a_wrong_or_withdrawn_one_finds_none() {

@@ -39,7 +39,10 @@ impl Client {
         self.inbox
             .poll_fill(&mut self.stream, context)
             .map(|result| match result {
-                Ok(0) | Err(_) => Err(End::ClientLost),
+                Ok(0) => Err(End::ClientLost),
+                // The error is told once: to this read, although it was the writes that took too long.
+                Err(error) if !self.outbox.is_drained() => Err(End::from_client_io(error)),
+                Err(_) => Err(End::ClientLost),
                 Ok(count) => Ok(count),
             })
     }

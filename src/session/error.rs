@@ -26,6 +26,9 @@ use crate::{
 const CREDENTIALS_HINT: &str = "Check the user name (role.ref), the project's ref and the password. To use a personal \
     access token as password, add options=-c jit=true and make sure that the token is neither expired nor revoked.";
 
+/// What is said of a query that took too long, in PostgreSQL's words.
+pub(super) const STATEMENT_TIMEOUT: &str = "canceling statement due to statement timeout";
+
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub enum End {
@@ -35,6 +38,9 @@ pub enum End {
     /// The client's connection closed or broke without a goodbye.
     #[error("client connection lost")]
     ClientLost,
+    /// The client has not taken in what it was sent, for as long as it may.
+    #[error("the client did not read")]
+    WriteStall,
     /// Somebody else ended it, or a limit of time did.
     #[error("ended: {}", .0.reason())]
     Signalled(EndCause),
@@ -119,8 +125,13 @@ pub(super) struct Row {
 }
 
 impl End {
-    pub(super) fn from_client_io(_: io::Error) -> Self {
-        Self::ClientLost
+    /// A write to the client has failed. The kernel keeps the time (`net::stream::Keepalive`): it alone knows whether
+    /// the client takes anything in.
+    pub(super) fn from_client_io(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::WriteStall,
+            _ => Self::ClientLost,
+        }
     }
 
     /// Whether a backend in the middle of the client's work may serve others once that work is undone: the end has
@@ -130,6 +141,7 @@ impl End {
             self,
             Self::Terminated
                 | Self::ClientLost
+                | Self::WriteStall
                 | Self::ClientMessage(_)
                 | Self::ClientLength
                 | Self::TooManyStatements(_)
@@ -143,6 +155,7 @@ impl End {
         match self {
             Self::Terminated => silent("client"),
             Self::ClientLost => silent("client_lost"),
+            Self::WriteStall => silent("write_stall"),
             Self::Crowded => silent("crowded"),
             Self::BackendFatal => silent("server"),
             Self::Signalled(cause) => told(signalled(*cause, timeouts), Level::INFO, cause.reason()),
@@ -383,10 +396,7 @@ fn signalled(cause: EndCause, timeouts: &crate::config::Timeouts) -> ErrorRespon
             )
             .with_hint("All backends of this pool are busy. Shorten transactions, or ask the operator for a larger pool.");
         }
-        EndCause::QueryTimeout => (
-            SqlState::QUERY_CANCELED,
-            "canceling statement due to statement timeout",
-        ),
+        EndCause::QueryTimeout => (SqlState::QUERY_CANCELED, STATEMENT_TIMEOUT),
         EndCause::TransactionTimeout => (
             SqlState::TRANSACTION_TIMEOUT,
             "terminating connection due to transaction timeout",

@@ -53,7 +53,8 @@ pub(super) async fn finish(session: Session, mut client: Client, farewell: Farew
         checkout,
     } = farewell;
     session.enter(Activity::Ending);
-    let row = end.row(&session.worker.process.config.load().timeouts);
+    let local = &session.enrolled.local;
+    let row = end.row(&local.timeouts(&session.worker.process.config.load().timeouts));
     let commit_in_flight = checkout.is_some() && matches!(end, End::Signalled(_));
     let response = row
         .response
@@ -216,9 +217,11 @@ async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &R
 
 fn outcome(end: &End) -> LoginOutcome {
     match end {
-        End::ClientLost | End::Terminated | End::LoginTimeout(_) | End::Crowded => {
-            LoginOutcome::Abandoned
-        }
+        End::ClientLost
+        | End::WriteStall
+        | End::Terminated
+        | End::LoginTimeout(_)
+        | End::Crowded => LoginOutcome::Abandoned,
         End::CannotVerify | End::Checkout(_) | End::Exchange(_) | End::BackendLost => {
             LoginOutcome::Failed
         }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::{
     access::{Activity, EndCause, SessionHandle},
     backend::CancelTarget,
+    catalog::types::{TenantTimeouts, TimeLimit},
     config::Timeouts,
     metrics::CancelOutcome,
     pool::{Backend, Cancels},
@@ -25,16 +26,22 @@ use crate::{
 /// How long before its end a session is told of it.
 const NOTICES: [Duration; 2] = [Duration::from_secs(600), Duration::from_secs(60)];
 
+/// How long a query may take to end that was cancelled because it took too long. After that the session ends.
+const CANCELLED_END_MAX: Duration = Duration::from_secs(5);
+
 /// The clock that limits are measured from may be behind by so much: they end late rather than early.
 const GRANULARITY: Duration = Duration::from_millis(100);
 
 /// One session on its home worker.
 pub(super) struct Local {
     pub(super) handle: Arc<SessionHandle>,
+    /// The tenant's own limits of time, as they were at login.
+    own: TenantTimeouts,
     since: Cell<Instant>,
     transaction_since: Cell<Option<Instant>>,
     backend: RefCell<Option<Target>>,
     cancel_asked: Cell<Asked>,
+    overdue: Cell<Overdue>,
     expiry: Cell<Option<Expiry>>,
     notices: Cell<Notices>,
 }
@@ -50,6 +57,21 @@ struct Notices {
 enum Asked {
     No,
     Yes,
+}
+
+/// Whether what the session runs has taken too long and is being cancelled for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overdue {
+    No,
+    Since(Instant),
+}
+
+/// What a look at the limits has found to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    Nothing,
+    /// The query has run for too long.
+    Cancel,
 }
 
 /// What a cancel request is aimed at.
@@ -87,9 +109,11 @@ impl Now {
 }
 
 impl Local {
-    pub(super) fn new(handle: Arc<SessionHandle>, now: Instant) -> Rc<Self> {
+    pub(super) fn new(handle: Arc<SessionHandle>, own: TenantTimeouts, now: Instant) -> Rc<Self> {
         Rc::new(Self {
             handle,
+            own,
+            overdue: Cell::new(Overdue::No),
             since: Cell::new(now),
             transaction_since: Cell::new(None),
             backend: RefCell::new(None),
@@ -116,6 +140,32 @@ impl Local {
     pub(super) fn enter(&self, activity: Activity, now: Instant) {
         self.handle.set_activity(activity);
         self.since.set(now);
+        if activity != Activity::Active {
+            self.overdue.set(Overdue::No);
+        }
+    }
+
+    /// Whether an error that says that a query was cancelled is about a query that took too long.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.overdue.get() != Overdue::No
+    }
+
+    /// The limits of time that hold for this session.
+    pub(super) fn timeouts(&self, configured: &Timeouts) -> Timeouts {
+        let own = &self.own;
+        let limit =
+            |own: Option<TimeLimit>, configured| own.map_or(configured, TimeLimit::duration);
+        Timeouts {
+            queue: own
+                .queue
+                .and_then(TimeLimit::duration)
+                .unwrap_or(configured.queue),
+            idle: limit(own.idle, configured.idle),
+            idle_in_transaction: limit(own.idle_in_transaction, configured.idle_in_transaction),
+            query: limit(own.query, configured.query),
+            transaction: limit(own.transaction, configured.transaction),
+            ..configured.clone()
+        }
     }
 
     /// Notes that the client has sent more for its backend to do.
@@ -200,10 +250,31 @@ impl Local {
     }
 
     /// Looks at the session's limits; called by the worker's clock.
-    pub(super) fn tick(&self, now: Now, timeouts: &Timeouts) {
-        if let Some(cause) = self.over(now, timeouts) {
-            self.handle.end(cause);
+    pub(super) fn tick(&self, now: Now, configured: &Timeouts) -> Due {
+        let timeouts = self.timeouts(configured);
+        match self.over(now, &timeouts) {
+            Some(EndCause::QueryTimeout) => self.cancel_overdue(now.instant),
+            Some(cause) => {
+                self.handle.end(cause);
+                Due::Nothing
+            }
+            None => Due::Nothing,
         }
+    }
+
+    /// A query that takes too long is cancelled, as PostgreSQL does it; only if that does not help the session ends.
+    fn cancel_overdue(&self, now: Instant) -> Due {
+        match self.overdue.get() {
+            Overdue::No => {
+                self.overdue.set(Overdue::Since(now));
+                return Due::Cancel;
+            }
+            Overdue::Since(since) if since + CANCELLED_END_MAX <= now => {
+                self.handle.end(EndCause::QueryTimeout);
+            }
+            Overdue::Since(_) => {}
+        }
+        Due::Nothing
     }
 
     fn over(&self, now: Now, timeouts: &Timeouts) -> Option<EndCause> {

@@ -138,6 +138,11 @@ async fn establish<'a>(
     let greeting = async {
         let greeting = greet::parameters(&session.pool, &session.settings);
         let parameters = unless_ended(session.handle(), greeting).await?;
+        // Of the login itself: what the client's settings make of it (a `role`, say) can be undone.
+        let login = session.pool.parameters();
+        if login.is_some_and(|login| login.get("is_superuser") == Some("on")) {
+            session.handle().mark_superuser();
+        }
         session.confirm_grant().await?;
         Ok(parameters)
     };
@@ -189,7 +194,9 @@ async fn admit(
         role: identity.role.clone(),
         principal,
     };
-    let pool = tenancy::pools(worker, &tenant).await?.pool(key, login);
+    let pool = tenancy::pools(worker, &tenant.tenant)
+        .await?
+        .pool(key, login);
     let initial = Rc::new(greet::initial_settings(
         &arrival.route.settings,
         registration.handle().grant(),
@@ -204,6 +211,7 @@ async fn admit(
         worker: Rc::clone(worker),
         enrolled: worker.enroll(local::Local::new(
             registration.handle().clone(),
+            tenant.timeouts,
             worker.now(),
         )),
         floor: worker.process.access.floor(&tenant.tenant),

@@ -22,7 +22,7 @@ use bytes::BytesMut;
 use super::{
     Sharing,
     client::Client,
-    error::End,
+    error::{End, STATEMENT_TIMEOUT},
     idle,
     local::Local,
     session_state,
@@ -33,6 +33,7 @@ use crate::{
     net::buffer::{BUFFER_BYTES, Buffer, BufferPool},
     pool::{Backend, Half, Remains},
     protocol::{
+        error::{ErrorResponse, SqlState},
         frame::{HEADER_BYTES, Header, backend as tag, frontend},
         pipeline::{Answer, Awaited, Pipeline, TransactionStatus},
         prepared::Statements,
@@ -459,6 +460,15 @@ impl<'a> Relay<'a> {
                 }
                 _ => {}
             }
+            let instead = match instead {
+                None if header.tag == tag::ERROR_RESPONSE
+                    && is_whole
+                    && self.local.is_overdue() =>
+                {
+                    statement_timeout(body)
+                }
+                instead => instead,
+            };
             if let Some(instead) = instead {
                 outbox.put(&bytes[lined_up..taken]);
                 outbox.put(&instead);
@@ -507,6 +517,9 @@ fn next_from_server(bytes: &[u8]) -> Result<Option<Header>, End> {
     let Some(header) = Header::parse(bytes).map_err(|_| End::BackendMessage)? else {
         return Ok(None);
     };
+    if header.tag == tag::READY_FOR_QUERY && header.body_bytes != 1 {
+        return Err(End::BackendMessage);
+    }
     if !is_looked_at(header.tag) || bytes.len() >= header.message_bytes() {
         return Ok(Some(header));
     }
@@ -556,6 +569,17 @@ fn look_at_server(
         Answer::Pass => None,
         Answer::Swallow => Some(BytesMut::new()),
         Answer::ParseComplete => Some(BytesMut::from(PARSE_COMPLETE)),
+    })
+}
+
+/// The error of a query that we had cancelled because it took too long, as the server would word it.
+fn statement_timeout(body: &[u8]) -> Option<BytesMut> {
+    let error = ErrorResponse::parse(body);
+    (error.code == SqlState::QUERY_CANCELED).then(|| {
+        let mut out = BytesMut::new();
+        let message = STATEMENT_TIMEOUT.to_owned();
+        ErrorResponse { message, ..error }.write(&mut out);
+        out
     })
 }
 

@@ -23,6 +23,9 @@ use crate::{
 const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil <= pg_catalog.now() THEN NULL ELSE rolpassword END \
     FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
 
+/// A verifier that asks for more work than this, about a second's, is not one that a password was set with.
+const ITERATIONS_MAX: u32 = 1_000_000;
+
 /// Roles remembered per worker.
 const CACHED_MAX: usize = 10_000;
 
@@ -128,6 +131,11 @@ pub(super) async fn matches(password: Zeroizing<Vec<u8>>, verifier: Verifier) ->
 
 fn parse(text: &str, tenant: &Tenant, role: &RoleName) -> Option<Secret> {
     match Verifier::parse(text) {
+        Ok(verifier) if verifier.iterations > ITERATIONS_MAX => {
+            tracing::warn!(tenant = %tenant.tenant, %role, iterations = verifier.iterations,
+                "the role's password asks for too much work; set it anew with a lower scram_iterations");
+            None
+        }
         Ok(verifier) => Some(Secret {
             verifier,
             password: None,
@@ -208,7 +216,7 @@ pub(super) async fn auth_pool(
         role: auth_user.clone(),
         principal: Principal::AuthQuery,
     };
-    Ok(tenancy::pools(worker, tenant)
+    Ok(tenancy::pools(worker, &tenant.tenant)
         .await?
         .pool(key, Login::Password(password)))
 }

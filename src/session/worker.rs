@@ -21,7 +21,10 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Arrival, cancel_keys::CancelKeys, crowd::Crowd, local::Local, local::Now,
+    Arrival,
+    cancel_keys::{CancelKeys, Guesses},
+    crowd::Crowd,
+    local::{Due, Local, Now},
     verifier::VerifierCache,
 };
 use crate::{
@@ -46,6 +49,7 @@ pub struct Process {
     pub mock_seed: [u8; 32],
     pub traffic: Traffic,
     pub cancel_keys: CancelKeys,
+    pub guesses: Guesses,
     pub crowd: Crowd,
     pub workers: Vec<mpsc::UnboundedSender<Command>>,
     pub draining: AtomicBool,
@@ -109,6 +113,7 @@ impl Process {
             authority: parts.authority,
             traffic: Traffic::new(),
             cancel_keys: CancelKeys::default(),
+            guesses: Guesses::default(),
             workers: parts.workers,
             draining: AtomicBool::new(false),
             clients: Count::default(),
@@ -186,12 +191,16 @@ impl Worker {
     }
 
     /// Looks after every session and pool of this worker; called a few times a second.
-    pub fn tick(&self) {
+    pub fn tick(self: &Rc<Self>) {
         let now = Now::read();
         self.clock.set(now.instant);
         let config = self.process.config.load();
         for local in self.locals.borrow().values() {
-            local.tick(now, &config.timeouts);
+            if local.tick(now, &config.timeouts) == Due::Cancel {
+                let local = Rc::clone(local);
+                self.sessions
+                    .spawn_local(async move { local.cancel().await });
+            }
         }
         self.pools.tick(now.instant);
     }

@@ -188,7 +188,7 @@ fn bad_requests_are_told_what_is_wrong_and_change_nothing() {
             &rule,
             json!({ "expires": "1h", "networks": ["everywhere"] }),
             400,
-            "IP address",
+            "10.0.0.0/8, 2001:db8::/32",
         ),
         (
             Method::POST,

@@ -1,17 +1,33 @@
 //! CancelRequest: it reaches the query it is meant for, and no other.
 
-use bytes::Bytes;
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
 
-use crate::support::{Client, Fixture, login::VERSION};
+use bytes::Bytes;
+use reqwest::Method;
+
+use crate::support::{
+    Client, Fixture,
+    login::{Login, SSL_REQUEST, VERSION},
+    sluice::Settings,
+    until,
+    wire::SocketOptions,
+};
 
 /// A `CancelRequest` for what the client is doing, sent the way libpq does: on a connection of its own.
-fn cancel(port: u16, (pid, secret): &(u32, Bytes)) {
+pub(crate) fn cancel(port: u16, key: &(u32, Bytes)) {
+    cancel_over(Client::connect(port).unwrap(), key);
+}
+
+fn cancel_over(mut connection: Client, (pid, secret): &(u32, Bytes)) {
     let mut request = Vec::new();
     request.extend_from_slice(&(12 + secret.len() as u32).to_be_bytes());
     request.extend_from_slice(&80_877_102_u32.to_be_bytes());
     request.extend_from_slice(&pid.to_be_bytes());
     request.extend_from_slice(secret);
-    let mut connection = Client::connect(port).unwrap();
     connection.send(request);
     let (answer, _) = connection.receive_all();
     assert!(
@@ -53,7 +69,7 @@ fn a_client_waiting_for_a_backend_is_taken_out_of_the_queue() {
 fn a_wrong_key_cancels_nothing_and_is_not_answered() {
     let fixture = Fixture::start();
     let mut client = fixture.password_client().unwrap();
-    client.start("select pg_sleep(0.5)");
+    client.start("select pg_sleep(2)");
     fixture.running("pg_sleep");
     let (pid, secret) = client.cancel_key.clone().unwrap();
     let mut wrong = secret.to_vec();
@@ -70,7 +86,7 @@ fn the_keys_that_clients_hold_are_not_the_servers() {
     let mut second = fixture.password_client().unwrap();
     assert_ne!(first.cancel_key, second.cancel_key);
     // Of two clients that share a backend, only the one whose key it is can cancel.
-    second.start("select pg_sleep(0.5)");
+    second.start("select pg_sleep(2)");
     fixture.running("pg_sleep");
     cancel(fixture.sluice.port, first.cancel_key.as_ref().unwrap());
     assert!(second.answer().is_ok());
@@ -86,7 +102,7 @@ fn a_cancel_that_comes_late_hits_nobody_else() {
     for _ in 0..100 {
         // The query ends by itself at about the time its cancel arrives; the next client has the backend by then.
         late.start("select pg_sleep(0.002)");
-        let cancelling = std::thread::spawn({
+        let cancelling = thread::spawn({
             let key = key.clone();
             move || cancel(port, &key)
         });
@@ -105,4 +121,132 @@ fn an_idle_client_that_cancels_notices_nothing() {
     client.query("select 1").unwrap();
     cancel(fixture.sluice.port, client.cancel_key.as_ref().unwrap());
     assert_eq!(client.value("select 2"), "2");
+}
+
+#[test]
+fn a_cancel_over_tls_reaches_a_backend_over_tls() {
+    let fixture = Fixture::start();
+    let mut login = fixture.password_login().encrypted();
+    for version in [VERSION, VERSION | 2] {
+        login.version = version;
+        let mut client = login.open().unwrap();
+        let encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+        assert_eq!(client.value(encrypted), "t");
+        client.start("select pg_sleep(600)");
+        fixture.running("pg_sleep");
+        let mut connection = Client::connect(fixture.sluice.port).unwrap();
+        connection.send(SSL_REQUEST);
+        assert_eq!(connection.receive_byte(), Some(b'S'));
+        let connection = connection.encrypt("localhost", &[]).unwrap();
+        cancel_over(connection, client.cancel_key.as_ref().unwrap());
+        assert_eq!(client.answer().unwrap_err().code, "57014");
+    }
+}
+
+#[test]
+fn who_guesses_at_keys_is_not_listened_to_and_nobody_else_is_harmed() {
+    let settings = Settings::default().set("limits.wrong_cancel_keys_per_address", 5);
+    let fixture = Fixture::with(settings);
+    let from = |last| SocketOptions {
+        source: Some([127, 0, 0, last].into()),
+        ..SocketOptions::default()
+    };
+    let port = fixture.sluice.port;
+    let connect = |last| Client::connect_with(port, from(last)).unwrap();
+    let mut client = fixture.password_client().unwrap();
+    client.start("select pg_sleep(600)");
+    fixture.running("pg_sleep");
+    let key = client.cancel_key.clone().unwrap();
+    let wrong = (key.0, Bytes::from_static(b"wrong key"));
+    for _ in 0..8 {
+        cancel_over(connect(9), &wrong);
+    }
+    // The right key from there comes to nothing; one from elsewhere does what it should.
+    cancel_over(connect(9), &key);
+    let admin = &fixture.sluice.admin;
+    let metrics = || admin.call(Method::GET, "/metrics", None).text;
+    let counted = |outcome: &str, count: u32| {
+        let line = format!("sluice_cancel_requests_total{{outcome=\"{outcome}\"}} {count}\n");
+        metrics().contains(&line)
+    };
+    until("wrong keys are counted", || {
+        counted("unknown_key", 5) && counted("throttled", 4)
+    });
+    assert_eq!(fixture.running("pg_sleep").state, "active");
+    cancel_over(connect(10), &key);
+    assert_eq!(client.answer().unwrap_err().code, "57014");
+    assert_eq!(client.value("select 1"), "1");
+}
+
+/// How many cancels race with the ends of queries.
+fn races() -> usize {
+    let asked = std::env::var("SLUICE_CANCELS").ok();
+    asked.map_or(10_000, |count| {
+        count.parse().expect("SLUICE_CANCELS is a number")
+    })
+}
+
+#[test]
+fn cancels_that_race_with_the_ends_of_queries_never_hit_another_client() {
+    const HASTY: usize = 4;
+    let fixture = Fixture::with(Settings::default().set("pool.size", 2));
+    let login = fixture.role_login(crate::support::postgres::SWARM_ROLE);
+    let over = AtomicBool::new(false);
+    let [sent, hits, innocent] = [const { AtomicUsize::new(0) }; 3];
+    let races = races();
+    thread::scope(|scope| {
+        let hasty: Vec<_> = (0..HASTY)
+            .map(|number| {
+                let (login, sent, hits) = (&login, &sent, &hits);
+                scope.spawn(move || hasty_client(login, number, races / HASTY, sent, hits))
+            })
+            .collect();
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut client = login.open().unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    let answered = client.query("select pg_sleep(0.001)");
+                    assert!(
+                        answered.is_ok(),
+                        "the wrong query was cancelled: {answered:?}"
+                    );
+                    innocent.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let ended: Vec<_> = hasty.into_iter().map(|client| client.join()).collect();
+        over.store(true, Ordering::Relaxed);
+        assert!(ended.iter().all(Result::is_ok));
+    });
+    let [sent, hits, innocent] = [sent, hits, innocent].map(AtomicUsize::into_inner);
+    println!("{sent} cancels, {hits} queries hit, {innocent} queries of others unharmed");
+    assert!(sent >= races / HASTY * HASTY && hits > 0 && hits < sent && innocent > 0);
+}
+
+/// A client whose every query is cancelled at about the time that it ends by itself.
+fn hasty_client(
+    login: &Login,
+    number: usize,
+    races: usize,
+    sent: &AtomicUsize,
+    hits: &AtomicUsize,
+) {
+    let mut client = login.open().unwrap();
+    let key = client.cancel_key.clone().unwrap();
+    for race in 0..races {
+        client.start("select pg_sleep(0.002)");
+        // Now before, now after its end.
+        thread::sleep(Duration::from_micros(
+            (race * 37 + number * 501) as u64 % 6_000,
+        ));
+        cancel(login.port, &key);
+        sent.fetch_add(1, Ordering::Relaxed);
+        match client.answer() {
+            Ok(_) => {}
+            Err(fault) => {
+                assert_eq!(fault.code, "57014", "{fault:?}");
+                hits.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::support::{
     Client, Fault, Fixture, Login,
+    admin::Revocation,
     fixture::unique_name,
     login::startup,
     postgres::{self, OTHER_TOKEN_ROLE, PASSWORD_ROLE, TOKEN_ROLE},
@@ -240,16 +241,48 @@ fn privileged_roles_are_granted_only_where_the_tenant_allows_it() {
     fixture.cluster.run(&format!(
         "create role {superuser} login superuser in role jit_assumable"
     ));
-    let path = fixture.rule_path(&person, &superuser);
-    let answer = fixture.sluice.admin.call(
-        reqwest::Method::PUT,
-        &path,
-        Some(json!({ "expires": "1h" })),
+    // The API does not ask the server who is a superuser: the login is where it shows.
+    fixture.grant(&person, &superuser, json!({ "expires": "1h" }));
+    denied(
+        fixture.token_login_as(&person, &superuser).open(),
+        &superuser,
+        "privileged",
     );
-    if answer.status < 300 {
-        // The API need not ask the server who is a superuser; then the login is where it shows.
-        let login = fixture.token_login_as(&person, &superuser);
-        let opened = login.open().and_then(|mut client| client.query("select 1"));
-        assert_eq!(opened.expect_err("a refusal").code, "28000");
+}
+
+#[test]
+fn refusing_privileged_roles_ends_the_sessions_and_backends_of_such_roles() {
+    let fixture = Fixture::with_tenant(json!({ "privileged_roles": "allow" }));
+    let person = fixture.granted("first");
+    let superuser = unique_name();
+    fixture.cluster.run(&format!(
+        "create role {superuser} login superuser in role jit_assumable"
+    ));
+    let open = |role: &str| {
+        fixture.grant(&person, role, json!({ "expires": "1h" }));
+        let mut client = fixture.token_login_as(&person, role).open().unwrap();
+        assert_eq!(client.value("select session_user"), role);
+        client
+    };
+    let mut idle = open(&superuser);
+    let mut busy = open(&superuser);
+    busy.query("begin").unwrap();
+    let mut kept = open(TOKEN_ROLE);
+    let tenant = format!("/v1/tenants/{}", fixture.tenant);
+    let refuse = json!({ "privileged_roles": "refuse" });
+    let answer = fixture.sluice.admin.patch(&tenant, refuse);
+    let report = Revocation::of(&answer);
+    assert_eq!((report.sessions_ended, report.unconfirmed), (2, 0));
+    assert!(
+        fixture
+            .backends()
+            .iter()
+            .all(|backend| backend.user != superuser)
+    );
+    for client in [&mut idle, &mut busy] {
+        assert_eq!(client.farewell().code, "57P01");
     }
+    assert_eq!(kept.value("select 1"), "1");
+    let again = fixture.token_login_as(&person, &superuser).open();
+    denied(again, &superuser, "privileged");
 }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reqwest::Method;
 use serde_json::json;
 
 use crate::support::{
@@ -117,13 +118,143 @@ fn a_query_that_takes_too_long_is_cancelled() {
     let fixture = Fixture::with(Settings::default().set("timeouts.query", "1s"));
     let mut client = fixture.password_client().unwrap();
     let fault = client.query("select pg_sleep(600)").unwrap_err();
-    assert_eq!(fault.code, "57014", "{fault:?}");
+    assert_eq!((&*fault.severity, &*fault.code), ("ERROR", "57014"));
+    assert_eq!(
+        fault.message,
+        "canceling statement due to statement timeout"
+    );
+    // As with PostgreSQL's own limit the session goes on, an open transaction as a failed one.
+    assert_eq!(client.value("select 1"), "1");
+    client.query("begin").unwrap();
+    client.query("select pg_sleep(600)").unwrap_err();
+    assert_eq!(client.query("select 1").unwrap_err().code, "25P02");
+    client.query("rollback").unwrap();
     until("nothing runs on", || {
         fixture
             .backends()
             .iter()
             .all(|backend| backend.state != "active")
     });
+}
+
+#[test]
+fn a_query_that_its_client_cancels_in_time_is_not_said_to_have_taken_too_long() {
+    let fixture = Fixture::with(Settings::default().set("timeouts.query", "10s"));
+    let mut client = fixture.password_client().unwrap();
+    client.start("select pg_sleep(600)");
+    fixture.running("pg_sleep");
+    crate::cancel::cancel(fixture.sluice.port, client.cancel_key.as_ref().unwrap());
+    let fault = client.answer().unwrap_err();
+    assert_eq!(fault.message, "canceling statement due to user request");
+}
+
+#[test]
+fn a_query_that_does_not_heed_its_cancel_is_ended_with_its_session() {
+    let fixture = Fixture::with(Settings::default().set("timeouts.query", "1s"));
+    let mut client = fixture.password_client().unwrap();
+    client.start(
+        "do $$ begin loop begin perform pg_sleep(600); exception when query_canceled then null; end; end loop; end $$",
+    );
+    let fault = client.farewell();
+    assert_eq!((&*fault.severity, &*fault.code), ("FATAL", "57014"));
+    until("nothing runs on", || {
+        fixture
+            .backends()
+            .iter()
+            .all(|backend| backend.state != "active")
+    });
+}
+
+#[test]
+fn a_transaction_that_takes_too_long_is_ended_although_it_is_never_idle() {
+    let fixture = Fixture::with(Settings::default().set("timeouts.transaction", "1s"));
+    let mut client = fixture.password_client().unwrap();
+    client.query("begin").unwrap();
+    client.start(&"select pg_sleep(0.1);".repeat(100));
+    let fault = client.farewell();
+    assert_eq!(fault.code, "25P04", "{fault:?}");
+    assert_eq!(
+        fault.message,
+        "terminating connection due to transaction timeout"
+    );
+}
+
+#[test]
+fn who_waits_too_long_for_a_backend_is_told_for_how_long() {
+    let settings = Settings::default().set("pool.size", 1);
+    let fixture = Fixture::with(settings.set("timeouts.queue", "1s"));
+    let mut busy = fixture.password_client().unwrap();
+    busy.query("begin").unwrap();
+    let mut waiting = fixture.password_client().unwrap();
+    waiting.start("select 1");
+    let fault = waiting.farewell();
+    assert_eq!(fault.code, "53300");
+    assert_eq!(fault.message, "no connection became available within 1s");
+}
+
+#[test]
+fn a_tenants_own_limits_of_time_come_before_the_configured_ones() {
+    let settings = Settings::default()
+        .set("pool.size", 1)
+        .set("timeouts.query", "1s")
+        .set("timeouts.idle", "1s");
+    let fixture = Fixture::with(settings);
+    let own = json!({ "query": "off", "idle": "off", "transaction": "2s", "idle_in_transaction": "1s", "queue": "2s" });
+    let path = format!("/v1/tenants/{}", fixture.tenant);
+    fixture
+        .sluice
+        .admin
+        .patch(&path, json!({ "timeouts": own }));
+    let other = format!("{}-other", fixture.tenant);
+    fixture.add_tenant(&other, json!({}));
+    let mut client = fixture.password_client().unwrap();
+    assert!(client.is_silent_for(Duration::from_millis(1500)));
+    client.query("select pg_sleep(1.5)").unwrap();
+    let fault = client.query("select pg_sleep(600)").unwrap_err();
+    assert_eq!(fault.code, "25P04", "{fault:?}");
+    let mut busy = fixture.password_client().unwrap();
+    busy.query("begin").unwrap();
+    assert_eq!(busy.farewell().code, "25P03");
+    let mut busy = fixture.password_client().unwrap();
+    busy.start("select pg_sleep(600)");
+    fixture.running("pg_sleep");
+    let mut waiting = fixture.password_client().unwrap();
+    waiting.start("select 1");
+    let ends = [busy.farewell(), waiting.answer().err().unwrap_or_default()];
+    assert_eq!(ends[0].code, "25P04", "{ends:?}");
+
+    let login = fixture.password_login().user(&format!("app_user.{other}"));
+    let mut client = login.open().unwrap();
+    assert_eq!(
+        client.query("select pg_sleep(600)").unwrap_err().code,
+        "57014"
+    );
+    assert_eq!(
+        client.farewell().code,
+        "57P05",
+        "another tenant has its own"
+    );
+}
+
+#[test]
+fn a_tenants_limits_of_time_are_set_and_shown_by_command() {
+    let fixture = Fixture::start();
+    let set = |timeout: &str| {
+        fixture
+            .sluice
+            .cli(&["tenant", "set", &fixture.tenant, "--timeout", timeout]);
+        fixture.sluice.cli(&["tenant", "show", &fixture.tenant])
+    };
+    assert!(set("query=30s").contains("query=30s"));
+    assert!(set("idle=off").contains("idle=off, query=30s"));
+    assert!(!set("query=").contains("query=30s"));
+    let refused = fixture.sluice.admin.call(
+        Method::PATCH,
+        &format!("/v1/tenants/{}", fixture.tenant),
+        Some(json!({ "timeouts": { "query": "soon" } })),
+    );
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.text.contains("timeouts.query"), "{refused:?}");
 }
 
 #[test]

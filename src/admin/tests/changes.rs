@@ -44,6 +44,52 @@ async fn a_tenant_is_added_shown_changed_and_removed() {
 }
 
 #[tokio::test]
+async fn networks_are_checked_and_kept_in_one_form_on_every_route() {
+    let world = World::start().await;
+    world.settle().await;
+    world.grant().await;
+    let one = format!("/v1/tenants/demo/rules/{EMAIL}/{ROLE}");
+    let typed = json!(["10.1.2.3/8", "192.0.2.7", "2001:db8::1/32"]);
+    let kept = json!(["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]);
+    let other = json!({"person": EMAIL, "role": "other", "expires": "1h"});
+    let new = json!({"ref": "new", "host": "127.0.0.1"});
+    for (method, path, mut body, answer) in [
+        (Method::POST, "/v1/tenants", new, "/tenant/networks"),
+        (
+            Method::PATCH,
+            "/v1/tenants/demo",
+            json!({}),
+            "/tenant/networks",
+        ),
+        (
+            Method::POST,
+            "/v1/tenants/demo/rules",
+            other,
+            "/rule/networks",
+        ),
+        (
+            Method::PUT,
+            &one,
+            json!({"expires": "1h"}),
+            "/rule/networks",
+        ),
+        (Method::PATCH, &one, json!({}), "/rule/networks"),
+    ] {
+        body["networks"] = json!(["10.0.0.0/8", "10.0.0.0/33"]);
+        let (status, refused) = world.send(method.clone(), path, body.clone()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{method} {path}");
+        let said = refused["error"]["message"].as_str().unwrap();
+        assert!(
+            said.starts_with("`networks[1]`: write a network ("),
+            "{said}"
+        );
+        body["networks"] = typed.clone();
+        let made = world.make(method.clone(), path, body).await;
+        assert_eq!(made.pointer(answer), Some(&kept), "{method} {path}");
+    }
+}
+
+#[tokio::test]
 async fn a_role_secret_is_checked_before_it_is_stored() {
     let world = World::start().await;
     world.settle().await;

@@ -146,6 +146,7 @@ pub(super) fn tenant(name: &str) -> Tenant {
         pool_size: None,
         backend_budget: None,
         max_clients: None,
+        timeouts: TenantTimeouts::default(),
         client_tls: ClientTls::Allow,
         token_access: TokenAccess::Enabled,
         privileged_roles: PrivilegedRoles::Refuse,

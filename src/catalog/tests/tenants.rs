@@ -20,6 +20,11 @@ async fn a_tenant_comes_back_as_it_was_given() {
         pool_size: Some(u32::MAX),
         backend_budget: Some(1),
         max_clients: Some(2),
+        timeouts: TenantTimeouts {
+            query: Some(TimeLimit::After(std::time::Duration::from_secs(90))),
+            idle: Some(TimeLimit::Off),
+            ..TenantTimeouts::default()
+        },
         client_tls: ClientTls::Require,
         token_access: TokenAccess::Disabled,
         privileged_roles: PrivilegedRoles::Allow,
@@ -57,8 +62,9 @@ async fn an_update_of_a_tenant_is_seen_at_once_and_told_field_by_field() {
     let updated = fixture.catalog.update_tenant(new.clone(), "test").await;
     let updated = updated.unwrap();
     assert_eq!(updated.value.created_at, before.created_at);
-    let after = fixture.catalog.tenant(&demo).await.unwrap().unwrap();
-    assert_eq!(after.host, "db.example.com");
+    let after = fixture.catalog.tenant_at(&demo).await.unwrap().unwrap();
+    assert_eq!(after.record.host, "db.example.com");
+    assert_eq!(after.revision, updated.revision);
     let rows = fixture
         .catalog
         .audit_rows(AuditFilter::default())

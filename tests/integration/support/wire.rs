@@ -189,6 +189,12 @@ impl Client {
         }
     }
 
+    /// Reads a little and forgets it; answers how many bytes, 0 at the end.
+    pub(crate) fn receive_some(&mut self) -> usize {
+        let mut chunk = [0; 16_384];
+        self.read(&mut chunk).unwrap_or(0)
+    }
+
     /// Every byte until the server closes, and how it closed.
     pub(crate) fn receive_all(&mut self) -> (Vec<u8>, Reply) {
         let mut bytes = self.inbox.split().to_vec();
