@@ -194,7 +194,7 @@ impl<'a> Relay<'a> {
 
     fn poll(&mut self, context: &mut Context<'_>, sharing: Sharing) -> Poll<Result<(), End>> {
         let ended = if self.is_settled() {
-            // Only a client with a backend of its own is here between transactions.
+            // Between transactions only a client is here that has, or for a while keeps, a backend of its own.
             if let Some(left) = self.local.take_notice() {
                 self.client.outbox.put(&idle::expiry_notice(left));
             }
