@@ -354,7 +354,7 @@ impl Prepared {
         let end = rest
             .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
             .unwrap_or(rest.len());
-        if rest[..end].as_bytes() == NO_STATEMENT {
+        if &rest.as_bytes()[..end] == NO_STATEMENT {
             error.message = "unnamed prepared statement does not exist".to_owned();
             return Some(error);
         }
