@@ -313,7 +313,10 @@ impl<'a> Relay<'a> {
         match self.ending {
             // A message that has begun to come is on its way to this backend.
             Ending::No => {
-                sharing == Sharing::Transaction && self.needs == Needs::Nothing && self.is_settled()
+                sharing == Sharing::Transaction
+                    && self.needs == Needs::Nothing
+                    && self.unnamed != Unnamed::Waits
+                    && self.is_settled()
             }
             // Where the server waits for more, it would wait for ever.
             Ending::Terminated => {
