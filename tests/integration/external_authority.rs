@@ -421,7 +421,7 @@ fn eventually_open(fixture: &Fixture) -> Client {
 #[test]
 fn live_sessions_outlast_a_short_outage_but_not_a_long_one() {
     let authority = Authority::allowing(TOKEN_ROLE);
-    let fixture = fixture_with(settings("1s", "3s"), authority.field());
+    let fixture = fixture_with(settings("1s", "8s"), authority.field());
     let mut client = open(&fixture).unwrap();
     authority.react(Reaction::Json(503, Value::Null));
     let before = authority.asked().len();
