@@ -20,7 +20,7 @@ use std::{
 
 use dashmap::DashMap;
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use self::{
     enforce::{Purge, Purged, RevocationReport, Scope},
@@ -33,7 +33,7 @@ use crate::{
         self, Catalog, CatalogError, Token,
         types::{Revision, Tenant},
     },
-    names::{PersonId, RoleName, TenantRef},
+    names::{PersonId, RoleName, TenantRef, TokenId},
 };
 
 /// Why a login with a token came to nothing.
@@ -63,6 +63,8 @@ struct Inner {
     catalog: Catalog,
     registry: Arc<Registry>,
     floors: DashMap<TenantRef, Floor>,
+    /// The last change that is being enforced.
+    changes: watch::Sender<Revision>,
     workers: Vec<mpsc::UnboundedSender<Purge>>,
 }
 
@@ -74,6 +76,7 @@ impl Access {
             catalog,
             registry: Arc::default(),
             floors: DashMap::new(),
+            changes: watch::Sender::default(),
             workers,
         };
         Self {
@@ -126,6 +129,45 @@ impl Access {
             .await?;
         session.confirm(&grant);
         Ok(grant)
+    }
+
+    /// Whether a session that the token's secret has opened elsewhere may go on.
+    pub async fn may_go_on(
+        &self,
+        token: &TokenId,
+        tenant: &TenantRef,
+        role: &RoleName,
+        from: IpAddr,
+    ) -> Result<Grant, AccessError> {
+        let evidence = self.inner.catalog.evidence(token, tenant, role).await?;
+        let person = evidence.person.as_ref().map(|person| person.id);
+        grant::decide(&evidence, role, from, OffsetDateTime::now_utc())
+            .map_err(|denial| AccessError::Denied { denial, person })
+    }
+
+    /// Tells of every change that may end access, once it is in the catalogue.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Revision> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Where the client is that somebody's session here was opened from, with this token and as this role. A server
+    /// that has the token checked again when the pooler logs in sees the pooler's address only.
+    #[must_use]
+    pub fn client_behind(
+        &self,
+        token: &TokenId,
+        tenant: &TenantRef,
+        role: &RoleName,
+    ) -> Option<IpAddr> {
+        let sessions = self.inner.registry.matching(|session| {
+            let identity = &session.identity;
+            session.grant().is_some()
+                && identity.token.as_ref() == Some(token)
+                && identity.tenant == *tenant
+                && identity.role == *role
+        });
+        sessions.first().map(|session| session.identity.peer.ip())
     }
 
     /// Whether anybody may use `role` of `tenant` with a token at the moment.

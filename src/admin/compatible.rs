@@ -172,6 +172,7 @@ async fn authorise(
         .rhost
         .parse::<IpAddr>()
         .map_err(|_| ApiError::malformed("`rhost` must be the client's IP address"))?;
+    let from = state.true_client(&token, &tenant, &asked.role, from);
     let decision = state
         .access
         .authorise(&token, &tenant, &asked.role, from)
@@ -185,6 +186,25 @@ async fn authorise(
         })),
         Err(AccessError::Denied { denial, .. }) => Err(refusal(denial)),
         Err(AccessError::Unavailable(error)) => Err(error.into()),
+    }
+}
+
+impl AdminState {
+    /// Where the client is: behind a pooler of ours, whose logins a server has checked as well, or at `rhost`.
+    fn true_client(
+        &self,
+        token: &Token,
+        tenant: &TenantRef,
+        role: &RoleName,
+        rhost: IpAddr,
+    ) -> IpAddr {
+        let rhost = rhost.to_canonical();
+        let poolers = &self.doctor.config.load().token_access.pooler_networks;
+        if !poolers.iter().any(|network| network.contains(&rhost)) {
+            return rhost;
+        }
+        let client = self.access.client_behind(token.id(), tenant, role);
+        client.unwrap_or(rhost)
     }
 }
 

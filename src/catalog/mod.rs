@@ -20,6 +20,7 @@ mod columns;
 mod entry;
 mod error;
 mod evidence;
+mod guard_keys;
 mod keys;
 mod members;
 mod people;

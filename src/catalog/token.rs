@@ -101,7 +101,7 @@ const fn token_characters() -> usize {
     PREFIX.len() + ID_CHARACTERS + SECRET_CHARACTERS + CHECKSUM_CHARACTERS
 }
 
-fn random_base62(characters: usize) -> Result<Zeroizing<String>, NoRandomness> {
+pub(super) fn random_base62(characters: usize) -> Result<Zeroizing<String>, NoRandomness> {
     let mut text = Zeroizing::new(String::with_capacity(characters));
     let mut bytes = Zeroizing::new([0; 64]);
     while text.len() < characters {

@@ -44,6 +44,8 @@ pub(super) enum CliError {
     Unreadable { url: String, status: StatusCode },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error("{0}")]
+    Guard(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot start: {0}")]
     Runtime(#[source] io::Error),
     #[error("cannot set up the HTTP client: {0}")]

@@ -8,10 +8,12 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
+
 use super::{
     Admin, AuthQuery, CatalogSettings, Config, Limits, Listen, Log, LogFormat, Net, Pool, Secret,
     Timeouts, Tls, TokenAccessSettings, file,
-    value::{Span, SpanOrOff},
+    value::{Network, Span, SpanOrOff},
 };
 
 const POOLER_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 6543);
@@ -94,6 +96,7 @@ pub(super) fn fill(
                 file.token_access.certificate_lifetime,
                 CERTIFICATE_LIFETIME,
             ),
+            pooler_networks: networks(file.token_access.pooler_networks),
         },
         auth_query: AuthQuery {
             cache: span(file.auth_query.cache, AUTH_QUERY_CACHE),
@@ -117,13 +120,17 @@ pub(super) fn fill(
     }
 }
 
+fn networks(given: Option<Vec<Network>>) -> Vec<IpNet> {
+    let given = given.unwrap_or_default().into_iter();
+    given.map(|network| network.0).collect()
+}
+
 fn listen(file: file::Listen) -> Listen {
-    let networks = file.proxy_protocol_from.unwrap_or_default();
     Listen {
         pooler: file.pooler.map_or(POOLER_ADDRESS, |address| address.0),
         direct: file.direct.map_or(DIRECT_ADDRESS, |address| address.0),
         workers: workers(file.workers.unwrap_or(WORKERS)),
-        proxy_protocol_from: networks.into_iter().map(|network| network.0).collect(),
+        proxy_protocol_from: networks(file.proxy_protocol_from),
     }
 }
 

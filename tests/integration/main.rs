@@ -18,6 +18,7 @@ mod configuration;
 mod copy;
 mod denial;
 mod departures;
+mod direct_access;
 mod doctor;
 mod drivers;
 mod hostile_server;

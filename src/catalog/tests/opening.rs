@@ -23,7 +23,7 @@ async fn opening_twice_migrates_once() {
         .fetch_one(&mut raw)
         .await
         .unwrap();
-    assert_eq!(migrations, 3);
+    assert_eq!(migrations, 4);
 }
 
 #[tokio::test]
