@@ -21,8 +21,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tokio_util::sync::CancellationToken;
 
 pub use handles::{
-    CancelOutcome, ConnectOutcome, GaugeGuard, LeakKind, LoginOutcome, Method, TenantMetrics,
-    Traffic, cancel_request, leak, revoked, session_ended,
+    AuthorityOutcome, CancelOutcome, ConnectOutcome, GaugeGuard, LeakKind, LoginOutcome, Method,
+    TenantMetrics, Traffic, authority_asked, cancel_request, leak, revoked, session_ended,
 };
 
 /// One metric as Prometheus is told of it.
@@ -77,6 +77,10 @@ metrics! {
         "Sessions ended because their grant no longer held.";
     REVOCATION: Histogram "sluice_revocation_seconds" in Seconds,
         "From a change of rules until every session that it ends is gone.";
+    AUTHORITY_CALLS: Counter "sluice_authority_calls_total" in Count,
+        "Questions to tenants' external authorities, by outcome.";
+    AUTHORITY_CALL: Histogram "sluice_authority_call_seconds" in Seconds,
+        "How long tenants' external authorities took to answer.";
     CANCEL_REQUESTS: Counter "sluice_cancel_requests_total" in Count,
         "Cancel requests by outcome.";
     LEAKS: Counter "sluice_leaks_total" in Count,
@@ -171,6 +175,7 @@ mod tests {
             revoked(2, Duration::from_millis(7));
             cancel_request(CancelOutcome::Forwarded);
             leak(LeakKind::Listen);
+            authority_asked(AuthorityOutcome::Allowed, Duration::from_millis(9));
         });
         for metric in ALL {
             let help = format!("# HELP {} {}\n", metric.name, metric.help);

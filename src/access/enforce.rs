@@ -26,7 +26,7 @@ use super::{
 use crate::{
     catalog::{
         CatalogError,
-        types::{AuditEvent, Outcome, PrivilegedRoles, Revision},
+        types::{AuditEvent, Outcome, PrivilegedRoles, Revision, Tenant},
     },
     names::{PersonId, SessionId, TenantRef, TokenId},
 };
@@ -79,13 +79,13 @@ pub struct Purged {
 }
 
 /// How far a scope goes, as the catalogue knows it.
-struct Reach {
+pub(super) struct Reach {
     /// Branches included; `None`: any tenant.
-    tenants: Option<Vec<TenantRef>>,
+    pub(super) tenants: Option<Vec<TenantRef>>,
     /// `None`: anybody.
-    person: Option<PersonId>,
+    pub(super) person: Option<PersonId>,
     /// The catalogue could not be asked: there may be more.
-    is_partial: bool,
+    pub(super) is_partial: bool,
 }
 
 impl Reach {
@@ -118,16 +118,32 @@ impl Access {
             .registry
             .matching(|session| concerns(session, &scope, reach.tenants.as_deref()));
         let refused = self.refused(in_scope).await;
+        let report = self.end_all(start, refused, &reach, revision).await;
+        // Logins that never came to a grant have lost nothing.
+        if report.sessions_ended + report.unconfirmed > 0 {
+            self.report_revocation(&scope, "system", &report);
+        }
+        report
+    }
+
+    /// Ends `refused` and what is idle within `reach`, and returns when it is gone; `start` is when it began.
+    pub(super) async fn end_all(
+        &self,
+        start: Instant,
+        refused: Vec<(Arc<SessionHandle>, EndCause)>,
+        reach: &Reach,
+        revision: Revision,
+    ) -> RevocationReport {
         let latch = self.inner.registry.end(&refused);
         let sessions_gone = async {
             let _ = tokio::time::timeout(CONFIRMATION_MAX, latch.wait()).await;
             start.elapsed()
         };
-        let (slowest, first) = tokio::join!(sessions_gone, self.purge(&reach));
+        let (slowest, first) = tokio::join!(sessions_gone, self.purge(reach));
         // A session that was logging in may have had a backend opened meanwhile: now it is gone, that one is idle.
-        let second = self.purge(&reach).await;
+        let second = self.purge(reach).await;
         let (ended, unconfirmed) = (latch.ended(), latch.unconfirmed());
-        let report = RevocationReport {
+        RevocationReport {
             revision,
             sessions_ended: ended,
             backends_closed: latch.with_backend() + first.closed + second.closed,
@@ -141,12 +157,7 @@ impl Access {
             } else {
                 milliseconds(slowest)
             },
-        };
-        // Logins that never came to a grant have lost nothing.
-        if ended + report.unconfirmed > 0 {
-            self.report_revocation(&scope, &report);
         }
-        report
     }
 
     /// Ends one session; `None`: there is none of that id.
@@ -201,6 +212,10 @@ impl Access {
             let Some(token) = session.identity.token.clone() else {
                 continue;
             };
+            if session.identity.external.is_some() && session.standing().is_none() {
+                // Its authority has not answered yet; the tenant's record is read after that.
+                continue;
+            }
             let identity = &session.identity;
             let key = (
                 token,
@@ -236,16 +251,18 @@ impl Access {
         let Some(token) = &identity.token else {
             return Ok(Err(Denial::InvalidToken(InvalidToken::Unknown)));
         };
+        if let Some(standing) = session.standing() {
+            return self
+                .by_verdict(session, &standing.authority, &standing.verdict)
+                .await;
+        }
         let evidence = self
             .inner
             .catalog
             .evidence(token, &identity.tenant, &identity.role)
             .await?;
-        let tenant = evidence.tenant.as_deref();
-        if session.is_superuser()
-            && tenant.is_some_and(|tenant| tenant.privileged_roles == PrivilegedRoles::Refuse)
-        {
-            return Ok(Err(Denial::PrivilegedRole));
+        if let Err(denial) = may_be_superuser(session, evidence.tenant.as_deref()) {
+            return Ok(Err(denial));
         }
         Ok(decide(
             &evidence,
@@ -325,7 +342,7 @@ impl Access {
             })
     }
 
-    fn report_revocation(&self, scope: &Scope, report: &RevocationReport) {
+    pub(super) fn report_revocation(&self, scope: &Scope, actor: &str, report: &RevocationReport) {
         crate::metrics::revoked(
             report.sessions_ended,
             Duration::from_secs_f64(report.elapsed_ms / 1_000.0),
@@ -340,7 +357,7 @@ impl Access {
             tenant,
             person,
             token,
-            ..event("access.revoked", "system", report)
+            ..event("access.revoked", actor, report)
         });
     }
 }
@@ -380,7 +397,19 @@ fn concerns(session: &SessionHandle, scope: &Scope, tenants: Option<&[TenantRef]
     }
 }
 
-fn cause_of(denial: Denial) -> EndCause {
+/// What the server has told of a session's role, held against what the tenant allows now.
+pub(super) fn may_be_superuser(
+    session: &SessionHandle,
+    tenant: Option<&Tenant>,
+) -> Result<(), Denial> {
+    let refused = tenant.is_some_and(|tenant| tenant.privileged_roles == PrivilegedRoles::Refuse);
+    if session.is_superuser() && refused {
+        return Err(Denial::PrivilegedRole);
+    }
+    Ok(())
+}
+
+pub(super) fn cause_of(denial: Denial) -> EndCause {
     match denial {
         Denial::RuleExpired | Denial::InvalidToken(InvalidToken::Expired) => EndCause::Expired,
         _ => EndCause::Revoked,

@@ -3,16 +3,19 @@
 //! `decide` is a pure function of the evidence and the clock. A [`Grant`] has no other maker, so whoever holds
 //! one knows that a rule allowed it.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 
+use super::authority::Verdict;
 use crate::{
-    catalog::is_privileged,
     catalog::types::{
-        Evidence, PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TokenAccess, TokenRecord,
+        Authority, Evidence, HttpAuthority, PrivilegedRoles, Revision, Rule, RuleReach, Tenant,
+        TokenAccess, TokenRecord,
     },
+    catalog::{RULE_DAYS_MAX, is_privileged},
     names::{PersonId, RoleName, RuleId, TenantRef, TokenId},
 };
 
@@ -23,7 +26,8 @@ pub struct Grant {
     email: String,
     tenant: TenantRef,
     role: RoleName,
-    rule: RuleId,
+    /// `None`: an external authority allows it, no rule of ours.
+    rule: Option<RuleId>,
     token: TokenId,
     networks: Vec<IpNet>,
     reach: RuleReach,
@@ -53,8 +57,14 @@ impl Grant {
     }
 
     #[must_use]
-    pub fn rule(&self) -> RuleId {
+    pub fn rule(&self) -> Option<RuleId> {
         self.rule
+    }
+
+    /// What certificates name the grant by: its rule, or the nil id where an external authority allows it.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.rule.map_or(Uuid::nil(), |rule| rule.0)
     }
 
     #[must_use]
@@ -98,6 +108,11 @@ pub enum Denial {
     NotAMember,
     #[error("no rule grants this role")]
     NoRule,
+    /// What the authority does not say more of, or not in our words.
+    #[error("the project's authority does not allow this here and now")]
+    Restricted,
+    #[error("the access was revoked during the login")]
+    Revoked,
     #[error("the rule for this role has expired")]
     RuleExpired,
     #[error("the rule does not allow the client's network address")]
@@ -121,6 +136,8 @@ pub enum InvalidToken {
     Revoked,
     /// The tenant does not exist: told like an unknown token.
     Tenant,
+    /// The authority has answered for another role than the one asked for.
+    OtherRole,
 }
 
 impl Denial {
@@ -132,9 +149,12 @@ impl Denial {
             Self::InvalidToken(InvalidToken::Expired) => "token_expired",
             Self::InvalidToken(InvalidToken::Revoked) => "token_revoked",
             Self::InvalidToken(InvalidToken::Tenant) => "unknown_tenant",
+            Self::InvalidToken(InvalidToken::OtherRole) => "other_role",
             Self::NotEnabled => "access_disabled",
             Self::NotAMember => "not_a_member",
             Self::NoRule => "no_rule",
+            Self::Restricted => "restricted",
+            Self::Revoked => "revoked",
             Self::RuleExpired => "rule_expired",
             Self::Network => "network",
             Self::ProjectNetwork => "project_network",
@@ -168,31 +188,93 @@ pub(super) fn decide(
         .tenant
         .as_deref()
         .ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
+    if tenant.authority != Authority::Catalogue {
+        // Who is asked there knows nothing of our tokens.
+        return Err(Denial::InvalidToken(InvalidToken::Unknown));
+    }
     if !is_enabled(evidence, tenant) {
         return Err(Denial::NotEnabled);
     }
     if evidence.member.is_none() {
         return Err(Denial::NotAMember);
     }
-    if is_privileged(role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
-        return Err(Denial::PrivilegedRole);
-    }
-    if !within(&tenant.networks, from) {
-        return Err(Denial::ProjectNetwork);
-    }
+    within_tenant(tenant, role, from)?;
     let rule = best_rule(&evidence.rules, tenant, from, now)?;
     Ok(Grant {
         person: person.id,
         email: person.email.clone(),
         tenant: tenant.tenant.clone(),
         role: role.clone(),
-        rule: rule.id,
+        rule: Some(rule.id),
         token: token.id.clone(),
         networks: rule.networks.clone(),
         reach: rule.reach,
         expires_at: expiry(rule, token),
         revision: evidence.revision,
     })
+}
+
+/// What an external authority has told, and of which token.
+pub(super) struct Told<'a> {
+    pub(super) authority: &'a Arc<HttpAuthority>,
+    pub(super) verdict: &'a Verdict,
+    pub(super) token: &'a TokenId,
+}
+
+/// Decides from what an external authority has told, and from the tenant's own record in `evidence`, which was read
+/// after that. What the tenant itself limits holds whatever its authority says.
+pub(super) fn decide_by_verdict(
+    evidence: &Evidence,
+    told: &Told<'_>,
+    role: &RoleName,
+    from: IpAddr,
+    now: OffsetDateTime,
+) -> Result<Grant, Denial> {
+    let tenant = evidence
+        .tenant
+        .as_deref()
+        .ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
+    if !matches!(&tenant.authority, Authority::Http(authority) if authority == told.authority) {
+        // Another one is in charge by now.
+        return Err(Denial::Revoked);
+    }
+    if !is_enabled(evidence, tenant) {
+        return Err(Denial::NotEnabled);
+    }
+    within_tenant(tenant, role, from)?;
+    let Verdict {
+        person,
+        expires_at,
+        networks,
+        reach,
+    } = told.verdict;
+    let longest = now + Duration::days(RULE_DAYS_MAX);
+    let expires_at = expires_at.map_or(longest, |at| at.min(longest));
+    within_limits(expires_at, *reach, networks, tenant, from, now)?;
+    let known = evidence.person.as_ref();
+    Ok(Grant {
+        person: *person,
+        email: known.map_or_else(|| person.to_string(), |person| person.email.clone()),
+        tenant: tenant.tenant.clone(),
+        role: role.clone(),
+        rule: None,
+        token: told.token.clone(),
+        networks: networks.clone(),
+        reach: *reach,
+        expires_at,
+        revision: evidence.revision,
+    })
+}
+
+/// What the tenant itself allows, to anybody.
+fn within_tenant(tenant: &Tenant, role: &RoleName, from: IpAddr) -> Result<(), Denial> {
+    if is_privileged(role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
+        return Err(Denial::PrivilegedRole);
+    }
+    if !within(&tenant.networks, from) {
+        return Err(Denial::ProjectNetwork);
+    }
+    Ok(())
 }
 
 fn is_enabled(evidence: &Evidence, tenant: &Tenant) -> bool {
@@ -209,7 +291,14 @@ fn best_rule<'a>(
     let mut refusal = Denial::NoRule;
     let mut best: Option<&Rule> = None;
     for rule in rules {
-        match allows(rule, tenant, from, now) {
+        match within_limits(
+            rule.expires_at,
+            rule.reach,
+            &rule.networks,
+            tenant,
+            from,
+            now,
+        ) {
             Ok(()) if best.is_none_or(|other| other.expires_at < rule.expires_at) => {
                 best = Some(rule)
             }
@@ -220,14 +309,22 @@ fn best_rule<'a>(
     best.ok_or(refusal)
 }
 
-fn allows(rule: &Rule, tenant: &Tenant, from: IpAddr, now: OffsetDateTime) -> Result<(), Denial> {
-    if rule.expires_at <= now {
+/// Whether something that lasts until `expires_at`, on such tenants and in these networks, holds here and now.
+fn within_limits(
+    expires_at: OffsetDateTime,
+    reach: RuleReach,
+    networks: &[IpNet],
+    tenant: &Tenant,
+    from: IpAddr,
+    now: OffsetDateTime,
+) -> Result<(), Denial> {
+    if expires_at <= now {
         return Err(Denial::RuleExpired);
     }
-    if rule.reach == RuleReach::BranchesOnly && tenant.parent.is_none() {
+    if reach == RuleReach::BranchesOnly && tenant.parent.is_none() {
         return Err(Denial::BranchesOnly);
     }
-    if !within(&rule.networks, from) {
+    if !within(networks, from) {
         return Err(Denial::Network);
     }
     Ok(())
@@ -246,10 +343,6 @@ fn expiry(rule: &Rule, token: &TokenRecord) -> OffsetDateTime {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use time::Duration;
-
     use super::*;
     use crate::catalog::types::*;
 
@@ -271,6 +364,7 @@ mod tests {
             backend_budget: None,
             max_clients: None,
             timeouts: TenantTimeouts::default(),
+            authority: Authority::Catalogue,
             client_tls: ClientTls::Allow,
             token_access: TokenAccess::Enabled,
             privileged_roles: PrivilegedRoles::Refuse,

@@ -3,9 +3,11 @@
 //! A token and the catalogue's evidence become a [`Grant`] here and nowhere else. Every session stands in the
 //! [`Registry`]; a change in the catalogue is enforced on it by deciding again (see `enforce`).
 
+mod authority;
 pub mod certificate_files;
 pub mod certificates;
 mod enforce;
+mod external;
 mod grant;
 mod registry;
 mod signal;
@@ -21,8 +23,11 @@ use std::{
 use dashmap::DashMap;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
+use zeroize::Zeroizing;
 
+use self::authority::Authorities;
 pub use self::{
+    authority::{Outage, Revoked},
     enforce::{Purge, Purged, RevocationReport, Scope},
     grant::{Denial, Grant, InvalidToken},
     registry::{Activity, Identity, Registration, Registry, SessionHandle, SessionView},
@@ -30,9 +35,10 @@ pub use self::{
 };
 use crate::{
     catalog::{
-        self, Catalog, CatalogError, Token,
-        types::{Revision, Tenant},
+        self, Catalog, CatalogError, ExternalToken, Token,
+        types::{Authority, HttpAuthority, Revision, Tenant},
     },
+    config::AuthoritySettings,
     names::{PersonId, RoleName, TenantRef, TokenId},
 };
 
@@ -48,6 +54,47 @@ pub enum AccessError {
     /// The question could not be answered; never counted as a failed login.
     #[error("the catalogue cannot be read: {0}")]
     Unavailable(#[from] CatalogError),
+    #[error("the tenant's authority has not answered: {0}")]
+    AuthorityLost(Outage),
+}
+
+/// What a client shows to prove who it is, in the shape that its tenant's authority gives it.
+#[derive(Clone)]
+pub enum Credential {
+    Token(Token),
+    External {
+        token: Arc<ExternalToken>,
+        authority: Arc<HttpAuthority>,
+    },
+}
+
+impl Credential {
+    /// The name by which sessions, audit and revocations speak of it.
+    #[must_use]
+    pub fn id(&self) -> &TokenId {
+        match self {
+            Self::Token(token) => token.id(),
+            Self::External { token, .. } => token.id(),
+        }
+    }
+
+    /// The whole of it, for a server that checks it as well.
+    #[must_use]
+    pub fn reveal(&self) -> Zeroizing<String> {
+        match self {
+            Self::Token(token) => token.reveal(),
+            Self::External { token, .. } => Zeroizing::new(token.expose().to_owned()),
+        }
+    }
+
+    /// What a session keeps of it, to be asked about again.
+    #[must_use]
+    pub fn external(&self) -> Option<Arc<ExternalToken>> {
+        match self {
+            Self::Token(_) => None,
+            Self::External { token, .. } => Some(Arc::clone(token)),
+        }
+    }
 }
 
 /// A tenant's revision floor: decisions older than this are not believed.
@@ -62,6 +109,7 @@ pub struct Access {
 struct Inner {
     catalog: Catalog,
     registry: Arc<Registry>,
+    authorities: Authorities,
     floors: DashMap<TenantRef, Floor>,
     /// The last change that is being enforced.
     changes: watch::Sender<Revision>,
@@ -69,11 +117,17 @@ struct Inner {
 }
 
 impl Access {
-    /// An authority over `catalog` that asks `workers` to close backends when access ends.
+    /// An authority over `catalog` that asks `workers` to close backends when access ends. External authorities are
+    /// asked on the runtime that this is called on.
     #[must_use]
-    pub fn new(catalog: Catalog, workers: Vec<mpsc::UnboundedSender<Purge>>) -> Self {
+    pub fn new(
+        catalog: Catalog,
+        workers: Vec<mpsc::UnboundedSender<Purge>>,
+        settings: AuthoritySettings,
+    ) -> Self {
         let inner = Inner {
             catalog,
+            authorities: Authorities::new(settings),
             registry: Arc::default(),
             floors: DashMap::new(),
             changes: watch::Sender::default(),
@@ -117,13 +171,35 @@ impl Access {
         Ok(grant)
     }
 
+    /// What a client has shown in place of a password, if it has the shape of what `tenant` takes.
+    #[must_use]
+    pub fn credential(&self, tenant: Option<&Tenant>, secret: &[u8]) -> Option<Credential> {
+        let text = std::str::from_utf8(secret).ok()?;
+        match tenant.map(|tenant| (tenant, &tenant.authority)) {
+            None | Some((_, Authority::Catalogue)) => Token::parse(text).map(Credential::Token),
+            Some((tenant, Authority::Http(authority))) => {
+                let token = ExternalToken::new(text, &tenant.tenant, self.inner.catalog.pepper())?;
+                Some(Credential::External {
+                    token: Arc::new(token),
+                    authority: Arc::clone(authority),
+                })
+            }
+        }
+    }
+
     /// Authorises the login of a registered session and binds the grant to it.
     pub async fn admit(
         &self,
         session: &SessionHandle,
-        token: &Token,
+        credential: &Credential,
     ) -> Result<Grant, AccessError> {
         let identity = &session.identity;
+        let token = match credential {
+            Credential::Token(token) => token,
+            Credential::External { token, authority } => {
+                return self.admit_external(session, token, authority).await;
+            }
+        };
         let grant = self
             .authorise(token, &identity.tenant, &identity.role, identity.peer.ip())
             .await?;
@@ -138,11 +214,10 @@ impl Access {
         tenant: &TenantRef,
         role: &RoleName,
         from: IpAddr,
-    ) -> Result<Grant, AccessError> {
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
         let evidence = self.inner.catalog.evidence(token, tenant, role).await?;
-        let person = evidence.person.as_ref().map(|person| person.id);
-        grant::decide(&evidence, role, from, OffsetDateTime::now_utc())
-            .map_err(|denial| AccessError::Denied { denial, person })
+        let now = OffsetDateTime::now_utc();
+        Ok(grant::decide(&evidence, role, from, now))
     }
 
     /// Tells of every change that may end access, once it is in the catalogue.
@@ -171,7 +246,12 @@ impl Access {
     }
 
     /// Whether anybody may use `role` of `tenant` with a token at the moment.
+    ///
+    /// What an external authority would say is not known: there, token mode has to be asked for.
     pub async fn is_granted(&self, tenant: &Tenant, role: &RoleName) -> Result<bool, CatalogError> {
+        if tenant.authority != Authority::Catalogue {
+            return Ok(false);
+        }
         let now = OffsetDateTime::now_utc();
         for owner in std::iter::once(&tenant.tenant).chain(&tenant.parent) {
             let rules = self.inner.catalog.rules(owner).await?;

@@ -22,11 +22,12 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::{
+    external::Standing,
     grant::Grant,
     signal::{EndCause, Signal},
 };
 use crate::{
-    catalog::types::Revision,
+    catalog::{ExternalToken, types::Revision},
     names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId},
 };
 
@@ -68,6 +69,8 @@ pub struct Identity {
     pub application_name: String,
     /// The token the session logs in with; `None`: a password session.
     pub token: Option<TokenId>,
+    /// The token itself, where an external authority is asked about it again; wiped when the session ends.
+    pub external: Option<Arc<ExternalToken>>,
 }
 
 /// One session as the rest of the process sees it. Counters have a single writer, the session itself.
@@ -77,6 +80,8 @@ pub struct SessionHandle {
     pub identity: Identity,
     pub started_at: OffsetDateTime,
     granted: OnceLock<Grant>,
+    /// What an external authority has said; `None` before it has, and for all other sessions.
+    pub(super) standing: Mutex<Option<Standing>>,
     /// Taken to write the two numbers below, which belong together; they are read without it.
     deciding: Mutex<()>,
     /// Unix milliseconds; `i64::MAX`: never.
@@ -102,6 +107,7 @@ impl SessionHandle {
             identity,
             started_at: OffsetDateTime::now_utc(),
             granted: OnceLock::new(),
+            standing: Mutex::new(None),
             deciding: Mutex::new(()),
             expires_at_ms: AtomicI64::new(i64::MAX),
             decided_at: AtomicI64::new(0),
@@ -408,7 +414,7 @@ impl From<&SessionHandle> for SessionView {
             person: grant.map(Grant::person),
             email: grant.map(|grant| grant.email().to_owned()),
             token: identity.token.clone(),
-            rule: grant.map(Grant::rule),
+            rule: grant.and_then(Grant::rule),
             peer: identity.peer.to_string(),
             tls: identity.tls.clone(),
             application_name: identity.application_name.clone(),
@@ -444,6 +450,7 @@ mod tests {
             tls: None,
             application_name: String::new(),
             token: None,
+            external: None,
         }
     }
 

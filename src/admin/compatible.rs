@@ -186,6 +186,11 @@ async fn authorise(
         })),
         Err(AccessError::Denied { denial, .. }) => Err(refusal(denial)),
         Err(AccessError::Unavailable(error)) => Err(error.into()),
+        Err(AccessError::AuthorityLost(outage)) => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "authority_unavailable",
+            outage.to_string(),
+        )),
     }
 }
 
@@ -226,6 +231,7 @@ fn event(
             Ok(_) => None,
             Err(AccessError::Denied { denial, .. }) => Some(denial.reason().to_owned()),
             Err(AccessError::Unavailable(_)) => Some("catalogue_unavailable".to_owned()),
+            Err(AccessError::AuthorityLost(_)) => Some("authority_unavailable".to_owned()),
         },
         tenant: Some(tenant.clone()),
         person,
@@ -243,6 +249,8 @@ fn refusal(denial: Denial) -> ApiError {
         Denial::InvalidToken(_) => return auth::invalid_token(),
         Denial::NotAMember | Denial::NoRule => StatusCode::NOT_ACCEPTABLE,
         Denial::NotEnabled
+        | Denial::Restricted
+        | Denial::Revoked
         | Denial::RuleExpired
         | Denial::Network
         | Denial::ProjectNetwork

@@ -14,7 +14,7 @@ use super::{
     extract::{Body, Segments},
     values::{DirectEnd, Done, GuardAnswer, GuardKey, GuardQuestion},
 };
-use crate::{access::AccessError, names::TenantRef};
+use crate::names::TenantRef;
 
 /// How long a question may be held open.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -80,18 +80,17 @@ async fn decide(
         let decision = state
             .access
             .may_go_on(&session.token, tenant, &session.role, session.from)
-            .await;
+            .await?;
         match decision {
             Ok(grant) => {
                 let left = grant.expires_at() - OffsetDateTime::now_utc();
                 let expiry = Instant::now() + left.try_into().unwrap_or(Duration::ZERO);
                 next_expiry = Some(next_expiry.map_or(expiry, |first| first.min(expiry)));
             }
-            Err(AccessError::Denied { denial, .. }) => ended.push(DirectEnd {
+            Err(denial) => ended.push(DirectEnd {
                 id: session.id.clone(),
                 reason: denial.reason().to_owned(),
             }),
-            Err(AccessError::Unavailable(error)) => return Err(error.into()),
         }
     }
     Ok((ended, next_expiry))

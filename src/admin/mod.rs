@@ -5,6 +5,7 @@
 //! /metrics                            open on a loopback address, else with the admin key
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
 //! /v1/tenants/{ref}/guard             with the tenant's guard key
+//! /v1/tenants/{ref}/authority/…       a tenant's external authority, with its webhook key
 //! /v1/…                               everything else: with the admin key
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod audit;
 mod auth;
+mod authority;
 mod change;
 mod compatible;
 mod compatible_values;
@@ -116,6 +118,7 @@ pub fn router(state: AdminState) -> Router {
         .merge(guarded)
         .merge(guard::routes())
         .merge(compatible::routes(&state))
+        .merge(authority::routes(&state))
         .merge(health::routes(&state))
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)

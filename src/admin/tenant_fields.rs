@@ -8,7 +8,8 @@ use super::{
     values::{TenantFields, TimeoutFields},
 };
 use crate::catalog::types::{
-    BackendLogin, BackendTls, ClientTls, PrivilegedRoles, Tenant, TenantTimeouts, TokenAccess,
+    Authority, BackendLogin, BackendTls, ClientTls, PrivilegedRoles, Tenant, TenantTimeouts,
+    TokenAccess,
 };
 
 /// PostgreSQL's own.
@@ -43,6 +44,7 @@ pub(super) fn new_tenant(mut fields: TenantFields) -> Result<Tenant, ApiError> {
         timeouts: TenantTimeouts::default(),
         client_tls: ClientTls::Allow,
         token_access: TokenAccess::Disabled,
+        authority: Authority::Catalogue,
         privileged_roles: PrivilegedRoles::Refuse,
         networks: Vec::new(),
         created_at: OffsetDateTime::now_utc(),
@@ -79,6 +81,7 @@ pub(super) fn changed(old: Tenant, fields: TenantFields) -> Result<Tenant, ApiEr
         timeouts: timeouts(old.timeouts, fields.timeouts),
         client_tls: fields.client_tls.unwrap_or(old.client_tls),
         token_access: fields.token_access.unwrap_or(old.token_access),
+        authority: fields.authority.unwrap_or(old.authority),
         privileged_roles: fields.privileged_roles.unwrap_or(old.privileged_roles),
         networks: fields.networks.unwrap_or(old.networks),
         tenant: old.tenant,

@@ -64,8 +64,15 @@ async fn add(
     Body(fields): Body<TenantFields>,
 ) -> Result<(StatusCode, Json<Done<OneTenant>>), ApiError> {
     let tenant = tenant_fields::new_tenant(fields)?;
+    check_authority(&state, &tenant)?;
     let made = state.catalog.create_tenant(tenant, &actor).await?;
     Ok((StatusCode::CREATED, Json(harmless(made, one))))
+}
+
+/// An authority that may not be asked is refused here, and not at the first login.
+fn check_authority(state: &AdminState, tenant: &Tenant) -> Result<(), ApiError> {
+    let checked = state.access.check_authority(&tenant.authority);
+    checked.map_err(|error| ApiError::invalid(format!("`authority`: {error}")))
 }
 
 async fn show(
@@ -84,6 +91,7 @@ async fn set(
     let _order = state.changes.in_order().await;
     let tenant = find(&state.catalog, &name).await?;
     let tenant = tenant_fields::changed(tenant, fields)?;
+    check_authority(&state, &tenant)?;
     let changed = state.catalog.update_tenant(tenant, &actor).await?;
     Ok(Json(
         state.enforced(changed, Scope::Tenant(name), one).await,

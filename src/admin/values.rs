@@ -12,10 +12,10 @@ use super::{extract::Described, networks};
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
-        AuditRow, BackendLogin, BackendTls, ClientTls, Member, MemberKind, Person, PrivilegedRoles,
-        Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess, TokenRecord,
+        AuditRow, Authority, BackendLogin, BackendTls, ClientTls, Member, MemberKind, Person,
+        PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess, TokenRecord,
     },
-    names::{DatabaseName, RoleName, TenantRef, TokenId},
+    names::{DatabaseName, PersonId, RoleName, TenantRef, TokenId},
 };
 
 /// A committed change: what it left behind, and whom it cut off.
@@ -125,6 +125,8 @@ pub struct TenantFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_access: Option<TokenAccess>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Authority>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub privileged_roles: Option<PrivilegedRoles>,
     #[serde(
         deserialize_with = "networks::optional_list",
@@ -176,6 +178,31 @@ impl Described for SecretText {
     const TAKEN: &'static str = "give either `password` or `verifier`, as text";
 }
 
+/// The key with which an external authority revokes; the only answer that holds it.
+#[derive(Serialize, Deserialize)]
+pub struct WebhookKey {
+    #[serde(with = "wiped")]
+    pub key: Zeroizing<String>,
+}
+
+/// Whom an external authority revokes: all that is named must fit; nothing named: everybody it has let in.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RevokedByAuthority {
+    /// The `user_id` of its answers.
+    pub person: Option<PersonId>,
+    /// The whole token.
+    #[serde(deserialize_with = "wiped::optional")]
+    pub token: Option<Zeroizing<String>>,
+    /// The name that sessions and audit have for it.
+    pub token_id: Option<TokenId>,
+    pub role: Option<RoleName>,
+}
+
+impl Described for RevokedByAuthority {
+    const TAKEN: &'static str = "give any of `person` (a UUID), `token`, `token_id` and `role`, or an empty object for everybody";
+}
+
 /// Text that is wiped from memory when it has been used.
 mod wiped {
     use serde::{Deserialize, Deserializer, Serializer};
@@ -192,6 +219,12 @@ mod wiped {
         input: D,
     ) -> Result<Zeroizing<String>, D::Error> {
         String::deserialize(input).map(Zeroizing::new)
+    }
+
+    pub(super) fn optional<'de, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<Option<Zeroizing<String>>, D::Error> {
+        Ok(Option::<String>::deserialize(input)?.map(Zeroizing::new))
     }
 }
 

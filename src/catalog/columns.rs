@@ -54,7 +54,7 @@ pub(super) fn from_json<T: DeserializeOwned>(
 
 /// A value of ours as JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> String {
-    // Only structs of words and numbers are given to this function: they always have a JSON form.
+    // Only structs of texts and numbers are given to this function: they always have a JSON form.
     serde_json::to_string(value).unwrap_or_default()
 }
 

@@ -13,6 +13,14 @@ use crate::{
     names::{PersonId, RoleName, TenantRef, TokenId},
 };
 
+/// Whom the evidence is about.
+#[derive(Clone, Copy)]
+enum Bearer<'a> {
+    Token(&'a TokenId),
+    /// Proven elsewhere.
+    Person(PersonId),
+}
+
 impl Catalog {
     /// Reads the evidence in one transaction, past any cache: a change that was confirmed before this call
     /// is in it. Runs the same queries whether or not the token, the tenant or the person exists.
@@ -22,9 +30,29 @@ impl Catalog {
         tenant: &TenantRef,
         role: &RoleName,
     ) -> Result<Evidence, CatalogError> {
+        self.evidence_for(Bearer::Token(token), tenant, role).await
+    }
+
+    /// The same about a person whom an external authority has named: they need not be in the catalogue.
+    pub async fn evidence_of_person(
+        &self,
+        person: PersonId,
+        tenant: &TenantRef,
+        role: &RoleName,
+    ) -> Result<Evidence, CatalogError> {
+        self.evidence_for(Bearer::Person(person), tenant, role)
+            .await
+    }
+
+    async fn evidence_for(
+        &self,
+        bearer: Bearer<'_>,
+        tenant: &TenantRef,
+        role: &RoleName,
+    ) -> Result<Evidence, CatalogError> {
         let mut reader = self.shared.readers.acquire().await?;
         let mut transaction = reader.begin().await?;
-        let evidence = gather(&mut transaction, token, tenant, role).await?;
+        let evidence = gather(&mut transaction, bearer, tenant, role).await?;
         transaction.commit().await?;
         Ok(evidence)
     }
@@ -32,7 +60,7 @@ impl Catalog {
 
 async fn gather(
     connection: &mut SqliteConnection,
-    token: &TokenId,
+    bearer: Bearer<'_>,
     name: &TenantRef,
     role: &RoleName,
 ) -> Result<Evidence, CatalogError> {
@@ -40,11 +68,17 @@ async fn gather(
     let tenant = tenant_rows::find(connection, name).await?;
     let (own, parent) = tenant.as_ref().map_or((name, name), tenant_rows::lineage);
     let above = tenant_rows::find(connection, parent).await?;
-    let token = tokens::find(connection, token).await?;
-    // Nobody has the nil id, so without a token what follows finds nothing.
-    let owner = token
-        .as_ref()
-        .map_or(PersonId(Uuid::nil()), |token| token.person);
+    let (token, owner) = match bearer {
+        Bearer::Token(id) => {
+            let token = tokens::find(connection, id).await?;
+            // Nobody has the nil id, so without a token what follows finds nothing.
+            let owner = token
+                .as_ref()
+                .map_or(PersonId(Uuid::nil()), |token| token.person);
+            (token, owner)
+        }
+        Bearer::Person(person) => (None, person),
+    };
     let person = people::find(connection, owner).await?;
     let member = members::standing(connection, (own, parent), owner).await?;
     let rules = rule_rows::find_inherited(connection, (own, parent), owner, role).await?;

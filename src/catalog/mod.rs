@@ -14,12 +14,14 @@
 //! - The file holds no secret that can be read without the master key.
 
 mod audit;
+mod authority;
 mod cache;
 mod changes;
 mod columns;
 mod entry;
 mod error;
 mod evidence;
+mod external_token;
 mod guard_keys;
 mod keys;
 mod members;
@@ -35,6 +37,7 @@ mod token;
 mod tokens;
 mod trail;
 pub mod types;
+mod webhook_keys;
 mod writer;
 
 #[cfg(test)]
@@ -54,6 +57,7 @@ use self::{
 pub use self::{
     changes::Changed,
     error::{CatalogError, What},
+    external_token::ExternalToken,
     keys::Pepper,
     rules::{RULE_DAYS_MAX, is_privileged},
     token::{NoRandomness, Token, verify},

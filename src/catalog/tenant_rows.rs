@@ -22,13 +22,13 @@ use crate::{
 
 const INSERT: &str = "INSERT INTO tenants (ref, name, parent, host, port, default_database, backend_tls, \
     backend_ca, login, auth_user, auth_query, auth_database, pool_size, backend_budget, max_clients, client_tls, \
-    token_access, privileged_roles, networks, created_at, timeouts) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
+    token_access, privileged_roles, networks, created_at, timeouts, authority) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
 
 const UPDATE: &str = "UPDATE tenants SET name = $2, parent = $3, host = $4, port = $5, default_database = $6, \
     backend_tls = $7, backend_ca = $8, login = $9, auth_user = $10, auth_query = $11, auth_database = $12, \
     pool_size = $13, backend_budget = $14, max_clients = $15, client_tls = $16, token_access = $17, \
-    privileged_roles = $18, networks = $19, created_at = $20, timeouts = $21 WHERE ref = $1";
+    privileged_roles = $18, networks = $19, created_at = $20, timeouts = $21, authority = $22 WHERE ref = $1";
 
 pub(super) async fn find(
     connection: &mut SqliteConnection,
@@ -126,6 +126,7 @@ fn bound<'q>(sql: &'q str, tenant: &'q Tenant) -> Query<'q, Sqlite, SqliteArgume
         .bind(networks_text(&tenant.networks))
         .bind(milliseconds(tenant.created_at))
         .bind(json(&tenant.timeouts))
+        .bind(json(&tenant.authority))
 }
 
 pub(super) fn tenant(row: &SqliteRow) -> Result<Tenant, CatalogError> {
@@ -146,6 +147,7 @@ pub(super) fn tenant(row: &SqliteRow) -> Result<Tenant, CatalogError> {
         backend_budget: number_optional(row, "backend_budget")?,
         max_clients: number_optional(row, "max_clients")?,
         timeouts: from_json(row, "timeouts")?,
+        authority: from_json(row, "authority")?,
         client_tls: worded(row, "client_tls")?,
         token_access: worded(row, "token_access")?,
         privileged_roles: worded(row, "privileged_roles")?,

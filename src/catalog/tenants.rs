@@ -12,8 +12,9 @@ use crate::{
         columns::now,
         people::NAME_MAX_BYTES,
         tenant_rows::{self, find, find_at, has_branches, require, tenant},
-        types::{AuditEvent, Tenant, TenantAt, TimeLimit, TokenAccess},
+        types::{AuditEvent, Authority, Tenant, TenantAt, TimeLimit, TokenAccess},
     },
+    config::AUTHORITY_DEADLINE_MAX,
     names::TenantRef,
 };
 
@@ -176,6 +177,14 @@ fn check(tenant: &Tenant) -> Result<(), CatalogError> {
     }
     if tenant.timeouts.queue == Some(TimeLimit::Off) {
         return invalid("timeouts.queue", "cannot be off");
+    }
+    if let Authority::Http(http) = &tenant.authority
+        && let Some(deadline) = http.deadline
+        && deadline
+            .duration()
+            .is_none_or(|deadline| deadline > AUTHORITY_DEADLINE_MAX)
+    {
+        return invalid("authority.deadline", "must be 1 minute at most");
     }
     Ok(())
 }

@@ -114,6 +114,18 @@ pub(super) fn random_base62(characters: usize) -> Result<Zeroizing<String>, NoRa
     Ok(text)
 }
 
+/// The first `characters` digits of a number that `bytes` are taken for.
+pub(super) fn base62(bytes: &[u8; 32], characters: usize) -> String {
+    let mut rest = u128::from_be_bytes(std::array::from_fn(|at| bytes[at]));
+    let mut text = String::with_capacity(characters);
+    for _ in 0..characters {
+        // Less than 62.
+        text.push(letter((rest % 62) as u32));
+        rest /= 62;
+    }
+    text
+}
+
 fn checksum(body: &str) -> Zeroizing<String> {
     let mut rest = crc32fast::hash(body.as_bytes());
     let mut letters = [b'0'; CHECKSUM_CHARACTERS];

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+pub use super::authority::{Authority, AuthorityUrl, HttpAuthority, InvalidUrl};
 pub use super::timeouts::{InvalidLimit, TenantTimeouts, TimeLimit};
 use crate::names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId};
 
@@ -51,6 +52,9 @@ pub struct Tenant {
     pub timeouts: TenantTimeouts,
     pub client_tls: ClientTls,
     pub token_access: TokenAccess,
+    /// Who decides about tokens.
+    #[serde(default)]
+    pub authority: Authority,
     /// Whether `postgres`, superusers and `pg_*` may be granted.
     pub privileged_roles: PrivilegedRoles,
     /// Addresses from which token logins are accepted at all; empty: anywhere.
@@ -294,7 +298,7 @@ pub struct AuditRow {
 }
 
 /// Every [`AuditEvent::kind`] there is.
-pub const AUDIT_KINDS: [&str; 23] = [
+pub const AUDIT_KINDS: [&str; 24] = [
     "access.disabled",
     "access.enabled",
     "access.revoked",
@@ -318,6 +322,7 @@ pub const AUDIT_KINDS: [&str; 23] = [
     "tenant.updated",
     "token.created",
     "token.revoked",
+    "webhook_key.created",
 ];
 
 /// Which audit rows to read, newest first.

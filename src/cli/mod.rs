@@ -11,6 +11,7 @@
 
 mod access;
 mod audit;
+mod authority;
 mod client;
 pub mod demo;
 mod demo_args;

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::{
     access::AccessAction,
     audit::AuditAction,
+    authority::AuthorityAction,
     client::{Answer, Client, Connection, Verdict},
     doctor::DoctorArgs,
     environment,
@@ -33,6 +34,8 @@ pub enum Remote {
     Rule(Call<RuleAction>),
     /// The switch for token access of a tenant
     Access(Call<AccessAction>),
+    /// Who decides about the tokens of a tenant
+    Authority(Call<AuthorityAction>),
     /// Who is connected with a token right now
     Session(Call<SessionAction>),
     /// Who did what, when and as which role
@@ -76,6 +79,7 @@ impl Remote {
             Self::Token(call) => call.outcome(earlier, TokenAction::run).await,
             Self::Rule(call) => call.outcome(earlier, RuleAction::run).await,
             Self::Access(call) => call.outcome(earlier, AccessAction::run).await,
+            Self::Authority(call) => call.outcome(earlier, AuthorityAction::run).await,
             Self::Session(call) => call.outcome(earlier, SessionAction::run).await,
             Self::Audit(call) => call.outcome(earlier, AuditAction::run).await,
             Self::Doctor(args) => args.outcome(earlier).await,

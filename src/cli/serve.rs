@@ -134,6 +134,9 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
         stop.clone(),
     ));
     let upkeep = tokio::spawn(metrics::upkeep(recorder, stop.clone()));
+    let access = pooler.process().access.clone();
+    let stop_asking = stop.clone();
+    let recheck = tokio::spawn(async move { access.recheck_external(stop_asking).await });
     readiness.send_replace(Readiness::Ready);
 
     let reloader = Reloader {
@@ -157,7 +160,7 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
         () = signals.stop() => tracing::warn!("told to stop again: not waiting for sessions any more"),
     }
     stop.cancel();
-    let _ = tokio::join!(admin, upkeep);
+    let _ = tokio::join!(admin, upkeep, recheck);
     tracing::info!("stopped");
     Ok(())
 }
@@ -282,10 +285,14 @@ impl Reloader<'_> {
         let old = self.process.config.load();
         if old.needs_restart(&new) {
             tracing::warn!(
-                "changes of addresses, workers, the catalogue, TLS on or off, and of [pool] other than sizes and client limits \
+                "changes of addresses, workers, the catalogue, TLS on or off, where and how many calls [authorities] allows, and of [pool] \
+                 other than sizes and client limits \
                  take effect at the next start only"
             );
         }
+        self.process
+            .access
+            .configure_authorities(new.authorities.clone());
         self.process.config.store(Arc::new(Config {
             listen: old.listen.clone(),
             ..new

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 
 use super::{
+    authority,
     client::{Answer, Client},
     error::CliError,
     input,
@@ -256,6 +257,7 @@ fn describe(tenant: &Tenant) -> String {
         ("timeouts", timeouts(&tenant.timeouts)),
         ("client tls", output::word(&tenant.client_tls)),
         ("token access", output::word(&tenant.token_access)),
+        ("authority", authority::described(&tenant.authority)),
         ("privileged roles", output::word(&tenant.privileged_roles)),
         ("token networks", output::list(&tenant.networks, "any")),
         ("added", output::instant(tenant.created_at)),

@@ -5,7 +5,7 @@ use std::{fs::File, io, path::Path, time::Duration};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Config, Listen, Net, Pool, Timeouts, TokenAccessSettings,
+    AuthoritySettings, Config, Listen, Net, Pool, Timeouts, TokenAccessSettings,
     document::Places,
     error::{ConfigError, Problem},
     file,
@@ -13,6 +13,8 @@ use super::{
 
 /// More threads than this help nobody.
 const WORKERS_MAX: usize = 1_024;
+/// A deadline beyond this would outlive what is remembered of revocations.
+pub const AUTHORITY_DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// A certificate that outlives its session this long could be used without us.
 const CERTIFICATE_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -70,6 +72,7 @@ pub(super) fn values(config: &Config, places: &Places<'_>) -> Checked {
     timeouts(&config.timeouts, places)?;
     pool(&config.pool, places)?;
     token_access(&config.token_access, places)?;
+    authorities(&config.authorities, places)?;
     not_zero(
         "auth_query.connections",
         config.auth_query.connections,
@@ -188,6 +191,30 @@ fn token_access(settings: &TokenAccessSettings, places: &Places<'_>) -> Checked 
             max: CERTIFICATE_LIFETIME_MAX,
         };
         return Err(places.error(LIFETIME, problem));
+    }
+    Ok(())
+}
+
+fn authorities(settings: &AuthoritySettings, places: &Places<'_>) -> Checked {
+    const DEADLINE: &str = "authorities.deadline";
+    not_zero(DEADLINE, settings.deadline, places)?;
+    not_zero(
+        "authorities.calls_per_tenant",
+        settings.calls_per_tenant,
+        places,
+    )?;
+    not_zero(
+        "authorities.answer_max_bytes",
+        settings.answer_max_bytes,
+        places,
+    )?;
+    not_zero("authorities.recheck", settings.recheck, places)?;
+    if settings.deadline > AUTHORITY_DEADLINE_MAX {
+        let problem = Problem::TooLong {
+            value: settings.deadline,
+            max: AUTHORITY_DEADLINE_MAX,
+        };
+        return Err(places.error(DEADLINE, problem));
     }
     Ok(())
 }

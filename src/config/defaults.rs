@@ -11,8 +11,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Admin, AuthQuery, CatalogSettings, Config, Limits, Listen, Log, LogFormat, Net, Pool, Secret,
-    Timeouts, Tls, TokenAccessSettings, file,
+    Admin, AuthQuery, AuthoritySettings, CatalogSettings, Config, Limits, Listen, Log, LogFormat,
+    Net, PlainHttp, Pool, Secret, Timeouts, Tls, TokenAccessSettings, file,
     value::{Network, Span, SpanOrOff},
 };
 
@@ -59,6 +59,13 @@ const CLIENT_NOTIFICATIONS_MAX_BYTES: usize = 4 * 1024 * 1024;
 const MIN_SERVER_VERSION: u32 = 17;
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
+const PLAIN_HTTP: PlainHttp = PlainHttp::Refuse;
+const AUTHORITY_DEADLINE: Duration = Duration::from_secs(5);
+const AUTHORITY_CALLS_PER_TENANT: usize = 16;
+const AUTHORITY_ANSWER_MAX_BYTES: usize = 64 * 1024;
+const AUTHORITY_RECHECK: Duration = Duration::from_secs(10);
+const AUTHORITY_OUTAGE: Duration = Duration::from_secs(60);
+
 const AUTH_QUERY_CACHE: Duration = Duration::from_secs(10);
 const AUTH_QUERY_CONNECTIONS: u32 = 2;
 
@@ -98,6 +105,7 @@ pub(super) fn fill(
             ),
             pooler_networks: networks(file.token_access.pooler_networks),
         },
+        authorities: authorities(file.authorities),
         auth_query: AuthQuery {
             cache: span(file.auth_query.cache, AUTH_QUERY_CACHE),
             connections: file
@@ -123,6 +131,18 @@ pub(super) fn fill(
 fn networks(given: Option<Vec<Network>>) -> Vec<IpNet> {
     let given = given.unwrap_or_default().into_iter();
     given.map(|network| network.0).collect()
+}
+
+fn authorities(file: file::Authorities) -> AuthoritySettings {
+    AuthoritySettings {
+        plain_http: file.plain_http.unwrap_or(PLAIN_HTTP),
+        networks: networks(file.networks),
+        deadline: span(file.deadline, AUTHORITY_DEADLINE),
+        calls_per_tenant: file.calls_per_tenant.unwrap_or(AUTHORITY_CALLS_PER_TENANT),
+        answer_max_bytes: file.answer_max_bytes.unwrap_or(AUTHORITY_ANSWER_MAX_BYTES),
+        recheck: span(file.recheck, AUTHORITY_RECHECK),
+        outage: span(file.outage, AUTHORITY_OUTAGE),
+    }
 }
 
 fn listen(file: file::Listen) -> Listen {

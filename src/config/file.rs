@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{
-    LogFormat,
+    LogFormat, PlainHttp,
     value::{Address, AddressOrOff, Network, Span, SpanOrOff},
 };
 
@@ -89,6 +89,15 @@ sections! {
         ca_key: PathBuf,
         certificate_lifetime: Span,
         pooler_networks: Vec<Network>,
+    }
+    authorities: Authorities {
+        plain_http: PlainHttp,
+        networks: Vec<Network>,
+        deadline: Span,
+        calls_per_tenant: usize,
+        answer_max_bytes: usize,
+        recheck: Span,
+        outage: Span,
     }
     auth_query: AuthQuery {
         cache: Span,

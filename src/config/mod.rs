@@ -30,6 +30,7 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use check::AUTHORITY_DEADLINE_MAX;
 pub use error::{ConfigError, Place, Problem, Suggestion};
 pub use secret::Secret;
 
@@ -44,6 +45,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     pub pool: Pool,
     pub token_access: TokenAccessSettings,
+    pub authorities: AuthoritySettings,
     pub auth_query: AuthQuery,
     pub catalog: CatalogSettings,
     pub admin: Admin,
@@ -74,6 +76,11 @@ impl Config {
                 pool.cleanup,
             ),
             (pool.statements_per_backend, pool.statements_per_pool),
+            (
+                self.authorities.plain_http,
+                self.authorities.networks.clone(),
+                self.authorities.calls_per_tenant,
+            ),
         )
     }
 
@@ -218,6 +225,31 @@ pub struct TokenAccessSettings {
     pub certificate_lifetime: Duration,
     /// Where poolers of this catalogue connect from, for servers that have tokens checked by the authorise call.
     pub pooler_networks: Vec<IpNet>,
+}
+
+/// Asking the external authorities of tenants.
+#[derive(Debug, Clone)]
+pub struct AuthoritySettings {
+    pub plain_http: PlainHttp,
+    /// Where authorities may be, beside public addresses.
+    pub networks: Vec<IpNet>,
+    /// For one answer, of authorities that have no deadline of their own.
+    pub deadline: Duration,
+    /// Calls at once; more wait.
+    pub calls_per_tenant: usize,
+    pub answer_max_bytes: usize,
+    /// How old an answer may be: older ones are good for no login, and live sessions are asked about again.
+    pub recheck: Duration,
+    /// How long live sessions outlast an authority that cannot be asked.
+    pub outage: Duration,
+}
+
+/// Whether an authority may be asked without TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlainHttp {
+    Refuse,
+    Allow,
 }
 
 /// Asking a tenant's PostgreSQL for a role's password verifier.

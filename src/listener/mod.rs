@@ -100,7 +100,11 @@ impl Pooler {
             .map(|_| mpsc::unbounded_channel::<Purge>())
             .unzip();
         let overall = OverallBudget::new(setup.config.pool.overall_budget);
-        let access = Access::new(setup.catalog.clone(), purgers);
+        let access = Access::new(
+            setup.catalog.clone(),
+            purgers,
+            setup.config.authorities.clone(),
+        );
         let process = Arc::new(Process::new(Parts {
             config: setup.config,
             catalog: setup.catalog,

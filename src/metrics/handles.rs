@@ -5,8 +5,8 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::{
-    BACKEND_CONNECTS, BACKENDS, BYTES, CANCEL_REQUESTS, CLIENTS, LEAKS, LOGINS, QUEUE_WAIT,
-    REVOCATION, REVOCATIONS, SESSIONS_ENDED, TRANSACTIONS,
+    AUTHORITY_CALL, AUTHORITY_CALLS, BACKEND_CONNECTS, BACKENDS, BYTES, CANCEL_REQUESTS, CLIENTS,
+    LEAKS, LOGINS, QUEUE_WAIT, REVOCATION, REVOCATIONS, SESSIONS_ENDED, TRANSACTIONS,
 };
 use crate::names::TenantRef;
 
@@ -49,6 +49,14 @@ label!(
         Failed: "failed",
         /// The client left, or was too slow.
         Abandoned: "abandoned",
+    }
+);
+label!(
+    /// What came of a question to an external authority.
+    AuthorityOutcome {
+        Allowed: "allowed",
+        Refused: "refused",
+        Unavailable: "unavailable",
     }
 );
 label!(
@@ -231,6 +239,12 @@ pub fn revoked(sessions: u32, elapsed: Duration) {
     histogram!(REVOCATION).record(elapsed);
 }
 
+/// An external authority was asked.
+pub fn authority_asked(outcome: AuthorityOutcome, took: Duration) {
+    counter!(AUTHORITY_CALLS, "outcome" => outcome.as_str()).increment(1);
+    histogram!(AUTHORITY_CALL).record(took);
+}
+
 /// Shows what counts from the start at 0: of a line that appears with its first event, no rate can be told.
 pub(super) fn start_at_zero() {
     for outcome in CancelOutcome::ALL {
@@ -238,6 +252,9 @@ pub(super) fn start_at_zero() {
     }
     for kind in LeakKind::ALL {
         counter!(LEAKS, "kind" => kind.as_str()).increment(0);
+    }
+    for outcome in AuthorityOutcome::ALL {
+        counter!(AUTHORITY_CALLS, "outcome" => outcome.as_str()).increment(0);
     }
     counter!(REVOCATIONS).increment(0);
 }

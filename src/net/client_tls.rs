@@ -147,7 +147,7 @@ async fn request(mut tcp: TcpStream) -> Result<TcpStream, ClientTlsError> {
     }
 }
 
-fn parse_authorities(pem: &str) -> Result<Vec<CertificateDer<'static>>, ClientTlsError> {
+pub(super) fn parse_authorities(pem: &str) -> Result<Vec<CertificateDer<'static>>, ClientTlsError> {
     let authorities: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(ClientTlsError::MalformedAuthority)?;

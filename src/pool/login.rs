@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
     access::certificates::{CertificateAuthority, MintError, Subject},
     backend::Credentials,
-    names::{PersonId, RoleName, RuleId, TenantRef},
+    names::{PersonId, RoleName, TenantRef},
     protocol::scram::ScramKeys,
 };
 
@@ -15,13 +16,13 @@ use crate::{
 pub enum Login {
     Keys(ScramKeys),
     Password(Zeroizing<String>),
-    /// A certificate minted for the person and role, valid for the login only.
+    /// A certificate minted for the person and role on their grant, valid for the login only.
     Certificate {
         authority: Arc<CertificateAuthority>,
         tenant: TenantRef,
         role: RoleName,
         person: PersonId,
-        rule: RuleId,
+        grant: Uuid,
         lifetime: Duration,
     },
     /// The token that the sessions of the pool have shown; `None`: the last of them has left.
@@ -41,13 +42,13 @@ impl Login {
                 tenant,
                 role,
                 person,
-                rule,
+                grant,
                 lifetime,
             } => {
                 let subject = Subject {
                     person: *person,
                     role,
-                    grant: rule.0,
+                    grant: *grant,
                     tenant,
                 };
                 Credentials::Certificate(authority.mint(&subject, *lifetime)?.identity)

@@ -384,13 +384,16 @@ fn denied(role: &str, denial: Denial) -> ErrorResponse {
             InvalidToken::Unknown
             | InvalidToken::Expired
             | InvalidToken::Revoked
-            | InvalidToken::Tenant,
+            | InvalidToken::Tenant
+            | InvalidToken::OtherRole,
         ) => CREDENTIALS_HINT,
         Denial::NotEnabled => "Ask an administrator of the project to enable token access.",
         Denial::NotAMember => "Ask an administrator of the project to make you a member.",
         Denial::NoRule => {
             "Ask an administrator of the project for a rule that grants you this role."
         }
+        Denial::Restricted => "Ask an administrator of the project what its authority wants.",
+        Denial::Revoked => "Ask an administrator of the project why.",
         Denial::RuleExpired => "Ask an administrator of the project to extend your rule.",
         Denial::ProjectNetwork => {
             "Connect from a network that the project allows, or ask an administrator to add this one."

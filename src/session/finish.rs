@@ -156,7 +156,7 @@ pub(super) fn note_login(session: &Session) {
         detail: serde_json::json!({
             "method": method.as_str(), "database": handle.identity.database, "tls": handle.identity.tls,
             "application_name": handle.identity.application_name,
-            "rule": handle.grant().map(Grant::rule), "expires_at": handle.grant().map(|grant| grant.expires_at().unix_timestamp()),
+            "rule": handle.grant().and_then(Grant::rule), "expires_at": handle.grant().map(|grant| grant.expires_at().unix_timestamp()),
         }),
         ..event("auth.succeeded", Outcome::Success, handle)
     };

@@ -25,12 +25,10 @@ use super::{
 };
 use crate::{
     access::{
-        AccessError, Denial, EndCause, Grant, Identity, InvalidToken, Registration, SessionHandle,
+        AccessError, Credential, Denial, EndCause, Grant, Identity, InvalidToken, Registration,
+        SessionHandle,
     },
-    catalog::{
-        Token,
-        types::{BackendLogin, ClientTls, PrivilegedRoles, RoleSecret, Tenant},
-    },
+    catalog::types::{BackendLogin, ClientTls, PrivilegedRoles, RoleSecret, Tenant},
     names::DatabaseName,
     pool::{Login, Principal},
     protocol::{
@@ -197,9 +195,10 @@ async fn with_token(
     tenant: Option<Arc<Tenant>>,
 ) -> Result<Authenticated, End> {
     let secret = ask_secret(client).await?;
-    let token = parse_token(&secret);
+    let access = &worker.process.access;
+    let credential = access.credential(tenant.as_deref(), &secret);
     drop(secret);
-    by_token(worker, client, claim, tenant, token).await
+    by_token(worker, client, claim, tenant, credential).await
 }
 
 /// On the direct listener, for a role that somebody may use with a token: what was typed decides what it is.
@@ -210,8 +209,9 @@ async fn with_either(
     tenant: Arc<Tenant>,
 ) -> Result<Authenticated, End> {
     let password = ask_secret(client).await?;
-    if let Some(token) = parse_token(&password) {
-        return by_token(worker, client, claim, Some(tenant), Some(token)).await;
+    let credential = worker.process.access.credential(Some(&tenant), &password);
+    if credential.is_some() {
+        return by_token(worker, client, claim, Some(tenant), credential).await;
     }
     let secret = verifier::find(worker, &tenant, &claim.route.role).await?;
     let shown = Zeroizing::new(password.to_vec());
@@ -242,7 +242,7 @@ async fn by_token(
     client: &Client,
     claim: &Claim<'_>,
     tenant: Option<Arc<Tenant>>,
-    token: Option<Token>,
+    credential: Option<Credential>,
 ) -> Result<Authenticated, End> {
     let denied = |denial, proven| End::Denied {
         user: claim.startup.user.clone(),
@@ -251,20 +251,13 @@ async fn by_token(
         proven,
     };
     let unproven = |why| denied(Denial::InvalidToken(why), None);
-    let token = token.ok_or_else(|| unproven(InvalidToken::Unknown))?;
+    let credential = credential.ok_or_else(|| unproven(InvalidToken::Unknown))?;
     let tenant = tenant.ok_or_else(|| unproven(InvalidToken::Tenant))?;
 
     // Registered before the decision is read: a revocation sees one or the other (design.md section 8).
-    let registration = register(worker, client, claim, &tenant, Some(&token));
-    let admitted = worker
-        .process
-        .access
-        .admit(registration.handle(), &token)
-        .await;
-    let id = token.id().clone();
-    let text = (tenant.login == BackendLogin::PassThrough).then(|| token.reveal());
-    drop(token);
-    let grant = admitted.map_err(|error| match error {
+    let registration = register(worker, client, claim, &tenant, Some(&credential));
+    let id = credential.id().clone();
+    let refused = |error| match error {
         AccessError::Denied { denial, person } => {
             denied(denial, person.map(|person| (person, id.clone())))
         }
@@ -272,7 +265,20 @@ async fn by_token(
             tracing::error!(%error, "cannot decide about a token");
             End::CannotVerify
         }
-    })?;
+        AccessError::AuthorityLost(outage) => {
+            tracing::warn!(tenant = %tenant.tenant, %outage, "the tenant's authority cannot decide about a token");
+            End::CannotVerify
+        }
+    };
+    let session = registration.handle();
+    let admitted = async {
+        let admitted = worker.process.access.admit(session, &credential).await;
+        admitted.map_err(refused)
+    };
+    // An external authority may take its time.
+    let grant = unless_ended(session, admitted).await?;
+    let text = (tenant.login == BackendLogin::PassThrough).then(|| credential.reveal());
+    drop(credential);
     if claim.startup.replication != Replication::No
         && tenant.privileged_roles == PrivilegedRoles::Refuse
     {
@@ -320,18 +326,14 @@ async fn ask_secret(client: &mut Client) -> Result<Zeroizing<Vec<u8>>, End> {
     Ok(secret?)
 }
 
-fn parse_token(secret: &[u8]) -> Option<Token> {
-    std::str::from_utf8(secret).ok().and_then(Token::parse)
-}
-
 fn register(
     worker: &Worker,
     client: &Client,
     claim: &Claim<'_>,
     tenant: &Tenant,
-    token: Option<&Token>,
+    credential: Option<&Credential>,
 ) -> Registration {
-    let identity = identity(client, claim, tenant, token);
+    let identity = identity(client, claim, tenant, credential);
     worker.process.access.registry().register(identity)
 }
 
@@ -379,7 +381,7 @@ async fn token_login(
                 tenant: tenant.tenant.clone(),
                 role: grant.role().clone(),
                 person: grant.person(),
-                rule: grant.rule(),
+                grant: grant.id(),
                 lifetime: worker
                     .process
                     .config
@@ -410,7 +412,7 @@ fn identity(
     client: &Client,
     claim: &Claim<'_>,
     tenant: &Tenant,
-    token: Option<&Token>,
+    credential: Option<&Credential>,
 ) -> Identity {
     let application_name = claim
         .route
@@ -430,7 +432,8 @@ fn identity(
         application_name: application_name
             .map(|(_, value)| value.clone())
             .unwrap_or_default(),
-        token: token.map(|token| token.id().clone()),
+        token: credential.map(|credential| credential.id().clone()),
+        external: credential.and_then(Credential::external),
     }
 }
 

@@ -21,6 +21,7 @@ mod departures;
 mod direct_access;
 mod doctor;
 mod drivers;
+mod external_authority;
 mod hostile_server;
 mod isolation;
 mod lifecycle;

@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use zeroize::Zeroizing;
 
 use crate::{
-    access::{Access, EndCause, Identity},
+    access::{Access, Credential, EndCause, Identity},
     admin::{AdminState, Changes, MetricsGuard, Readiness, ReloadRequest, serve},
     catalog::{Catalog, Token},
     config::{Config, Secret},
@@ -52,7 +52,11 @@ impl World {
         let catalog = Catalog::open(&path, &Zeroizing::new([7; 32]))
             .await
             .unwrap();
-        let access = Access::new(catalog.clone(), Vec::new());
+        let access = Access::new(
+            catalog.clone(),
+            Vec::new(),
+            Config::new(Secret::new([7; 32]), Secret::new(String::new())).authorities,
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (readiness, ready) = watch::channel(Readiness::Ready);
@@ -173,8 +177,13 @@ impl World {
             tls: None,
             application_name: "psql".to_owned(),
             token: Some(token.id().clone()),
+            external: None,
         });
-        self.access.admit(session.handle(), &token).await.unwrap();
+        let credential = Credential::Token(token);
+        self.access
+            .admit(session.handle(), &credential)
+            .await
+            .unwrap();
         tokio::spawn(async move { poll_fn(|context| session.handle().poll_end(context)).await })
     }
 }

@@ -147,6 +147,7 @@ pub(super) fn tenant(name: &str) -> Tenant {
         backend_budget: None,
         max_clients: None,
         timeouts: TenantTimeouts::default(),
+        authority: Authority::Catalogue,
         client_tls: ClientTls::Allow,
         token_access: TokenAccess::Enabled,
         privileged_roles: PrivilegedRoles::Refuse,

@@ -1,6 +1,7 @@
 //! The means of the integration tests: servers, clients and a way to wait.
 
 pub(crate) mod admin;
+pub(crate) mod authority;
 pub(crate) mod fake_server;
 pub(crate) mod fixture;
 pub(crate) mod login;

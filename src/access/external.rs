@@ -1,0 +1,217 @@
+//! Sessions whose token an external authority decides about: letting them in, and revoking at its word.
+//!
+//! ```text
+//! session registers ─▶ authority answers ─▶ tenant's record is read ─▶ grant bound to the session ─▶ revoked since?
+//! webhook:             revocation noted ─▶ registry scanned
+//! ```
+//! In this order either the scan finds the session with its grant, or the session finds the revocation.
+
+use std::sync::{Arc, PoisonError};
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::{
+    Access, AccessError, RevocationReport, Scope,
+    authority::{Freshness, Outage, Question, Revoked, Ticket, Verdict},
+    enforce::{Reach, may_be_superuser},
+    grant::{self, Denial, Grant, InvalidToken},
+    registry::SessionHandle,
+    signal::EndCause,
+};
+use crate::{
+    catalog::{
+        CatalogError, ExternalToken,
+        types::{Authority, HttpAuthority, Tenant},
+    },
+    config::AuthoritySettings,
+    names::TenantRef,
+    net::outbound::OutboundError,
+};
+
+/// What the authority has said of a session, and when it was asked.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) authority: Arc<HttpAuthority>,
+    pub(super) verdict: Verdict,
+    pub(super) asked_at: Instant,
+    /// When it was last tried to ask.
+    pub(super) tried_at: Instant,
+}
+
+impl Access {
+    /// Takes changed settings into use; where calls may go changes at the next start only.
+    pub fn configure_authorities(&self, settings: AuthoritySettings) {
+        self.inner.authorities.configure(settings);
+    }
+
+    /// Whether the operator lets a tenant have this authority.
+    pub fn check_authority(&self, authority: &Authority) -> Result<(), OutboundError> {
+        match authority {
+            Authority::Catalogue => Ok(()),
+            Authority::Http(http) => self.inner.authorities.check(http),
+        }
+    }
+
+    /// The name that a token of the tenant's external authority has here; `None`: it cannot be a token.
+    #[must_use]
+    pub fn external_token(&self, tenant: &TenantRef, text: &str) -> Option<ExternalToken> {
+        ExternalToken::new(text, tenant, self.inner.catalog.pepper())
+    }
+
+    /// Asks the tenant's authority about the token of a registered session, and binds the grant to it.
+    pub(super) async fn admit_external(
+        &self,
+        session: &SessionHandle,
+        token: &Arc<ExternalToken>,
+        authority: &Arc<HttpAuthority>,
+    ) -> Result<Grant, AccessError> {
+        let identity = &session.identity;
+        let question = Question {
+            tenant: &identity.tenant,
+            authority,
+            token,
+            role: &identity.role,
+            from: identity.peer.ip(),
+        };
+        let authorities = &self.inner.authorities;
+        let (answer, ticket) = authorities.ask(&question, Freshness::Recent).await?;
+        let denied = |denial, person| AccessError::Denied { denial, person };
+        let verdict = answer.map_err(|denial| denied(denial, None))?;
+        let denied = |denial| denied(denial, Some(verdict.person));
+        let grant = self
+            .by_verdict(session, authority, &verdict)
+            .await?
+            .map_err(denied)?;
+        session.stand(Standing {
+            authority: Arc::clone(authority),
+            verdict: verdict.clone(),
+            asked_at: ticket.at,
+            tried_at: ticket.at,
+        });
+        session.confirm(&grant);
+        self.unless_revoked(&question, &verdict, ticket)
+            .map_err(denied)?;
+        authorities.remember(&question, &verdict, ticket);
+        Ok(grant)
+    }
+
+    pub(super) fn unless_revoked(
+        &self,
+        question: &Question<'_>,
+        verdict: &Verdict,
+        ticket: Ticket,
+    ) -> Result<(), Denial> {
+        if self.inner.authorities.is_revoked(question, verdict, ticket) {
+            return Err(Denial::Revoked);
+        }
+        Ok(())
+    }
+
+    /// What follows from the authority's verdict and the tenant's record as it is now.
+    pub(super) async fn by_verdict(
+        &self,
+        session: &SessionHandle,
+        authority: &Arc<HttpAuthority>,
+        verdict: &Verdict,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
+        let identity = &session.identity;
+        let Some(token) = &identity.token else {
+            return Ok(Err(Denial::InvalidToken(InvalidToken::Unknown)));
+        };
+        let evidence = self
+            .inner
+            .catalog
+            .evidence_of_person(verdict.person, &identity.tenant, &identity.role)
+            .await?;
+        if let Err(denial) = may_be_superuser(session, evidence.tenant.as_deref()) {
+            return Ok(Err(denial));
+        }
+        let now = OffsetDateTime::now_utc();
+        let from = identity.peer.ip();
+        Ok(grant::decide_by_verdict(
+            &evidence,
+            &grant::Told {
+                authority,
+                verdict,
+                token,
+            },
+            &identity.role,
+            from,
+            now,
+        ))
+    }
+
+    /// Ends the sessions that the tenant's external authority has revoked, and returns when they are gone. Answers
+    /// to questions from before this count for nothing.
+    pub async fn revoke_external(
+        &self,
+        tenant: &Tenant,
+        revoked: Revoked,
+        actor: &str,
+    ) -> Result<RevocationReport, CatalogError> {
+        let start = Instant::now();
+        let revision = self.inner.catalog.revision().await?;
+        self.inner
+            .authorities
+            .revoke(&tenant.tenant, revoked.clone());
+        let concerned = self.inner.registry.matching(|session| {
+            let identity = &session.identity;
+            identity.tenant == tenant.tenant
+                && identity.external.as_ref().is_some_and(|token| {
+                    let person = session.grant().map(Grant::person);
+                    revoked.concerns(person, token.id(), &identity.role)
+                })
+        });
+        let refused: Vec<_> = concerned
+            .into_iter()
+            .map(|session| (session, EndCause::Revoked))
+            .collect();
+        let reach = Reach {
+            tenants: Some(vec![tenant.tenant.clone()]),
+            person: revoked.person,
+            is_partial: false,
+        };
+        let report = self.end_all(start, refused, &reach, revision).await;
+        let scope = match revoked {
+            Revoked {
+                token: Some(token), ..
+            } => Scope::Token(token),
+            Revoked {
+                person: Some(person),
+                ..
+            } => Scope::Member(tenant.tenant.clone(), person),
+            Revoked { .. } => Scope::Tenant(tenant.tenant.clone()),
+        };
+        self.report_revocation(&scope, actor, &report);
+        Ok(report)
+    }
+}
+
+impl SessionHandle {
+    /// Notes what the authority has said of the session.
+    pub(super) fn stand(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+    }
+
+    /// Notes that the authority is being asked about the session again.
+    pub(super) fn note_tried(&self, at: Instant) {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(standing) = &mut *standing {
+            standing.tried_at = at;
+        }
+    }
+
+    pub(super) fn standing(&self) -> Option<Standing> {
+        self.standing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl From<Outage> for AccessError {
+    fn from(outage: Outage) -> Self {
+        Self::AuthorityLost(outage)
+    }
+}

@@ -1,0 +1,124 @@
+//! Who decides about a tenant's tokens: the catalogue's own rules, or a service of the tenant's.
+
+use std::{fmt, sync::Arc};
+
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+
+use super::timeouts::TimeLimit;
+
+/// What answers "may this token use this role here".
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Authority {
+    /// The rules and tokens of the catalogue.
+    #[default]
+    Catalogue,
+    /// An HTTP service; its contract is that of the Management API's authorise call.
+    Http(Arc<HttpAuthority>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpAuthority {
+    pub url: AuthorityUrl,
+    /// PEM of the certificate authorities that may vouch for it; `None`: the usual public ones.
+    #[serde(default)]
+    pub ca: Option<String>,
+    /// For one answer; `None`: as configured.
+    #[serde(default)]
+    pub deadline: Option<TimeLimit>,
+}
+
+/// An address that can be called: http or https with a host, and without credentials, which would end up in logs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct AuthorityUrl(Url);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be an address such as https://auth.example.com/authorise, without user name, password and fragment"
+)]
+pub struct InvalidUrl;
+
+impl AuthorityUrl {
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for AuthorityUrl {
+    type Error = InvalidUrl;
+
+    fn try_from(text: String) -> Result<Self, InvalidUrl> {
+        let url = Url::parse(&text).map_err(|_| InvalidUrl)?;
+        let plain =
+            url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+        let callable = matches!(url.scheme(), "https" | "http") && url.has_host();
+        (plain && callable).then_some(Self(url)).ok_or(InvalidUrl)
+    }
+}
+
+impl From<AuthorityUrl> for String {
+    fn from(url: AuthorityUrl) -> Self {
+        url.0.into()
+    }
+}
+
+impl fmt::Display for AuthorityUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for AuthorityUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_str().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority(text: &str) -> Result<Authority, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    #[test]
+    fn an_authority_is_written_as_its_kind_and_what_that_needs() {
+        let http =
+            authority(r#"{"kind": "http", "url": "https://auth.example.com/a", "deadline": "2s"}"#);
+        let written = serde_json::to_value(http.unwrap()).unwrap();
+        assert_eq!(
+            written,
+            serde_json::json!({"kind": "http", "url": "https://auth.example.com/a", "ca": null, "deadline": "2s"})
+        );
+        assert_eq!(
+            authority(r#"{"kind": "catalogue"}"#).unwrap(),
+            Authority::Catalogue
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_called_is_no_address() {
+        for url in [
+            "",
+            "auth.example.com",
+            "ftp://a/",
+            "file:///etc/passwd",
+            "https://u:p@a/",
+            "https://a/#x",
+            "data:x",
+        ] {
+            assert_eq!(
+                AuthorityUrl::try_from(url.to_owned()),
+                Err(InvalidUrl),
+                "{url}"
+            );
+        }
+        assert!(authority(r#"{"kind": "http"}"#).is_err());
+        assert!(authority(r#"{"kind": "http", "url": "https://a/", "redirects": true}"#).is_err());
+    }
+}
