@@ -19,7 +19,7 @@ use std::{
 use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     external::Standing,
@@ -69,8 +69,27 @@ pub struct Identity {
     pub application_name: String,
     /// The token the session logs in with; `None`: a password session.
     pub token: Option<TokenId>,
-    /// The token itself, where an external authority is asked about it again; wiped when the session ends.
-    pub external: Option<Arc<ExternalToken>>,
+    /// Who decides about the token, if not the catalogue alone.
+    pub external: Option<External>,
+}
+
+/// How a token is decided about that is not the catalogue's.
+#[derive(Debug, Clone)]
+pub enum External {
+    /// The tenant's HTTP service is asked, again and again: so the token is kept. Wiped when the session ends.
+    Http(Arc<ExternalToken>),
+    /// Its issuer's signature was checked once, at login.
+    Jwt,
+}
+
+impl Identity {
+    /// The token that an HTTP service can be asked about again.
+    pub(super) fn kept_token(&self) -> Option<&Arc<ExternalToken>> {
+        match &self.external {
+            Some(External::Http(token)) => Some(token),
+            Some(External::Jwt) | None => None,
+        }
+    }
 }
 
 /// One session as the rest of the process sees it. Counters have a single writer, the session itself.
@@ -80,7 +99,7 @@ pub struct SessionHandle {
     pub identity: Identity,
     pub started_at: OffsetDateTime,
     granted: OnceLock<Grant>,
-    /// What an external authority has said; `None` before it has, and for all other sessions.
+    /// What somebody else than the catalogue has said; `None` before that, and for all other sessions.
     pub(super) standing: Mutex<Option<Standing>>,
     /// Taken to write the two numbers below, which belong together; they are read without it.
     deciding: Mutex<()>,
@@ -97,6 +116,7 @@ pub struct SessionHandle {
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
     signal: Signal,
+    asked_to_end: OnceLock<Instant>,
     watchers: Mutex<Vec<Arc<Latch>>>,
 }
 
@@ -119,6 +139,7 @@ impl SessionHandle {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             signal: Signal::default(),
+            asked_to_end: OnceLock::new(),
             watchers: Mutex::new(Vec::new()),
         }
     }
@@ -196,7 +217,17 @@ impl SessionHandle {
 
     /// Asks the session to end. Returns whether nobody had asked before.
     pub fn end(&self, cause: EndCause) -> bool {
+        // A drain may wait for as long as the client works.
+        if cause != EndCause::Drain {
+            self.asked_to_end.get_or_init(Instant::now);
+        }
         self.signal.set(cause)
+    }
+
+    /// Since when somebody wants the session to end; `None`: nobody does, or only when it suits the client.
+    #[must_use]
+    pub fn asked_to_end(&self) -> Option<Instant> {
+        self.asked_to_end.get().copied()
     }
 
     #[must_use]

@@ -1,13 +1,29 @@
-//! The audit trail: read it, check it.
+//! The audit trail: read it, ask it who was in, take it away, check it.
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures_util::stream;
 use serde::Deserialize;
+use time::OffsetDateTime;
 
-use super::{AdminState, error::ApiError, extract::Params, people, tenants, values::AuditRows};
+use super::{
+    AdminState,
+    error::ApiError,
+    extract::Params,
+    moment::Moment,
+    people, tenants,
+    values::{AuditRows, Presences},
+};
 use crate::{
     catalog::{
-        AuditVerdict,
-        types::{AUDIT_KINDS, AuditFilter},
+        AuditVerdict, Catalog, CatalogError,
+        types::{AUDIT_KINDS, AuditFilter, AuditOrder, AuditRow},
     },
     names::{PersonId, SessionId, TenantRef},
 };
@@ -17,6 +33,8 @@ const LIMIT_MAX: u32 = 1_000;
 pub(super) fn routes() -> Router<AdminState> {
     Router::new()
         .route("/v1/audit", get(list))
+        .route("/v1/audit/who", get(who))
+        .route("/v1/audit/export", get(export))
         .route("/v1/audit/verify", get(verify))
 }
 
@@ -28,8 +46,18 @@ struct Filter {
     person: Option<String>,
     kind: Option<String>,
     session: Option<SessionId>,
+    since: Option<Moment>,
+    until: Option<Moment>,
     before: Option<i64>,
     limit: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    tenant: Option<TenantRef>,
+    /// Now unless told.
+    at: Option<Moment>,
 }
 
 async fn list(
@@ -45,6 +73,77 @@ async fn list(
         refuse_unknown(&state, filter).await?;
     }
     Ok(Json(AuditRows { rows }))
+}
+
+async fn who(
+    State(state): State<AdminState>,
+    Params(question): Params<Question>,
+) -> Result<Json<Presences>, ApiError> {
+    if let Some(tenant) = &question.tenant {
+        refuse_unknown_tenant(&state, tenant).await?;
+    }
+    let at = question
+        .at
+        .map_or_else(OffsetDateTime::now_utc, |moment| moment.0);
+    state.catalog.flush().await?;
+    let registry = state.access.registry();
+    let is_live = |start: &AuditRow| {
+        let session = start.event.session;
+        session.is_some_and(|session| registry.find(session).is_some())
+    };
+    let sessions = state
+        .catalog
+        .present(question.tenant.as_ref(), at, is_live)
+        .await?;
+    Ok(Json(Presences { at, sessions }))
+}
+
+/// All rows that pass, oldest first, as JSON lines. Breaks off without a proper end when a row cannot be read.
+async fn export(
+    State(state): State<AdminState>,
+    Params(filter): Params<Filter>,
+) -> Result<Response, ApiError> {
+    filter.check_numbers()?;
+    state.catalog.flush().await?;
+    let filter = AuditFilter {
+        order: AuditOrder::OldestFirst,
+        ..filter.into_catalog()
+    };
+    let export = Export {
+        catalog: state.catalog,
+        left: filter.limit.map_or(u64::MAX, u64::from),
+        filter,
+    };
+    let lines = stream::try_unfold(export, Export::next);
+    let kind = (header::CONTENT_TYPE, "application/x-ndjson");
+    Ok(([kind], Body::from_stream(lines)).into_response())
+}
+
+/// How far an export has come.
+struct Export {
+    catalog: Catalog,
+    filter: AuditFilter,
+    left: u64,
+}
+
+impl Export {
+    /// The next lines; nothing of the catalogue is held while the reader takes them in.
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, CatalogError> {
+        self.filter.limit = Some(u32::try_from(self.left).unwrap_or(LIMIT_MAX).min(LIMIT_MAX));
+        let rows = self.catalog.audit_rows(self.filter.clone()).await?;
+        let Some(last) = rows.last() else {
+            return Ok(None);
+        };
+        self.filter.after = Some(last.seq);
+        self.left -= rows.len() as u64;
+        let mut lines = Vec::new();
+        for row in &rows {
+            // A row is made of texts, numbers and JSON, and a vector takes every write.
+            let _ = serde_json::to_writer(&mut lines, row);
+            lines.push(b'\n');
+        }
+        Ok(Some((lines.into(), self)))
+    }
 }
 
 impl Filter {
@@ -76,8 +175,11 @@ impl Filter {
             email,
             kind: self.kind,
             session: self.session,
+            since: self.since.map(|moment| moment.0),
+            until: self.until.map(|moment| moment.0),
             before: self.before,
             limit: self.limit,
+            ..AuditFilter::default()
         }
     }
 }
@@ -98,13 +200,7 @@ async fn refuse_unknown(state: &AdminState, filter: AuditFilter) -> Result<(), A
         }
     }
     if let Some(tenant) = filter.tenant {
-        let by_tenant = AuditFilter {
-            tenant: Some(tenant.clone()),
-            ..AuditFilter::default()
-        };
-        if !state.catalog.has_audit_rows(by_tenant).await? {
-            tenants::find(&state.catalog, &tenant).await?;
-        }
+        refuse_unknown_tenant(state, &tenant).await?;
     }
     if let Some(email) = filter.email {
         let by_email = AuditFilter {
@@ -114,6 +210,17 @@ async fn refuse_unknown(state: &AdminState, filter: AuditFilter) -> Result<(), A
         if !state.catalog.has_audit_rows(by_email).await? {
             people::find(&state.catalog, &email).await?;
         }
+    }
+    Ok(())
+}
+
+async fn refuse_unknown_tenant(state: &AdminState, tenant: &TenantRef) -> Result<(), ApiError> {
+    let by_tenant = AuditFilter {
+        tenant: Some(tenant.clone()),
+        ..AuditFilter::default()
+    };
+    if !state.catalog.has_audit_rows(by_tenant).await? {
+        tenants::find(&state.catalog, tenant).await?;
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ mod extract;
 mod guard;
 mod health;
 mod misfit;
+mod moment;
 pub mod networks;
 mod people;
 mod rules;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::{extract::Described, networks};
@@ -13,7 +14,8 @@ use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
         AuditRow, Authority, BackendLogin, BackendTls, ClientTls, Member, MemberKind, Person,
-        PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess, TokenRecord,
+        Presence, PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess,
+        TokenRecord,
     },
     names::{DatabaseName, PersonId, RoleName, TenantRef, TokenId},
 };
@@ -368,4 +370,12 @@ pub struct Sessions {
 #[derive(Serialize, Deserialize)]
 pub struct AuditRows {
     pub rows: Vec<AuditRow>,
+}
+
+/// Who was in at the moment `at`.
+#[derive(Serialize, Deserialize)]
+pub struct Presences {
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    pub sessions: Vec<Presence>,
 }

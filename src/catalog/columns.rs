@@ -147,6 +147,12 @@ pub(super) fn milliseconds(at: OffsetDateTime) -> i64 {
     at.unix_timestamp() * 1000 + i64::from(at.millisecond())
 }
 
+/// The first whole millisecond that is not before `at`.
+pub(super) fn milliseconds_up(at: OffsetDateTime) -> i64 {
+    let down = milliseconds(at);
+    down + i64::from(!at.nanosecond().is_multiple_of(1_000_000))
+}
+
 pub(super) fn from_milliseconds(milliseconds: i64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()
 }

@@ -26,6 +26,7 @@ mod guard_keys;
 mod keys;
 mod members;
 mod people;
+mod presence;
 mod rule_rows;
 mod rules;
 mod secrets;

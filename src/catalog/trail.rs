@@ -6,11 +6,17 @@ use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::Sqli
 use crate::catalog::{
     Catalog,
     audit::{self, GENESIS, Head, Line},
-    columns::{digest, hex, parsed, parsed_optional, time, worded},
+    columns::{digest, hex, milliseconds, milliseconds_up, parsed, parsed_optional, time, worded},
     error::CatalogError,
-    types::{AuditEvent, AuditFilter, AuditRow},
+    types::{AuditEvent, AuditFilter, AuditOrder, AuditRow},
 };
 
+/// The columns that [`audit_row`] reads. Rows from before addresses were kept in them are shown with the one that the
+/// person has now.
+pub(super) const ROW: &str = "audit.seq, audit.id, audit.time, audit.kind, audit.outcome, audit.reason, audit.actor, \
+    audit.tenant, audit.person, \
+    COALESCE(audit.email, (SELECT people.email FROM people WHERE people.id = audit.person)) AS email, \
+    audit.role, audit.session, audit.token, audit.peer, audit.detail, audit.prev_hash, audit.hash";
 const ROWS_DEFAULT: u32 = 100;
 const ROWS_MAX: u32 = 1000;
 /// Rows that a check reads at a time, so that it neither holds a snapshot open nor fills the memory.
@@ -51,7 +57,7 @@ impl AuditVerdict {
 }
 
 impl Catalog {
-    /// Rows that pass `filter`, newest first.
+    /// Rows that pass `filter`, in its order.
     pub async fn audit_rows(&self, filter: AuditFilter) -> Result<Vec<AuditRow>, CatalogError> {
         let mut reader = self.shared.readers.acquire().await?;
         let mut query = selection(&filter);
@@ -187,12 +193,7 @@ async fn lines_after(
 }
 
 fn selection(filter: &AuditFilter) -> QueryBuilder<'static, Sqlite> {
-    // Rows from before addresses were kept in them are shown with the one that the person has now.
-    let mut query = QueryBuilder::new(
-        "SELECT seq, id, time, kind, outcome, reason, actor, tenant, person, \
-         COALESCE(email, (SELECT people.email FROM people WHERE people.id = audit.person)) AS email, \
-         role, session, token, peer, detail, prev_hash, hash FROM audit WHERE 1 = 1",
-    );
+    let mut query = QueryBuilder::new(format!("SELECT {ROW} FROM audit WHERE 1 = 1"));
     if let Some(tenant) = &filter.tenant {
         query.push(" AND tenant = ").push_bind(tenant.to_string());
     }
@@ -210,17 +211,30 @@ fn selection(filter: &AuditFilter) -> QueryBuilder<'static, Sqlite> {
     if let Some(session) = &filter.session {
         query.push(" AND session = ").push_bind(session.to_string());
     }
+    if let Some(since) = filter.since {
+        query
+            .push(" AND time >= ")
+            .push_bind(milliseconds_up(since));
+    }
+    if let Some(until) = filter.until {
+        query.push(" AND time <= ").push_bind(milliseconds(until));
+    }
     if let Some(before) = filter.before {
         query.push(" AND seq < ").push_bind(before);
     }
+    if let Some(after) = filter.after {
+        query.push(" AND seq > ").push_bind(after);
+    }
     let limit = filter.limit.unwrap_or(ROWS_DEFAULT).min(ROWS_MAX);
-    query
-        .push(" ORDER BY seq DESC LIMIT ")
-        .push_bind(i64::from(limit));
+    query.push(match filter.order {
+        AuditOrder::NewestFirst => " ORDER BY seq DESC LIMIT ",
+        AuditOrder::OldestFirst => " ORDER BY seq LIMIT ",
+    });
+    query.push_bind(i64::from(limit));
     query
 }
 
-fn audit_row(row: &SqliteRow) -> Result<AuditRow, CatalogError> {
+pub(super) fn audit_row(row: &SqliteRow) -> Result<AuditRow, CatalogError> {
     let detail: &str = row.try_get("detail")?;
     Ok(AuditRow {
         seq: row.try_get("seq")?,

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-pub use super::authority::{Authority, AuthorityUrl, HttpAuthority, InvalidUrl};
+pub use super::authority::{
+    Authority, AuthorityUrl, HttpAuthority, InvalidUrl, JwtAlgorithm, JwtAuthority, JwtKeys,
+};
 pub use super::timeouts::{InvalidLimit, TenantTimeouts, TimeLimit};
 use crate::names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId};
 
@@ -298,7 +300,7 @@ pub struct AuditRow {
 }
 
 /// Every [`AuditEvent::kind`] there is.
-pub const AUDIT_KINDS: [&str; 24] = [
+pub const AUDIT_KINDS: &[&str] = &[
     "access.disabled",
     "access.enabled",
     "access.revoked",
@@ -308,6 +310,8 @@ pub const AUDIT_KINDS: [&str; 24] = [
     "guard_key.created",
     "member.removed",
     "member.set",
+    "node.started",
+    "node.stopped",
     "person.created",
     "person.removed",
     "role_secret.removed",
@@ -325,9 +329,35 @@ pub const AUDIT_KINDS: [&str; 24] = [
     "webhook_key.created",
 ];
 
-/// Which audit rows to read, newest first.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+/// A session that was in at some moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// The row of its login.
+    pub start: AuditRow,
+    pub end: PresenceEnd,
+}
+
+/// Until when a session was in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum PresenceEnd {
+    /// It still is.
+    Open,
+    Ended {
+        #[serde(with = "time::serde::rfc3339")]
+        at: OffsetDateTime,
+        reason: Option<String>,
+    },
+    /// The process died before it could write the end down.
+    NotRecorded {
+        /// When Sluice was started again.
+        #[serde(with = "time::serde::rfc3339::option")]
+        before: Option<OffsetDateTime>,
+    },
+}
+
+/// Which audit rows to read.
+#[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
     pub tenant: Option<TenantRef>,
     pub person: Option<PersonId>,
@@ -335,8 +365,22 @@ pub struct AuditFilter {
     pub email: Option<String>,
     pub kind: Option<String>,
     pub session: Option<SessionId>,
+    /// Rows of this moment and later.
+    pub since: Option<OffsetDateTime>,
+    /// Rows of this moment and earlier.
+    pub until: Option<OffsetDateTime>,
     /// Rows with a smaller `seq` only, for paging.
     pub before: Option<i64>,
+    /// Rows with a greater `seq` only, for paging.
+    pub after: Option<i64>,
+    pub order: AuditOrder,
     /// At most this many rows; 100 unless told, 1000 at most.
     pub limit: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AuditOrder {
+    #[default]
+    NewestFirst,
+    OldestFirst,
 }

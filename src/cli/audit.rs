@@ -9,10 +9,10 @@ use super::{
     output::{self, Table},
 };
 use crate::{
-    admin::values::AuditRows,
+    admin::values::{AuditRows, Presences},
     catalog::{
         AuditFault, AuditVerdict,
-        types::{AuditEvent, AuditRow, Outcome},
+        types::{AuditEvent, AuditRow, Outcome, Presence, PresenceEnd},
     },
     names::{SessionId, TenantRef},
 };
@@ -23,7 +23,37 @@ pub enum AuditAction {
     #[command(
         after_help = "Examples:\n  sluice audit list --tenant demo --person first@example.com\n  sluice audit list --kind auth.denied --limit 20"
     )]
-    List(Filter),
+    List(Box<Filter>),
+    /// Say who was in at a moment: as which role, from where, and until when
+    #[command(after_help = "Example:\n  sluice audit who --tenant demo --at '2026-03-01 10:00'")]
+    Who {
+        /// In this tenant only
+        #[arg(long)]
+        tenant: Option<TenantRef>,
+        /// The moment: 2026-03-01T10:00:00Z, '2026-03-01 10:00' (UTC), or 2h for two hours ago; now unless told
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
+    },
+    /// Tell what one person did and what was done about them, in the order it happened
+    #[command(after_help = "Example:\n  sluice audit timeline first@example.com --since 7d")]
+    Timeline {
+        /// Id or e-mail address, also of somebody who is gone
+        person: String,
+        #[command(flatten)]
+        span: Period,
+        /// The latest N events
+        #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Print all rows as JSON, one a line, oldest first
+    #[command(after_help = "Example:\n  sluice audit export --since 2026-03-01 --tenant demo")]
+    Export {
+        #[command(flatten)]
+        span: Period,
+        /// Of this tenant only
+        #[arg(long)]
+        tenant: Option<TenantRef>,
+    },
     /// Check that no row was changed, removed or reordered; exit status 1 if one was
     #[command(after_help = "Example:\n  sluice audit verify")]
     Verify,
@@ -43,6 +73,9 @@ pub struct Filter {
     /// Of this session only
     #[arg(long)]
     session: Option<SessionId>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    span: Period,
     /// Rows before this number only, to page back
     #[arg(long, value_name = "SEQ", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(1..))]
     before: Option<i64>,
@@ -51,12 +84,53 @@ pub struct Filter {
     limit: u32,
 }
 
+#[derive(Args, Serialize)]
+pub struct Period {
+    /// From this moment on: 2026-03-01, '2026-03-01 10:00' (UTC), 2026-03-01T10:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Up to this moment
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+}
+
 impl AuditAction {
     pub(super) async fn run(self, client: &Client) -> Result<Answer, CliError> {
         match self {
             Self::List(filter) => {
-                let found = client.find::<AuditRows>(&["v1", "audit"], &filter).await?;
+                let found = client.find::<AuditRows>(&["v1", "audit"], &*filter).await?;
                 Ok(found.shown(|found| table(found).to_string()))
+            }
+            Self::Who { tenant, at } => {
+                let query = [("tenant", tenant.map(String::from)), ("at", at)];
+                let found = client
+                    .find::<Presences>(&["v1", "audit", "who"], &query)
+                    .await?;
+                Ok(found.shown(|found| presences(found).to_string()))
+            }
+            Self::Timeline {
+                person,
+                span,
+                limit,
+            } => {
+                let query = [
+                    ("person", Some(person)),
+                    ("since", span.since),
+                    ("until", span.until),
+                    ("limit", Some(limit.to_string())),
+                ];
+                let found = client.find::<AuditRows>(&["v1", "audit"], &query).await?;
+                Ok(found.shown(|found| timeline(found).to_string()))
+            }
+            Self::Export { span, tenant } => {
+                let query = [
+                    ("since", span.since),
+                    ("until", span.until),
+                    ("tenant", tenant.map(String::from)),
+                ];
+                client
+                    .copy(&["v1", "audit", "export"], &query, &mut std::io::stdout())
+                    .await
             }
             Self::Verify => verify(client).await,
         }
@@ -117,6 +191,67 @@ fn table(found: &AuditRows) -> Table {
             result(event),
             output::or_dash(event.peer.as_ref()),
             event.actor.clone(),
+        ]);
+    }
+    table
+}
+
+fn presences(found: &Presences) -> Table {
+    let mut table = Table::new(
+        &[
+            "WHO", "ROLE", "TENANT", "DATABASE", "FROM", "SINCE", "UNTIL", "SESSION",
+        ],
+        "nobody was in",
+    );
+    for Presence { start, end } in &found.sessions {
+        let event = &start.event;
+        table.row([
+            who(start),
+            output::or_dash(event.role.as_ref()),
+            output::or_dash(event.tenant.as_ref()),
+            output::or_dash(event.detail["database"].as_str()),
+            output::or_dash(event.peer.as_ref()),
+            output::instant(start.time),
+            until(end),
+            output::or_dash(event.session.as_ref()),
+        ]);
+    }
+    table
+}
+
+fn until(end: &PresenceEnd) -> String {
+    match end {
+        PresenceEnd::Open => "still in".to_owned(),
+        PresenceEnd::Ended { at, reason } => {
+            let reason = reason.as_deref().unwrap_or("ended");
+            format!("{} ({reason})", output::instant(*at))
+        }
+        PresenceEnd::NotRecorded { before: Some(at) } => {
+            format!("before {} (Sluice had stopped)", output::instant(*at))
+        }
+        PresenceEnd::NotRecorded { before: None } => "not recorded".to_owned(),
+    }
+}
+
+/// The rows of one person in the order of what happened: a change is written down before what was waiting then.
+fn timeline(found: &AuditRows) -> Table {
+    let headings = [
+        "TIME", "EVENT", "RESULT", "ROLE", "TENANT", "FROM", "BY", "SESSION",
+    ];
+    let mut table = Table::new(&headings, "no matching rows");
+    let mut rows: Vec<_> = found.rows.iter().collect();
+    rows.sort_by_key(|row| (row.time, row.seq));
+    for row in rows {
+        let event = &row.event;
+        table.row([
+            output::instant(row.time),
+            event.kind.clone(),
+            result(event),
+            output::or_dash(event.role.as_ref()),
+            output::or_dash(event.tenant.as_ref()),
+            output::or_dash(event.peer.as_ref()),
+            event.actor.clone(),
+            output::or_dash(event.session.as_ref()),
         ]);
     }
     table

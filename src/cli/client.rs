@@ -1,6 +1,6 @@
 //! The admin API as the command line uses it: where it is, the key, one call, its answer.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use clap::Args;
 use reqwest::{
@@ -18,6 +18,9 @@ use crate::admin::{ACTOR_HEADER, is_actor};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A call that ends sessions returns when they are gone; this is far beyond the longest of those.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// For an answer that is as long as what was asked for.
+const COPY_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 const ADDRESS_VARIABLE: &str = "SLUICE_ADMIN_URL";
 const KEY_VARIABLE: &str = "SLUICE_ADMIN_KEY";
@@ -198,6 +201,35 @@ impl Client {
         self.call(self.request(Method::DELETE, path)).await
     }
 
+    /// Writes the body of an answer, which may be long, to `out` as it comes.
+    pub(super) async fn copy(
+        &self,
+        path: &[&str],
+        query: &impl Serialize,
+        out: &mut impl Write,
+    ) -> Result<Answer, CliError> {
+        let unreachable = |source: reqwest::Error| CliError::Unreachable {
+            url: self.base.to_string(),
+            source: source.without_url(),
+        };
+        let request = self.request(Method::GET, path).query(query);
+        let request = request.timeout(COPY_TIMEOUT);
+        let mut answer = request.send().await.map_err(unreachable)?;
+        let (status, url) = (answer.status(), answer.url().to_string());
+        if !status.is_success() {
+            let body = answer.bytes().await.map_err(unreachable)?;
+            return Err(read::<Value>(status, &body)
+                .err()
+                .flatten()
+                .unwrap_or(CliError::Unreadable { url, status }));
+        }
+        while let Some(part) = answer.chunk().await.map_err(unreachable)? {
+            out.write_all(&part).map_err(CliError::Output)?;
+        }
+        out.flush().map_err(CliError::Output)?;
+        Ok(Answer::nothing_more())
+    }
+
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
         // An http address can always be extended; `plain_http` has let nothing else through.
@@ -290,6 +322,17 @@ pub(super) struct Answer {
     pub(super) json: Value,
     pub(super) text: String,
     pub(super) verdict: Verdict,
+}
+
+impl Answer {
+    /// Everything has been said already.
+    pub(super) fn nothing_more() -> Self {
+        Self {
+            json: Value::Null,
+            text: String::new(),
+            verdict: Verdict::Good,
+        }
+    }
 }
 
 /// Whether the command found what it was to find; `Bad` makes the exit status 1.

@@ -108,7 +108,7 @@ pub(super) async fn outcome(
     let json = connection.json;
     let client = connection.open(environment)?;
     let answer = act(&client).await?;
-    let text = if json {
+    let text = if json && !answer.json.is_null() {
         format!("{:#}", answer.json)
     } else {
         answer.text
@@ -127,8 +127,10 @@ pub(super) struct Outcome {
 
 impl Outcome {
     fn print(&self) -> ExitCode {
-        // A reader that has seen enough (`| head`) is no failure.
-        let _ = writeln!(std::io::stdout(), "{}", self.text);
+        if !self.text.is_empty() {
+            // A reader that has seen enough (`| head`) is no failure.
+            let _ = writeln!(std::io::stdout(), "{}", self.text);
+        }
         match self.verdict {
             Verdict::Good => ExitCode::SUCCESS,
             Verdict::Bad => ExitCode::FAILURE,

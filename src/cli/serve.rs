@@ -23,7 +23,10 @@ use super::ServeArgs;
 use crate::{
     access::certificates::CertificateAuthority,
     admin::{self, AdminState, Changes, MetricsGuard, Readiness, ReloadError, ReloadRequest},
-    catalog::Catalog,
+    catalog::{
+        Catalog,
+        types::{AuditEvent, Outcome},
+    },
     config::Config,
     doctor::Doctor,
     listener::{Listeners, Pooler, Setup},
@@ -106,6 +109,10 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     let mut signals = Signals::new().during("signals")?;
     let mut hangup = signal(SignalKind::hangup()).during("signals")?;
     announce(&config, &listeners, &admin_socket);
+    // Sessions before this are over, whether or not their ends were written.
+    let started = AuditEvent::new("node.started", Outcome::Success, "system");
+    catalog.record(started).await.during("audit")?;
+    let trail = catalog.clone();
 
     let (readiness, ready) = watch::channel(Readiness::Starting);
     let (reload, mut reloads) = mpsc::channel::<ReloadRequest>(RELOADS_MAX);
@@ -161,6 +168,7 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     }
     stop.cancel();
     let _ = tokio::join!(admin, upkeep, recheck);
+    trail.record_later(AuditEvent::new("node.stopped", Outcome::Success, "system"));
     tracing::info!("stopped");
     Ok(())
 }

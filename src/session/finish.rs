@@ -5,7 +5,9 @@ use std::{
 };
 
 use bytes::BytesMut;
+use serde::Serialize;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use super::{
     Session,
@@ -55,7 +57,8 @@ pub(super) async fn finish(session: Session, mut client: Client, farewell: Farew
     session.enter(Activity::Ending);
     let local = &session.enrolled.local;
     let row = end.row(&local.timeouts(&session.worker.process.config.load().timeouts));
-    let commit_in_flight = checkout.is_some() && matches!(end, End::Signalled(_));
+    let had_backend = checkout.is_some();
+    let commit_in_flight = had_backend && matches!(end, End::Signalled(_));
     let response = row
         .response
         .as_ref()
@@ -70,13 +73,22 @@ pub(super) async fn finish(session: Session, mut client: Client, farewell: Farew
             None => true,
         }
     };
+    let asked = session.handle().asked_to_end();
     // The backend first of all: a client that does not read must not keep a query running.
-    let (gone, ()) = tokio::join!(gone, within(LAST_WORDS_MAX, told));
+    let ((gone, backend_gone), ((), told)) = tokio::join!(
+        timed(asked, gone),
+        timed(asked, within(LAST_WORDS_MAX, told))
+    );
     if !gone {
         session.handle().mark_unconfirmed();
     }
     session.retire_after(&end);
-    note_end(&session, &row);
+    let parting = Parting {
+        revoke_to_fatal_ms: told,
+        revoke_to_backend_gone_ms: backend_gone.filter(|_| had_backend),
+        commit_in_flight,
+    };
+    note_end(&session, &row, &parting);
     linger(&session.worker, client.stream);
 }
 
@@ -117,6 +129,38 @@ fn linger(worker: &Rc<Worker>, stream: Stream) {
     worker
         .sessions
         .spawn_local(stream.graceful_close(LAST_WORDS_MAX));
+}
+
+/// How the end of a session went, for the trail. Times are those since somebody asked for the end.
+#[derive(Serialize)]
+struct Parting {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoke_to_fatal_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoke_to_backend_gone_ms: Option<f64>,
+    /// A COMMIT may have been on its way when the backend was closed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    commit_in_flight: bool,
+}
+
+/// What the trail keeps of a session that is over.
+#[derive(Serialize)]
+struct Ended<'a> {
+    seconds: f64,
+    transactions: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    #[serde(flatten)]
+    parting: &'a Parting,
+}
+
+/// Does `part` and says how long after `since` it was done.
+async fn timed<T>(since: Option<Instant>, part: impl Future<Output = T>) -> (T, Option<f64>) {
+    let done = part.await;
+    (
+        done,
+        since.map(|since| since.elapsed().as_secs_f64() * 1_000.0),
+    )
 }
 
 async fn within<T>(limit: Duration, future: impl Future<Output = T>) {
@@ -229,15 +273,18 @@ fn outcome(end: &End) -> LoginOutcome {
     }
 }
 
-fn note_end(session: &Session, row: &Row) {
+fn note_end(session: &Session, row: &Row, parting: &Parting) {
     let handle = session.handle();
     session_ended(row.reason);
     let lasted = OffsetDateTime::now_utc() - handle.started_at;
     let event = AuditEvent {
         reason: Some(row.reason.to_owned()),
-        detail: serde_json::json!({
-            "seconds": lasted.as_seconds_f64(), "transactions": handle.transactions.load(Relaxed),
-            "bytes_in": handle.bytes_in.load(Relaxed), "bytes_out": handle.bytes_out.load(Relaxed),
+        detail: serde_json::json!(Ended {
+            seconds: lasted.as_seconds_f64(),
+            transactions: handle.transactions.load(Relaxed),
+            bytes_in: handle.bytes_in.load(Relaxed),
+            bytes_out: handle.bytes_out.load(Relaxed),
+            parting,
         }),
         ..event("session.ended", Outcome::Success, handle)
     };

@@ -164,3 +164,155 @@ fn the_command_line_answers_who_did_what() {
         assert!(shown.contains(word), "no {word} in {shown}");
     }
 }
+
+/// Who was in, as the command line says it: person or dash, and until when.
+fn who(fixture: &Fixture, at: &str) -> Vec<(String, Value)> {
+    let arguments = [
+        "audit",
+        "who",
+        "--tenant",
+        &fixture.tenant,
+        "--at",
+        at,
+        "--json",
+    ];
+    let found: Value = serde_json::from_str(&fixture.sluice.cli(&arguments)).unwrap();
+    let sessions = found["sessions"].as_array().unwrap().iter();
+    let one = |session: &Value| {
+        let email = session["start"]["email"].as_str().unwrap_or("-");
+        (email.to_owned(), session["end"].clone())
+    };
+    sessions.map(one).collect()
+}
+
+fn now() -> String {
+    let now = time::OffsetDateTime::now_utc();
+    now.format(&time::format_description::well_known::Rfc3339)
+        .unwrap()
+}
+
+#[test]
+fn who_was_in_is_known_for_every_moment_also_after_a_crash() {
+    let fixture = Fixture::start();
+    let first = fixture.granted("first");
+    let second = fixture.granted("second");
+    let empty = now();
+    let mut leaving = fixture.token_client(&first).unwrap();
+    let _staying = fixture.token_client(&second).unwrap();
+    row(&fixture, "auth.succeeded", of(&second));
+    let both = now();
+    fixture.remove_rule(&first, TOKEN_ROLE);
+    leaving.farewell();
+    row(&fixture, "session.ended", of(&first));
+    let one = now();
+
+    let names = |at| -> Vec<String> { who(&fixture, at).into_iter().map(|one| one.0).collect() };
+    assert_eq!(names(&empty), [] as [String; 0]);
+    assert_eq!(names(&both), [first.email.clone(), second.email.clone()]);
+    let ends = who(&fixture, &both);
+    assert_eq!(ends[0].1["reason"], "revoked");
+    assert_eq!(ends[1].1, json!({ "state": "open" }));
+    assert_eq!(names(&one), std::slice::from_ref(&second.email));
+
+    fixture.sluice.signal("KILL");
+    fixture.sluice.wait_for_end();
+    let down = now();
+    fixture.sluice.start_again();
+    let ends = who(&fixture, &down);
+    assert_eq!(ends[0].0, second.email);
+    assert_eq!(ends[0].1["state"], "not_recorded");
+    assert!(text(&ends[0].1["before"]) > down, "{ends:?}");
+    assert_eq!(names(&now()), [] as [String; 0]);
+
+    let arguments = ["audit", "who", "--tenant", &fixture.tenant, "--at", &both];
+    let shown = fixture.sluice.cli(&arguments);
+    for word in [
+        &first.email,
+        "(revoked)",
+        "(Sluice had stopped)",
+        TOKEN_ROLE,
+        "127.0.0.1:",
+    ] {
+        assert!(shown.contains(word), "no {word} in {shown}");
+    }
+}
+
+#[test]
+fn a_timeline_tells_one_persons_story_in_order() {
+    let fixture = Fixture::start();
+    let person = fixture.granted("first");
+    fixture.granted("second");
+    let mut client = fixture.token_client(&person).unwrap();
+    fixture.remove_rule(&person, TOKEN_ROLE);
+    client.farewell();
+    row(&fixture, "session.ended", of(&person));
+    let arguments = ["audit", "timeline", &person.email, "--since", "1h"];
+    let shown = fixture.sluice.cli(&arguments);
+    let mut rest = shown.as_str();
+    for kind in [
+        "person.created",
+        "token.created",
+        "member.set",
+        "rule.created",
+        "auth.succeeded",
+        "rule.removed",
+    ] {
+        rest = rest
+            .split_once(kind)
+            .unwrap_or_else(|| panic!("no {kind} at its place in {shown}"))
+            .1;
+    }
+    assert!(shown.contains("session.ended"), "{shown}");
+    assert!(!shown.contains("second"), "{shown}");
+}
+
+#[test]
+fn an_export_is_all_rows_of_the_time_asked_for_one_a_line() {
+    let fixture = Fixture::start();
+    let person = fixture.granted("first");
+    let since = now();
+    drop(fixture.token_client(&person).unwrap());
+    row(&fixture, "session.ended", of(&person));
+    let lines = |arguments: &[&str]| -> Vec<Value> {
+        let exported = fixture
+            .sluice
+            .cli(&[&["audit", "export"], arguments].concat());
+        let lines = exported.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let all = lines(&[]);
+    assert_eq!(all[0]["seq"], 1);
+    for pair in all.windows(2) {
+        assert_eq!(pair[0]["hash"], pair[1]["prev_hash"], "{pair:?}");
+    }
+    let kinds =
+        |rows: &[Value]| -> Vec<String> { rows.iter().map(|row| text(&row["kind"])).collect() };
+    let some = lines(&["--since", &since, "--tenant", &fixture.tenant]);
+    assert_eq!(kinds(&some), ["auth.succeeded", "session.ended"]);
+    assert_eq!(lines(&["--until", "1d"]), [] as [Value; 0]);
+}
+
+#[test]
+fn the_end_of_a_session_says_what_it_did_and_how_fast_a_revocation_was() {
+    let fixture = Fixture::start();
+    let person = fixture.granted("first");
+    let mut client = fixture.token_client(&person).unwrap();
+    client.query("begin").unwrap();
+    client.query("select 1").unwrap();
+    fixture.remove_rule(&person, TOKEN_ROLE);
+    client.farewell();
+    let ended = row(&fixture, "session.ended", of(&person));
+    let detail = &ended["detail"];
+    assert!(detail["bytes_in"].as_u64().unwrap() > 0, "{ended}");
+    assert!(detail["bytes_out"].as_u64().unwrap() > 0, "{ended}");
+    let fatal = detail["revoke_to_fatal_ms"].as_f64().unwrap();
+    let gone = detail["revoke_to_backend_gone_ms"].as_f64().unwrap();
+    assert!(fatal > 0.0 && gone > 0.0, "{ended}");
+
+    let other = fixture.granted("second");
+    drop(fixture.token_client(&other).unwrap());
+    let ended = row(&fixture, "session.ended", of(&other));
+    assert_eq!(ended["detail"]["revoke_to_fatal_ms"], Value::Null);
+}

@@ -25,7 +25,7 @@ use crate::{
     access::{
         Access, Grant, Scope,
         enforce::{Reach, cause_of},
-        external::Standing,
+        external::{Standing, Told},
         registry::SessionHandle,
         signal::EndCause,
     },
@@ -81,9 +81,9 @@ impl Access {
         let settings = self.inner.authorities.settings();
         let now = Instant::now();
         let mut due = HashMap::<TenantRef, HashMap<Topic, Subject>>::new();
-        let external = |session: &SessionHandle| session.identity.external.is_some();
+        let external = |session: &SessionHandle| session.identity.kept_token().is_some();
         for session in self.inner.registry.matching(external) {
-            let (Some(token), Some(standing)) = (&session.identity.external, session.standing())
+            let (Some(token), Some(standing)) = (session.identity.kept_token(), session.told())
             else {
                 continue;
             };
@@ -141,8 +141,8 @@ impl Access {
     ) -> Option<Outage> {
         let begun = Instant::now();
         let first = sessions.first()?;
-        let token = first.identity.external.as_ref()?;
-        let standing = first.standing()?;
+        let token = first.identity.kept_token()?;
+        let standing = first.told()?;
         let question = Question {
             tenant,
             authority: &standing.authority,
@@ -170,7 +170,7 @@ impl Access {
         for session in &sessions {
             let cause = match &answer {
                 Ok(verdict) => {
-                    let standing = Standing {
+                    let standing = Told {
                         verdict: verdict.clone(),
                         asked_at: ticket.at,
                         tried_at: ticket.at,
@@ -196,23 +196,16 @@ impl Access {
     }
 
     /// Takes a further yes for a session.
-    async fn stand_again(
-        &self,
-        session: &SessionHandle,
-        standing: Standing,
-    ) -> Result<(), EndCause> {
+    async fn stand_again(&self, session: &SessionHandle, told: Told) -> Result<(), EndCause> {
         let same_person = session
             .grant()
-            .is_some_and(|grant| grant.person() == standing.verdict.person);
+            .is_some_and(|grant| grant.person() == told.verdict.person);
         if !same_person {
             return Err(EndCause::Revoked);
         }
-        match self
-            .by_verdict(session, &standing.authority, &standing.verdict)
-            .await
-        {
+        match self.by_word(session, &told).await {
             Ok(Ok(grant)) => {
-                session.stand(standing);
+                session.stand(Standing::Told(told));
                 session.confirm(&grant);
                 Ok(())
             }

@@ -295,3 +295,122 @@ async fn a_row_from_before_addresses_were_kept_is_found_by_the_one_that_the_pers
     assert_eq!(rows[0].event.kind, "test.happened");
     assert_eq!(rows[0].email.as_deref(), Some("first@example.com"));
 }
+
+/// A login and, some time later, perhaps its end.
+async fn stay(fixture: &Fixture, tenant: &TenantRef, end: Option<&str>) -> SessionId {
+    let session = SessionId::generate();
+    let login = AuditEvent {
+        tenant: Some(tenant.clone()),
+        session: Some(session),
+        role: Some(role("app")),
+        ..event("auth.succeeded")
+    };
+    fixture.catalog.record(login.clone()).await.unwrap();
+    if let Some(reason) = end {
+        pause().await;
+        let end = AuditEvent {
+            kind: "session.ended".to_owned(),
+            reason: Some(reason.to_owned()),
+            ..login
+        };
+        fixture.catalog.record(end).await.unwrap();
+    }
+    session
+}
+
+/// Lets the clock move on, so that what comes next has another time.
+async fn pause() -> OffsetDateTime {
+    tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+    let now = OffsetDateTime::now_utc();
+    tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+    now
+}
+
+#[tokio::test]
+async fn who_was_in_is_known_from_starts_ends_and_restarts() {
+    let fixture = Fixture::open().await;
+    let demo = fixture.tenant("demo").await;
+    let other = fixture.tenant("other").await;
+    let before = pause().await;
+    let left = stay(&fixture, &demo, Some("client_closed")).await;
+    let cut_off = stay(&fixture, &demo, None).await;
+    let elsewhere = stay(&fixture, &other, None).await;
+    let first_run = pause().await;
+    fixture.catalog.record(event("node.started")).await.unwrap();
+    let restarted = pause().await;
+    let open = stay(&fixture, &demo, None).await;
+    let second_run = pause().await;
+
+    let present = async |tenant, at| {
+        let is_live = |row: &AuditRow| row.event.session == Some(open);
+        let found = fixture.catalog.present(tenant, at, is_live).await.unwrap();
+        let session = |presence: Presence| (presence.start.event.session.unwrap(), presence.end);
+        found.into_iter().map(session).collect::<Vec<_>>()
+    };
+    let sessions =
+        |found: Vec<(SessionId, PresenceEnd)>| found.iter().map(|one| one.0).collect::<Vec<_>>();
+    assert_eq!(present(Some(&demo), before).await, []);
+    assert_eq!(
+        sessions(present(Some(&demo), first_run).await),
+        [cut_off],
+        "the one who left is not in any more"
+    );
+    let ends = present(Some(&demo), first_run).await;
+    let PresenceEnd::NotRecorded { before: Some(end) } = ends[0].1 else {
+        panic!("{ends:?}");
+    };
+    assert!(first_run < end && end < restarted);
+    assert_eq!(
+        sessions(present(None, first_run).await),
+        [cut_off, elsewhere]
+    );
+    assert_eq!(present(Some(&demo), restarted).await, []);
+    assert_eq!(
+        present(Some(&demo), second_run).await,
+        [(open, PresenceEnd::Open)]
+    );
+
+    let rows = fixture.catalog.audit_rows(AuditFilter::default()).await;
+    let start = rows.unwrap();
+    let start = start.iter().rfind(|row| row.event.session == Some(left));
+    let at_start = present(Some(&demo), start.unwrap().time).await;
+    assert!(
+        matches!(&at_start[0], (session, PresenceEnd::Ended { reason: Some(reason), .. })
+            if *session == left && reason == "client_closed"),
+        "{at_start:?}"
+    );
+}
+
+#[tokio::test]
+async fn rows_are_found_by_when_they_were_written() {
+    let fixture = Fixture::open().await;
+    fixture.catalog.record(event("test.first")).await.unwrap();
+    let between = pause().await;
+    fixture.catalog.record(event("test.second")).await.unwrap();
+    let rows = async |filter: AuditFilter| {
+        let rows = fixture.catalog.audit_rows(filter).await.unwrap();
+        rows.into_iter()
+            .map(|row| row.event.kind)
+            .collect::<Vec<_>>()
+    };
+    let filter = AuditFilter {
+        since: Some(between),
+        ..AuditFilter::default()
+    };
+    assert_eq!(rows(filter).await, ["test.second"]);
+    let filter = AuditFilter {
+        until: Some(between),
+        ..AuditFilter::default()
+    };
+    assert_eq!(rows(filter).await, ["test.first"]);
+    let filter = AuditFilter {
+        order: AuditOrder::OldestFirst,
+        ..AuditFilter::default()
+    };
+    assert_eq!(rows(filter).await, ["test.first", "test.second"]);
+    let filter = AuditFilter {
+        after: Some(1),
+        ..AuditFilter::default()
+    };
+    assert_eq!(rows(filter).await, ["test.second"]);
+}
