@@ -112,6 +112,7 @@ impl Access {
         let start = Instant::now();
         let reach = self.reach(&scope).await;
         self.raise_floors(&scope, &reach, revision);
+        self.inner.changes.send_replace(revision);
         let in_scope = self
             .inner
             .registry

@@ -23,7 +23,11 @@ use std::{
 
 use dashmap::DashMap;
 use time::OffsetDateTime;
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
+use zeroize::Zeroizing;
 
 use self::{authority::Authorities, enforce::Powers, external::Asked, jwt::Keyrings};
 pub use self::{
@@ -83,6 +87,16 @@ impl Credential {
         }
     }
 
+    /// The whole of it, for a server that checks it as well.
+    #[must_use]
+    pub fn reveal(&self) -> Zeroizing<String> {
+        match self {
+            Self::Token(token) => token.reveal(),
+            Self::External { token, .. } => Zeroizing::new(token.expose().to_owned()),
+            Self::Jwt { token, .. } => Zeroizing::new(token.expose().to_owned()),
+        }
+    }
+
     /// What a session keeps of it, if it is not one of ours.
     #[must_use]
     pub fn external(&self) -> Option<External> {
@@ -109,6 +123,8 @@ struct Inner {
     authorities: Authorities,
     keyrings: Keyrings,
     floors: DashMap<TenantRef, Floor>,
+    /// The last change that is being enforced.
+    changes: watch::Sender<Revision>,
     workers: Vec<mpsc::UnboundedSender<Purge>>,
 }
 
@@ -132,6 +148,7 @@ impl Access {
             authorities: Authorities::new(settings, policy, runtime),
             registry: Arc::default(),
             floors: DashMap::new(),
+            changes: watch::Sender::default(),
             workers,
         };
         Self {
@@ -244,6 +261,44 @@ impl Access {
             .await?;
         session.confirm(&grant);
         Ok(grant)
+    }
+
+    /// Whether a session that the token's secret has opened elsewhere may go on.
+    pub async fn may_go_on(
+        &self,
+        token: &TokenId,
+        tenant: &TenantRef,
+        role: &RoleName,
+        from: IpAddr,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
+        let evidence = self.inner.catalog.evidence(token, tenant, role).await?;
+        let now = OffsetDateTime::now_utc();
+        Ok(grant::decide(&evidence, role, from, now))
+    }
+
+    /// Tells of every change that may end access, once it is in the catalogue.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Revision> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Where the client is that somebody's session here was opened from, with this token and as this role. A server
+    /// that has the token checked again when the pooler logs in sees the pooler's address only.
+    #[must_use]
+    pub fn client_behind(
+        &self,
+        token: &TokenId,
+        tenant: &TenantRef,
+        role: &RoleName,
+    ) -> Option<IpAddr> {
+        let sessions = self.inner.registry.matching(|session| {
+            let identity = &session.identity;
+            session.grant().is_some()
+                && identity.token.as_ref() == Some(token)
+                && identity.tenant == *tenant
+                && identity.role == *role
+        });
+        sessions.first().map(|session| session.identity.peer.ip())
     }
 
     /// Whether anybody may use `role` of `tenant` with a token at the moment.

@@ -43,7 +43,7 @@ fn same(given: &str, key: &str) -> bool {
     digest(given).ct_eq(&digest(key)).into()
 }
 
-fn refusal(message: &'static str) -> ApiError {
+pub(super) fn refusal(message: &'static str) -> ApiError {
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with_hint(
         "send `Authorization: Bearer KEY`; the key is the one of [admin] in the configuration",
     )

@@ -175,6 +175,7 @@ async fn authorise(
         .credential(known.as_deref(), secret.as_bytes())
         .ok_or_else(auth::invalid_token)?;
     drop(secret);
+    let from = state.true_client(credential.id(), &tenant, &asked.role, from);
     let decision = state
         .access
         .authorise(&credential, &tenant, &asked.role, from)
@@ -193,6 +194,25 @@ async fn authorise(
             "authority_unavailable",
             outage.to_string(),
         )),
+    }
+}
+
+impl AdminState {
+    /// Where the client is: behind a pooler of ours, whose logins a server has checked as well, or at `rhost`.
+    fn true_client(
+        &self,
+        token: &TokenId,
+        tenant: &TenantRef,
+        role: &RoleName,
+        rhost: IpAddr,
+    ) -> IpAddr {
+        let rhost = rhost.to_canonical();
+        let poolers = &self.doctor.config.load().token_access.pooler_networks;
+        if !poolers.iter().any(|network| network.contains(&rhost)) {
+            return rhost;
+        }
+        let client = self.access.client_behind(token, tenant, role);
+        client.unwrap_or(rhost)
     }
 }
 

@@ -4,6 +4,7 @@
 //! /health /ready                      open
 //! /metrics                            open on a loopback address, else with the admin key
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
+//! /v1/tenants/{ref}/guard             with the tenant's guard key
 //! /v1/tenants/{ref}/authority/…       a tenant's external authority, with its webhook key
 //! /v1/…                               everything else: with the admin key
 //! ```
@@ -21,6 +22,7 @@ mod doctor;
 mod error;
 pub mod expiry;
 mod extract;
+mod guard;
 mod health;
 mod misfit;
 mod moment;
@@ -106,6 +108,7 @@ pub fn router(state: AdminState) -> Router {
         .merge(rules::routes())
         .merge(sessions::routes())
         .merge(doctor::routes())
+        .merge(guard::key_route())
         .merge(audit::routes())
         .merge(health::reload_route())
         .route_layer(middleware::from_fn_with_state(
@@ -114,6 +117,7 @@ pub fn router(state: AdminState) -> Router {
         ));
     Router::new()
         .merge(guarded)
+        .merge(guard::routes())
         .merge(compatible::routes(&state))
         .merge(authority::routes(&state))
         .merge(health::routes(&state))

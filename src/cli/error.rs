@@ -49,6 +49,8 @@ pub(super) enum CliError {
     Unreadable { url: String, status: StatusCode },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error("{0}")]
+    Guard(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot write: {0}")]
     Output(#[source] io::Error),
     #[error("cannot start: {0}")]

@@ -19,6 +19,7 @@ mod copy;
 mod denial;
 mod departures;
 mod differential;
+mod direct_access;
 mod doctor;
 mod drivers;
 mod external_authority;
