@@ -7,6 +7,7 @@ pub mod backend;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod direct;
 pub mod doctor;
 pub mod listener;
 pub mod metrics;

@@ -10,8 +10,8 @@ use std::{
 
 /// From the top down: a module may use what stands after it.
 const LAYERS: &[&str] = &[
-    "cli", "admin", "doctor", "listener", "session", "pool", "access", "catalog", "backend", "net",
-    "protocol",
+    "cli", "direct", "admin", "doctor", "listener", "session", "pool", "access", "catalog",
+    "backend", "net", "protocol",
 ];
 
 /// What any layer but `protocol` may use: values and services that know no layer.

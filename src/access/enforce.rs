@@ -111,7 +111,8 @@ impl Access {
     pub async fn enforce(&self, scope: Scope, revision: Revision) -> RevocationReport {
         let start = Instant::now();
         let reach = self.reach(&scope).await;
-        self.raise_floors(&reach, revision);
+        self.raise_floors(&scope, &reach, revision);
+        self.inner.changes.send_replace(revision);
         let in_scope = self
             .inner
             .registry
@@ -212,7 +213,7 @@ impl Access {
                 continue;
             };
             if session.identity.external.is_some() && session.standing().is_none() {
-                // Its authority has not answered yet; the tenant's record is read after that.
+                // Nobody has answered for it yet; the catalogue is read after that.
                 continue;
             }
             let identity = &session.identity;
@@ -251,16 +252,14 @@ impl Access {
             return Ok(Err(Denial::InvalidToken(InvalidToken::Unknown)));
         };
         if let Some(standing) = session.standing() {
-            return self
-                .by_verdict(session, &standing.authority, &standing.verdict)
-                .await;
+            return self.by_standing(session, &standing).await;
         }
         let evidence = self
             .inner
             .catalog
             .evidence(token, &identity.tenant, &identity.role)
             .await?;
-        if let Err(denial) = may_be_superuser(session, evidence.tenant.as_deref()) {
+        if let Err(denial) = Powers::of(session).allowed_by(evidence.tenant.as_deref()) {
             return Ok(Err(denial));
         }
         Ok(decide(
@@ -298,9 +297,13 @@ impl Access {
         reach
     }
 
-    fn raise_floors(&self, reach: &Reach, revision: Revision) {
+    fn raise_floors(&self, scope: &Scope, reach: &Reach, revision: Revision) {
         for tenant in reach.tenants.iter().flatten() {
             self.raise_floor(tenant, revision);
+        }
+        if let Scope::Person(_) = scope {
+            // Whom a JSON Web Token names is not known before its login is done.
+            self.raise_all_floors(revision);
         }
         if reach.is_partial {
             // Whoever is missed now is decided again before their next transaction.
@@ -396,16 +399,32 @@ fn concerns(session: &SessionHandle, scope: &Scope, tenants: Option<&[TenantRef]
     }
 }
 
-/// What the server has told of a session's role, held against what the tenant allows now.
-pub(super) fn may_be_superuser(
-    session: &SessionHandle,
-    tenant: Option<&Tenant>,
-) -> Result<(), Denial> {
-    let refused = tenant.is_some_and(|tenant| tenant.privileged_roles == PrivilegedRoles::Refuse);
-    if session.is_superuser() && refused {
-        return Err(Denial::PrivilegedRole);
+/// What the server has told of a role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Powers {
+    Superuser,
+    /// None that anybody has been told of.
+    Usual,
+}
+
+impl Powers {
+    pub(super) fn of(session: &SessionHandle) -> Self {
+        if session.is_superuser() {
+            Self::Superuser
+        } else {
+            Self::Usual
+        }
     }
-    Ok(())
+
+    /// Whether the tenant still allows token sessions with such powers.
+    pub(super) fn allowed_by(self, tenant: Option<&Tenant>) -> Result<(), Denial> {
+        let refused =
+            tenant.is_some_and(|tenant| tenant.privileged_roles == PrivilegedRoles::Refuse);
+        match self {
+            Self::Superuser if refused => Err(Denial::PrivilegedRole),
+            Self::Superuser | Self::Usual => Ok(()),
+        }
+    }
 }
 
 pub(super) fn cause_of(denial: Denial) -> EndCause {

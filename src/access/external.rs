@@ -6,7 +6,10 @@
 //! ```
 //! In this order either the scan finds the session with its grant, or the session finds the revocation.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError},
+};
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -14,24 +17,55 @@ use tokio::time::Instant;
 use super::{
     Access, AccessError, RevocationReport, Scope,
     authority::{Freshness, Outage, Question, Revoked, Ticket, Verdict},
-    enforce::{Reach, may_be_superuser},
-    grant::{self, Denial, Grant, InvalidToken},
+    enforce::{Powers, Reach},
+    grant::{self, Denial, Grant, InvalidToken, Moment},
+    jwt::Proven,
     registry::SessionHandle,
     signal::EndCause,
 };
 use crate::{
     catalog::{
         CatalogError, ExternalToken,
-        types::{Authority, HttpAuthority, Tenant},
+        types::{Authority, HttpAuthority, JwtKeys, Tenant},
     },
     config::AuthoritySettings,
-    names::TenantRef,
+    names::{PersonId, RoleName, TenantRef, TokenId},
     net::outbound::OutboundError,
 };
 
+/// What somebody wants to use, from where.
+pub(super) struct Asked<'a> {
+    pub(super) tenant: &'a TenantRef,
+    pub(super) role: &'a RoleName,
+    pub(super) from: IpAddr,
+    pub(super) token: Option<&'a TokenId>,
+    pub(super) powers: Powers,
+}
+
+impl<'a> Asked<'a> {
+    /// What a session has asked for.
+    pub(super) fn by(session: &'a SessionHandle) -> Self {
+        let identity = &session.identity;
+        Self {
+            tenant: &identity.tenant,
+            role: &identity.role,
+            from: identity.peer.ip(),
+            token: identity.token.as_ref(),
+            powers: Powers::of(session),
+        }
+    }
+}
+
+/// What a session stands on, beside the tenant's record.
+#[derive(Debug, Clone)]
+pub(super) enum Standing {
+    Told(Told),
+    Proven(Proven),
+}
+
 /// What the authority has said of a session, and when it was asked.
 #[derive(Debug, Clone)]
-pub(super) struct Standing {
+pub(super) struct Told {
     pub(super) authority: Arc<HttpAuthority>,
     pub(super) verdict: Verdict,
     pub(super) asked_at: Instant,
@@ -47,9 +81,14 @@ impl Access {
 
     /// Whether the operator lets a tenant have this authority.
     pub fn check_authority(&self, authority: &Authority) -> Result<(), OutboundError> {
+        let authorities = &self.inner.authorities;
         match authority {
             Authority::Catalogue => Ok(()),
-            Authority::Http(http) => self.inner.authorities.check(http),
+            Authority::Http(http) => authorities.check(&http.url, http.ca.as_deref()),
+            Authority::Jwt(jwt) => match &jwt.keys {
+                JwtKeys::Url(url) => authorities.check(url, jwt.ca.as_deref()),
+                JwtKeys::Jwks(_) => Ok(()),
+            },
         }
     }
 
@@ -79,16 +118,14 @@ impl Access {
         let denied = |denial, person| AccessError::Denied { denial, person };
         let verdict = answer.map_err(|denial| denied(denial, None))?;
         let denied = |denial| denied(denial, Some(verdict.person));
-        let grant = self
-            .by_verdict(session, authority, &verdict)
-            .await?
-            .map_err(denied)?;
-        session.stand(Standing {
+        let told = Told {
             authority: Arc::clone(authority),
             verdict: verdict.clone(),
             asked_at: ticket.at,
             tried_at: ticket.at,
-        });
+        };
+        let grant = self.by_word(session, &told).await?.map_err(denied)?;
+        session.stand(Standing::Told(told));
         session.confirm(&grant);
         self.unless_revoked(&question, &verdict, ticket)
             .map_err(denied)?;
@@ -108,38 +145,63 @@ impl Access {
         Ok(())
     }
 
-    /// What follows from the authority's verdict and the tenant's record as it is now.
-    pub(super) async fn by_verdict(
+    /// What follows from what a session stands on and the catalogue as it is now.
+    pub(super) async fn by_standing(
         &self,
         session: &SessionHandle,
-        authority: &Arc<HttpAuthority>,
-        verdict: &Verdict,
+        standing: &Standing,
     ) -> Result<Result<Grant, Denial>, CatalogError> {
-        let identity = &session.identity;
-        let Some(token) = &identity.token else {
+        match standing {
+            Standing::Told(told) => self.by_word(session, told).await,
+            Standing::Proven(proven) => self.by_proof(&Asked::by(session), proven).await,
+        }
+    }
+
+    /// What follows from an authority's word and the tenant's record as it is now.
+    pub(super) async fn by_word(
+        &self,
+        session: &SessionHandle,
+        told: &Told,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
+        let decide = |at: &Moment<'_>| grant::decide_by_word(at, told);
+        self.by_evidence(&Asked::by(session), told.verdict.person, decide)
+            .await
+    }
+
+    /// What follows from a proof of who it is and the catalogue as it is now.
+    pub(super) async fn by_proof(
+        &self,
+        asked: &Asked<'_>,
+        proven: &Proven,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
+        let decide = |at: &Moment<'_>| grant::decide_by_proof(at, proven);
+        self.by_evidence(asked, proven.person, decide).await
+    }
+
+    async fn by_evidence(
+        &self,
+        asked: &Asked<'_>,
+        person: PersonId,
+        decide: impl FnOnce(&Moment<'_>) -> Result<Grant, Denial>,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
+        let Some(token) = asked.token else {
             return Ok(Err(Denial::InvalidToken(InvalidToken::Unknown)));
         };
         let evidence = self
             .inner
             .catalog
-            .evidence_of_person(verdict.person, &identity.tenant, &identity.role)
+            .evidence_of_person(person, asked.tenant, asked.role)
             .await?;
-        if let Err(denial) = may_be_superuser(session, evidence.tenant.as_deref()) {
+        if let Err(denial) = asked.powers.allowed_by(evidence.tenant.as_deref()) {
             return Ok(Err(denial));
         }
-        let now = OffsetDateTime::now_utc();
-        let from = identity.peer.ip();
-        Ok(grant::decide_by_verdict(
-            &evidence,
-            &grant::Told {
-                authority,
-                verdict,
-                token,
-            },
-            &identity.role,
-            from,
-            now,
-        ))
+        Ok(decide(&Moment {
+            evidence: &evidence,
+            token,
+            role: asked.role,
+            from: asked.from,
+            now: OffsetDateTime::now_utc(),
+        }))
     }
 
     /// Ends the sessions that the tenant's external authority has revoked, and returns when they are gone. Answers
@@ -158,7 +220,7 @@ impl Access {
         let concerned = self.inner.registry.matching(|session| {
             let identity = &session.identity;
             identity.tenant == tenant.tenant
-                && identity.external.as_ref().is_some_and(|token| {
+                && identity.kept_token().is_some_and(|token| {
                     let person = session.grant().map(Grant::person);
                     revoked.concerns(person, token.id(), &identity.role)
                 })
@@ -191,14 +253,22 @@ impl Access {
 impl SessionHandle {
     /// Notes what the authority has said of the session.
     pub(super) fn stand(&self, standing: Standing) {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(standing));
     }
 
     /// Notes that the authority is being asked about the session again.
     pub(super) fn note_tried(&self, at: Instant) {
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(standing) = &mut *standing {
-            standing.tried_at = at;
+        if let Some(Standing::Told(told)) = standing.as_deref_mut() {
+            told.tried_at = at;
+        }
+    }
+
+    /// What an authority has said of it.
+    pub(super) fn told(&self) -> Option<Told> {
+        match self.standing()? {
+            Standing::Told(told) => Some(told),
+            Standing::Proven(_) => None,
         }
     }
 
@@ -206,7 +276,8 @@ impl SessionHandle {
         self.standing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .as_deref()
+            .cloned()
     }
 }
 

@@ -3,17 +3,17 @@
 //! `decide` is a pure function of the evidence and the clock. A [`Grant`] has no other maker, so whoever holds
 //! one knows that a rule allowed it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::authority::Verdict;
+use super::{authority::Verdict, external::Told, jwt::Proven};
 use crate::{
     catalog::types::{
-        Authority, Evidence, HttpAuthority, PrivilegedRoles, Revision, Rule, RuleReach, Tenant,
-        TokenAccess, TokenRecord,
+        Authority, Evidence, Person, PrivilegedRoles, Revision, Rule, RuleReach, Tenant,
+        TokenAccess,
     },
     catalog::{RULE_DAYS_MAX, is_privileged},
     names::{PersonId, RoleName, RuleId, TenantRef, TokenId},
@@ -192,49 +192,40 @@ pub(super) fn decide(
         // Who is asked there knows nothing of our tokens.
         return Err(Denial::InvalidToken(InvalidToken::Unknown));
     }
-    if !is_enabled(evidence, tenant) {
-        return Err(Denial::NotEnabled);
-    }
-    if evidence.member.is_none() {
-        return Err(Denial::NotAMember);
-    }
-    within_tenant(tenant, role, from)?;
-    let rule = best_rule(&evidence.rules, tenant, from, now)?;
-    Ok(Grant {
-        person: person.id,
-        email: person.email.clone(),
-        tenant: tenant.tenant.clone(),
-        role: role.clone(),
-        rule: Some(rule.id),
-        token: token.id.clone(),
-        networks: rule.networks.clone(),
-        reach: rule.reach,
-        expires_at: expiry(rule, token),
-        revision: evidence.revision,
-    })
+    let at = Moment {
+        evidence,
+        token: &token.id,
+        role,
+        from,
+        now,
+    };
+    by_rule(&at, tenant, person, token.expires_at)
 }
 
-/// What an external authority has told, and of which token.
-pub(super) struct Told<'a> {
-    pub(super) authority: &'a Arc<HttpAuthority>,
-    pub(super) verdict: &'a Verdict,
+/// What is asked for, and the evidence of one moment to decide it by.
+pub(super) struct Moment<'a> {
+    pub(super) evidence: &'a Evidence,
     pub(super) token: &'a TokenId,
+    pub(super) role: &'a RoleName,
+    pub(super) from: IpAddr,
+    pub(super) now: OffsetDateTime,
 }
 
 /// Decides from what an external authority has told, and from the tenant's own record in `evidence`, which was read
 /// after that. What the tenant itself limits holds whatever its authority says.
-pub(super) fn decide_by_verdict(
-    evidence: &Evidence,
-    told: &Told<'_>,
-    role: &RoleName,
-    from: IpAddr,
-    now: OffsetDateTime,
-) -> Result<Grant, Denial> {
+pub(super) fn decide_by_word(at: &Moment<'_>, told: &Told) -> Result<Grant, Denial> {
+    let Moment {
+        evidence,
+        token,
+        role,
+        from,
+        now,
+    } = *at;
     let tenant = evidence
         .tenant
         .as_deref()
         .ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
-    if !matches!(&tenant.authority, Authority::Http(authority) if authority == told.authority) {
+    if !matches!(&tenant.authority, Authority::Http(authority) if *authority == told.authority) {
         // Another one is in charge by now.
         return Err(Denial::Revoked);
     }
@@ -247,7 +238,7 @@ pub(super) fn decide_by_verdict(
         expires_at,
         networks,
         reach,
-    } = told.verdict;
+    } = &told.verdict;
     let longest = now + Duration::days(RULE_DAYS_MAX);
     let expires_at = expires_at.map_or(longest, |at| at.min(longest));
     within_limits(expires_at, *reach, networks, tenant, from, now)?;
@@ -258,11 +249,57 @@ pub(super) fn decide_by_verdict(
         tenant: tenant.tenant.clone(),
         role: role.clone(),
         rule: None,
-        token: told.token.clone(),
+        token: token.clone(),
         networks: networks.clone(),
         reach: *reach,
         expires_at,
         revision: evidence.revision,
+    })
+}
+
+/// Decides by the catalogue's rules for a person who has proven who they are, until their proof runs out.
+pub(super) fn decide_by_proof(at: &Moment<'_>, proven: &Proven) -> Result<Grant, Denial> {
+    let tenant = at
+        .evidence
+        .tenant
+        .as_deref()
+        .ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
+    if !matches!(&tenant.authority, Authority::Jwt(authority) if *authority == proven.authority) {
+        return Err(Denial::Revoked);
+    }
+    if proven.expires_at <= at.now {
+        return Err(Denial::InvalidToken(InvalidToken::Expired));
+    }
+    let person = at.evidence.person.as_ref().ok_or(Denial::NotAMember)?;
+    by_rule(at, tenant, person, proven.expires_at)
+}
+
+/// Decides by the rules in the evidence for `person`, whose token has been verified and is good until `token_end`.
+fn by_rule(
+    at: &Moment<'_>,
+    tenant: &Tenant,
+    person: &Person,
+    token_end: OffsetDateTime,
+) -> Result<Grant, Denial> {
+    if !is_enabled(at.evidence, tenant) {
+        return Err(Denial::NotEnabled);
+    }
+    if at.evidence.member.is_none() {
+        return Err(Denial::NotAMember);
+    }
+    within_tenant(tenant, at.role, at.from)?;
+    let rule = best_rule(&at.evidence.rules, tenant, at.from, at.now)?;
+    Ok(Grant {
+        person: person.id,
+        email: person.email.clone(),
+        tenant: tenant.tenant.clone(),
+        role: at.role.clone(),
+        rule: Some(rule.id),
+        token: at.token.clone(),
+        networks: rule.networks.clone(),
+        reach: rule.reach,
+        expires_at: rule.expires_at.min(token_end),
+        revision: at.evidence.revision,
     })
 }
 
@@ -337,12 +374,10 @@ fn within(networks: &[IpNet], address: IpAddr) -> bool {
     networks.is_empty() || networks.iter().any(|network| network.contains(&address))
 }
 
-fn expiry(rule: &Rule, token: &TokenRecord) -> OffsetDateTime {
-    rule.expires_at.min(token.expires_at)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::catalog::types::*;
 

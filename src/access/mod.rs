@@ -9,6 +9,7 @@ pub mod certificates;
 mod enforce;
 mod external;
 mod grant;
+mod jwt;
 mod registry;
 mod signal;
 
@@ -22,23 +23,28 @@ use std::{
 
 use dashmap::DashMap;
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
+use zeroize::Zeroizing;
 
-use self::authority::Authorities;
+use self::{authority::Authorities, enforce::Powers, external::Asked, jwt::Keyrings};
 pub use self::{
     authority::{Outage, Revoked},
     enforce::{Purge, Purged, RevocationReport, Scope},
     grant::{Denial, Grant, InvalidToken},
-    registry::{Activity, Identity, Registration, Registry, SessionHandle, SessionView},
+    registry::{Activity, External, Identity, Registration, Registry, SessionHandle, SessionView},
     signal::EndCause,
 };
 use crate::{
     catalog::{
         self, Catalog, CatalogError, ExternalToken, Token,
-        types::{Authority, HttpAuthority, Revision, Tenant},
+        types::{Authority, HttpAuthority, JwtAuthority, Revision, Tenant},
     },
     config::AuthoritySettings,
     names::{PersonId, RoleName, TenantRef, TokenId},
+    net::outbound::OutboundPolicy,
 };
 
 /// Why a login with a token came to nothing.
@@ -58,12 +64,15 @@ pub enum AccessError {
 }
 
 /// What a client shows to prove who it is, in the shape that its tenant's authority gives it.
-#[derive(Clone)]
 pub enum Credential {
     Token(Token),
     External {
         token: Arc<ExternalToken>,
         authority: Arc<HttpAuthority>,
+    },
+    Jwt {
+        token: ExternalToken,
+        authority: Arc<JwtAuthority>,
     },
 }
 
@@ -74,15 +83,27 @@ impl Credential {
         match self {
             Self::Token(token) => token.id(),
             Self::External { token, .. } => token.id(),
+            Self::Jwt { token, .. } => token.id(),
         }
     }
 
-    /// What a session keeps of it, to be asked about again.
+    /// The whole of it, for a server that checks it as well.
     #[must_use]
-    pub fn external(&self) -> Option<Arc<ExternalToken>> {
+    pub fn reveal(&self) -> Zeroizing<String> {
+        match self {
+            Self::Token(token) => token.reveal(),
+            Self::External { token, .. } => Zeroizing::new(token.expose().to_owned()),
+            Self::Jwt { token, .. } => Zeroizing::new(token.expose().to_owned()),
+        }
+    }
+
+    /// What a session keeps of it, if it is not one of ours.
+    #[must_use]
+    pub fn external(&self) -> Option<External> {
         match self {
             Self::Token(_) => None,
-            Self::External { token, .. } => Some(Arc::clone(token)),
+            Self::External { token, .. } => Some(External::Http(Arc::clone(token))),
+            Self::Jwt { .. } => Some(External::Jwt),
         }
     }
 }
@@ -100,7 +121,10 @@ struct Inner {
     catalog: Catalog,
     registry: Arc<Registry>,
     authorities: Authorities,
+    keyrings: Keyrings,
     floors: DashMap<TenantRef, Floor>,
+    /// The last change that is being enforced.
+    changes: watch::Sender<Revision>,
     workers: Vec<mpsc::UnboundedSender<Purge>>,
 }
 
@@ -113,11 +137,18 @@ impl Access {
         workers: Vec<mpsc::UnboundedSender<Purge>>,
         settings: AuthoritySettings,
     ) -> Self {
+        let policy = Arc::new(OutboundPolicy {
+            plain_http: settings.plain_http,
+            networks: settings.networks.clone(),
+        });
+        let runtime = Handle::current();
         let inner = Inner {
             catalog,
-            authorities: Authorities::new(settings),
+            keyrings: Keyrings::new(Arc::clone(&policy), runtime.clone()),
+            authorities: Authorities::new(settings, policy, runtime),
             registry: Arc::default(),
             floors: DashMap::new(),
+            changes: watch::Sender::default(),
             workers,
         };
         Self {
@@ -130,8 +161,36 @@ impl Access {
         &self.inner.registry
     }
 
-    /// Decides whether `token` may use `role` of `tenant` from `from` now. For a session, register it first.
+    /// Decides whether a credential may use `role` of `tenant` from `from` now. For a session there is [`Self::admit`].
     pub async fn authorise(
+        &self,
+        credential: &Credential,
+        tenant: &TenantRef,
+        role: &RoleName,
+        from: IpAddr,
+    ) -> Result<Grant, AccessError> {
+        match credential {
+            Credential::Token(token) => self.authorise_token(token, tenant, role, from).await,
+            Credential::Jwt { token, authority } => {
+                let asked = Asked {
+                    tenant,
+                    role,
+                    from,
+                    token: Some(token.id()),
+                    powers: Powers::Usual,
+                };
+                let (grant, _) = self.authorise_jwt(&asked, token, authority).await?;
+                Ok(grant)
+            }
+            // We are not asked for what somebody else decides: that could go in circles.
+            Credential::External { .. } => Err(AccessError::Denied {
+                denial: Denial::InvalidToken(InvalidToken::Unknown),
+                person: None,
+            }),
+        }
+    }
+
+    async fn authorise_token(
         &self,
         token: &Token,
         tenant: &TenantRef,
@@ -171,6 +230,13 @@ impl Access {
                     authority: Arc::clone(authority),
                 })
             }
+            Some((tenant, Authority::Jwt(authority))) => {
+                let token = ExternalToken::new(text, &tenant.tenant, self.inner.catalog.pepper());
+                Some(Credential::Jwt {
+                    token: token.filter(|token| jwt::is_jwt(token.expose()))?,
+                    authority: Arc::clone(authority),
+                })
+            }
         }
     }
 
@@ -186,19 +252,60 @@ impl Access {
             Credential::External { token, authority } => {
                 return self.admit_external(session, token, authority).await;
             }
+            Credential::Jwt { token, authority } => {
+                return self.admit_jwt(session, token, authority).await;
+            }
         };
         let grant = self
-            .authorise(token, &identity.tenant, &identity.role, identity.peer.ip())
+            .authorise_token(token, &identity.tenant, &identity.role, identity.peer.ip())
             .await?;
         session.confirm(&grant);
         Ok(grant)
+    }
+
+    /// Whether a session that the token's secret has opened elsewhere may go on.
+    pub async fn may_go_on(
+        &self,
+        token: &TokenId,
+        tenant: &TenantRef,
+        role: &RoleName,
+        from: IpAddr,
+    ) -> Result<Result<Grant, Denial>, CatalogError> {
+        let evidence = self.inner.catalog.evidence(token, tenant, role).await?;
+        let now = OffsetDateTime::now_utc();
+        Ok(grant::decide(&evidence, role, from, now))
+    }
+
+    /// Tells of every change that may end access, once it is in the catalogue.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Revision> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Where the client is that somebody's session here was opened from, with this token and as this role. A server
+    /// that has the token checked again when the pooler logs in sees the pooler's address only.
+    #[must_use]
+    pub fn client_behind(
+        &self,
+        token: &TokenId,
+        tenant: &TenantRef,
+        role: &RoleName,
+    ) -> Option<IpAddr> {
+        let sessions = self.inner.registry.matching(|session| {
+            let identity = &session.identity;
+            session.grant().is_some()
+                && identity.token.as_ref() == Some(token)
+                && identity.tenant == *tenant
+                && identity.role == *role
+        });
+        sessions.first().map(|session| session.identity.peer.ip())
     }
 
     /// Whether anybody may use `role` of `tenant` with a token at the moment.
     ///
     /// What an external authority would say is not known: there, token mode has to be asked for.
     pub async fn is_granted(&self, tenant: &Tenant, role: &RoleName) -> Result<bool, CatalogError> {
-        if tenant.authority != Authority::Catalogue {
+        if matches!(tenant.authority, Authority::Http(_)) {
             return Ok(false);
         }
         let now = OffsetDateTime::now_utc();

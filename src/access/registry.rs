@@ -69,8 +69,27 @@ pub struct Identity {
     pub application_name: String,
     /// The token the session logs in with; `None`: a password session.
     pub token: Option<TokenId>,
-    /// The token itself, where an external authority is asked about it again; wiped when the session ends.
-    pub external: Option<Arc<ExternalToken>>,
+    /// Who decides about the token, if not the catalogue alone.
+    pub external: Option<External>,
+}
+
+/// How a token is decided about that is not the catalogue's.
+#[derive(Debug, Clone)]
+pub enum External {
+    /// The tenant's HTTP service is asked, again and again: so the token is kept. Wiped when the session ends.
+    Http(Arc<ExternalToken>),
+    /// Its issuer's signature was checked once, at login.
+    Jwt,
+}
+
+impl Identity {
+    /// The token that an HTTP service can be asked about again.
+    pub(super) fn kept_token(&self) -> Option<&Arc<ExternalToken>> {
+        match &self.external {
+            Some(External::Http(token)) => Some(token),
+            Some(External::Jwt) | None => None,
+        }
+    }
 }
 
 /// One session as the rest of the process sees it. Counters have a single writer, the session itself.
@@ -80,8 +99,8 @@ pub struct SessionHandle {
     pub identity: Identity,
     pub started_at: OffsetDateTime,
     granted: OnceLock<Grant>,
-    /// What an external authority has said; `None` before it has, and for all other sessions.
-    pub(super) standing: Mutex<Option<Standing>>,
+    /// What somebody else than the catalogue has said; `None` before that, and for all other sessions.
+    pub(super) standing: Mutex<Option<Box<Standing>>>,
     /// Taken to write the two numbers below, which belong together; they are read without it.
     deciding: Mutex<()>,
     /// Unix milliseconds; `i64::MAX`: never.

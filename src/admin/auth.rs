@@ -11,6 +11,7 @@ use axum::{
 };
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use super::{AdminState, error::ApiError};
 use crate::catalog::Token;
@@ -42,7 +43,7 @@ fn same(given: &str, key: &str) -> bool {
     digest(given).ct_eq(&digest(key)).into()
 }
 
-fn refusal(message: &'static str) -> ApiError {
+pub(super) fn refusal(message: &'static str) -> ApiError {
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with_hint(
         "send `Authorization: Bearer KEY`; the key is the one of [admin] in the configuration",
     )
@@ -91,6 +92,19 @@ impl<S: Send + Sync> FromRequestParts<S> for BearerToken {
         bearer(&parts.headers)
             .and_then(Token::parse)
             .map(Self)
+            .ok_or_else(invalid_token)
+    }
+}
+
+/// Whatever a call bears in place of a key: its shape is for others to judge.
+pub(super) struct Bearer(pub(super) Zeroizing<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Bearer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        bearer(&parts.headers)
+            .map(|secret| Self(Zeroizing::new(secret.to_owned())))
             .ok_or_else(invalid_token)
     }
 }

@@ -83,7 +83,7 @@ async fn revoke(
 fn external(tenant: Tenant) -> Result<Tenant, ApiError> {
     match tenant.authority {
         Authority::Http(_) => Ok(tenant),
-        Authority::Catalogue => Err(ApiError::invalid(
+        Authority::Catalogue | Authority::Jwt(_) => Err(ApiError::invalid(
             "the tenant has no external HTTP authority",
         )
         .with_hint("`sluice authority http TENANT --url URL` sets one; rules and tokens of the catalogue are revoked as such")),

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use super::{
     AdminState,
-    auth::{self, Actor, BearerToken},
+    auth::{self, Actor, Bearer, BearerToken},
     compatible_values::{
         Authorisation, AuthorisationRequest, Grants, ListItem, NewGrants, Switch, SwitchState,
         UserGrants, UserRole, with_message,
@@ -28,11 +28,8 @@ use super::{
 };
 use crate::{
     access::{AccessError, Denial, Grant, Scope},
-    catalog::{
-        Token,
-        types::{AuditEvent, Outcome, Rule},
-    },
-    names::{RoleName, TenantRef},
+    catalog::types::{AuditEvent, Outcome, Rule},
+    names::{RoleName, TenantRef, TokenId},
 };
 
 pub(super) fn routes(state: &AdminState) -> Router<AdminState> {
@@ -164,7 +161,7 @@ async fn own(
 /// Whether the caller's token may use a role now, as the PAM module of a database asks it.
 async fn authorise(
     State(state): State<AdminState>,
-    BearerToken(token): BearerToken,
+    Bearer(secret): Bearer,
     Segments(tenant): Segments<TenantRef>,
     Body(asked): Body<AuthorisationRequest>,
 ) -> Result<Json<Authorisation>, ApiError> {
@@ -172,11 +169,18 @@ async fn authorise(
         .rhost
         .parse::<IpAddr>()
         .map_err(|_| ApiError::malformed("`rhost` must be the client's IP address"))?;
+    let known = state.catalog.tenant(&tenant).await?;
+    let credential = state
+        .access
+        .credential(known.as_deref(), secret.as_bytes())
+        .ok_or_else(auth::invalid_token)?;
+    drop(secret);
+    let from = state.true_client(credential.id(), &tenant, &asked.role, from);
     let decision = state
         .access
-        .authorise(&token, &tenant, &asked.role, from)
+        .authorise(&credential, &tenant, &asked.role, from)
         .await;
-    let event = event(&token, &tenant, &asked.role, from, &decision);
+    let event = event(credential.id(), &tenant, &asked.role, from, &decision);
     match &decision {
         Ok(_) => state.catalog.record_later(event),
         Err(_) => {
@@ -198,8 +202,27 @@ async fn authorise(
     }
 }
 
+impl AdminState {
+    /// Where the client is: behind a pooler of ours, whose logins a server has checked as well, or at `rhost`.
+    fn true_client(
+        &self,
+        token: &TokenId,
+        tenant: &TenantRef,
+        role: &RoleName,
+        rhost: IpAddr,
+    ) -> IpAddr {
+        let rhost = rhost.to_canonical();
+        let poolers = &self.doctor.config.load().token_access.pooler_networks;
+        if !poolers.iter().any(|network| network.contains(&rhost)) {
+            return rhost;
+        }
+        let client = self.access.client_behind(token, tenant, role);
+        client.unwrap_or(rhost)
+    }
+}
+
 fn event(
-    token: &Token,
+    token: &TokenId,
     tenant: &TenantRef,
     role: &RoleName,
     from: IpAddr,
@@ -221,7 +244,7 @@ fn event(
         tenant: Some(tenant.clone()),
         person,
         role: Some(role.clone()),
-        token: Some(token.id().clone()),
+        token: Some(token.clone()),
         peer: Some(from.to_string()),
         detail: serde_json::json!({ "through": "authorise call" }),
         ..AuditEvent::new(kind, outcome, actor)

@@ -4,6 +4,7 @@
 //! /health /ready                      open
 //! /metrics                            open on a loopback address, else with the admin key
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
+//! /v1/tenants/{ref}/guard             with the tenant's guard key
 //! /v1/tenants/{ref}/authority/…       a tenant's external authority, with its webhook key
 //! /v1/…                               everything else: with the admin key
 //! ```
@@ -21,12 +22,14 @@ mod doctor;
 mod error;
 pub mod expiry;
 mod extract;
+mod guard;
 mod health;
 mod misfit;
 mod moment;
 pub mod networks;
 mod people;
 mod rules;
+mod server;
 mod sessions;
 mod tenant_fields;
 mod tenants;
@@ -48,17 +51,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::error::ApiError;
 pub use self::{
     auth::{ACTOR_HEADER, is_actor},
     change::Changes,
 };
+use self::{error::ApiError, server::Limits};
 use crate::{access::Access, catalog::Catalog, config::Secret, doctor::Doctor};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.
 const BODY_MAX_BYTES: usize = 256 * 1024;
 /// After the end of service was asked for, calls under way get this long.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+const LIMITS: Limits = Limits {
+    connections: 256,
+    head: Duration::from_secs(10),
+    shutdown: SHUTDOWN_MAX,
+};
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -106,6 +114,7 @@ pub fn router(state: AdminState) -> Router {
         .merge(rules::routes())
         .merge(sessions::routes())
         .merge(doctor::routes())
+        .merge(guard::key_route())
         .merge(audit::routes())
         .merge(health::reload_route())
         .route_layer(middleware::from_fn_with_state(
@@ -114,6 +123,7 @@ pub fn router(state: AdminState) -> Router {
         ));
     Router::new()
         .merge(guarded)
+        .merge(guard::routes())
         .merge(compatible::routes(&state))
         .merge(authority::routes(&state))
         .merge(health::routes(&state))
@@ -134,17 +144,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let changes = state.changes.clone();
-    let stop = shutdown.clone();
-    let server =
-        axum::serve(listener, router(state)).with_graceful_shutdown(stop.cancelled_owned());
-    let overdue = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(SHUTDOWN_MAX).await;
-    };
-    let ended = tokio::select! {
-        ended = server.into_future() => ended,
-        () = overdue => Ok(()),
-    };
+    let ended = server::serve(listener, router(state), LIMITS, shutdown).await;
     changes.finish(SHUTDOWN_MAX).await;
     ended
 }

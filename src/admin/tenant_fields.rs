@@ -112,6 +112,12 @@ fn check(tenant: &Tenant) -> Result<(), ApiError> {
                 .with_hint("set backend_tls to require or stricter, or login to role_secret"),
         );
     }
+    if tenant.login == BackendLogin::PassThrough && !tenant.backend_tls.is_verified() {
+        return Err(ApiError::invalid(
+            "login by passthrough needs TLS towards a server that proves who it is: it is told the token",
+        )
+        .with_hint("set backend_tls to verify-full"));
+    }
     tenant
         .backend_ca
         .as_deref()
@@ -179,6 +185,10 @@ mod tests {
     fn what_could_never_work_is_refused_with_the_field_named() {
         for (json, said) in [
             (serde_json::json!({"backend_tls": "disable"}), "needs TLS"),
+            (
+                serde_json::json!({"backend_tls": "require", "login": "passthrough"}),
+                "proves who it is",
+            ),
             (
                 serde_json::json!({"backend_ca": "not a certificate"}),
                 "`backend_ca`",

@@ -2,6 +2,8 @@
 //!
 //! Fields that are left out of a change stay as they are; `null` clears what may be empty.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
@@ -27,6 +29,46 @@ pub struct Done<T> {
     /// Of changes that can end sessions: how many, and how long it took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revocation: Option<RevocationReport>,
+}
+
+/// A key that is shown this once.
+#[derive(Serialize, Deserialize)]
+pub struct GuardKey {
+    pub guard_key: Zeroizing<String>,
+}
+
+/// May these sessions, which the pooler has no part in, go on?
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuardQuestion {
+    /// How long the answer may take while all of them may.
+    pub wait_seconds: u8,
+    pub sessions: Vec<DirectSession>,
+}
+
+/// A session on the database itself.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirectSession {
+    /// The asker's name for it.
+    pub id: String,
+    pub token: TokenId,
+    pub role: RoleName,
+    pub from: IpAddr,
+}
+
+/// Which of the sessions may not go on.
+#[derive(Serialize, Deserialize)]
+pub struct GuardAnswer {
+    /// The last change that has been enforced since the start; the decisions are as new, at least.
+    pub revision: Revision,
+    pub ended: Vec<DirectEnd>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct DirectEnd {
+    pub id: String,
+    pub reason: String,
 }
 
 /// What a removal leaves behind.

@@ -44,6 +44,8 @@ pub enum Credentials {
     Keys(ScramKeys),
     Password(Zeroizing<String>),
     Certificate(ClientIdentity),
+    /// Somebody's token: told as it is, and to a server that has proven who it is only.
+    Token(Zeroizing<String>),
     /// None at all: to find out what the server asks for.
     None,
 }
@@ -71,6 +73,8 @@ pub enum ConnectError {
     ScramPassword(#[source] io::Error),
     #[error("SCRAM with the server: it asks for more than {ITERATIONS_MAX} iterations")]
     Iterations,
+    #[error("a token is told to no server that has not proven who it is")]
+    Unverified,
     #[error("the server's answer does not follow the protocol")]
     Protocol,
 }
@@ -84,6 +88,9 @@ pub(super) async fn connect(
     parameters: &[(&str, &str)],
     credentials: &Credentials,
 ) -> Result<Connection, ConnectError> {
+    if matches!(credentials, Credentials::Token(_)) && !server.tls.is_verified() {
+        return Err(ConnectError::Unverified);
+    }
     let (tcp, address) = match address {
         Some(address) => (reach(address, server).await?, address),
         None => find(server).await?,
@@ -140,9 +147,10 @@ async fn encrypt(
                 .connect(tcp, &server.host)
                 .await?
         }
-        Credentials::Keys(_) | Credentials::Password(_) | Credentials::None => {
-            server.tls.connect(tcp, &server.host).await?
-        }
+        Credentials::Keys(_)
+        | Credentials::Password(_)
+        | Credentials::Token(_)
+        | Credentials::None => server.tls.connect(tcp, &server.host).await?,
     };
     Ok(stream)
 }
@@ -166,7 +174,8 @@ async fn authenticate(
             0 => return Ok(()),
             3 => {
                 // In clear only inside TLS: a password never goes over the wire readable.
-                let Credentials::Password(password) = credentials else {
+                let (Credentials::Password(password) | Credentials::Token(password)) = credentials
+                else {
                     return Err(ConnectError::Method);
                 };
                 if !connection.stream().is_encrypted() {
@@ -217,7 +226,9 @@ async fn scram(connection: &mut Connection, credentials: &Credentials) -> Result
                 .finish(&server_final)
                 .map_err(ConnectError::ScramPassword)
         }
-        Credentials::Certificate(_) | Credentials::None => Err(ConnectError::Method),
+        Credentials::Certificate(_) | Credentials::Token(_) | Credentials::None => {
+            Err(ConnectError::Method)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use jsonwebtoken::{Algorithm, jwk::JwkSet};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,8 @@ pub enum Authority {
     Catalogue,
     /// An HTTP service; its contract is that of the Management API's authorise call.
     Http(Arc<HttpAuthority>),
+    /// Whoever signs JSON Web Tokens: they prove who it is, the catalogue's rules decide.
+    Jwt(Arc<JwtAuthority>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,67 @@ pub struct HttpAuthority {
     /// For one answer; `None`: as configured.
     #[serde(default)]
     pub deadline: Option<TimeLimit>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwtAuthority {
+    /// What `iss` must be.
+    pub issuer: String,
+    /// What `aud` must hold.
+    pub audience: String,
+    /// Tokens signed in any other way are refused, whatever their header says.
+    pub algorithms: Vec<JwtAlgorithm>,
+    pub keys: JwtKeys,
+    /// PEM of the certificate authorities that may vouch for the address of the keys; `None`: the usual public ones.
+    #[serde(default)]
+    pub ca: Option<String>,
+    /// The claim that names the person: their id here, or their e-mail address.
+    #[serde(default = "sub")]
+    pub subject_claim: String,
+}
+
+/// Where an issuer's public keys come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JwtKeys {
+    /// Fetched, and again when a token names a key that is not among them.
+    Url(AuthorityUrl),
+    Jwks(JwkSet),
+}
+
+/// Signatures that can be checked with a public key. There is none here that a public key could be a secret for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JwtAlgorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+}
+
+impl From<JwtAlgorithm> for Algorithm {
+    fn from(algorithm: JwtAlgorithm) -> Self {
+        match algorithm {
+            JwtAlgorithm::RS256 => Self::RS256,
+            JwtAlgorithm::RS384 => Self::RS384,
+            JwtAlgorithm::RS512 => Self::RS512,
+            JwtAlgorithm::PS256 => Self::PS256,
+            JwtAlgorithm::PS384 => Self::PS384,
+            JwtAlgorithm::PS512 => Self::PS512,
+            JwtAlgorithm::ES256 => Self::ES256,
+            JwtAlgorithm::ES384 => Self::ES384,
+            JwtAlgorithm::EdDSA => Self::EdDSA,
+        }
+    }
+}
+
+fn sub() -> String {
+    "sub".to_owned()
 }
 
 /// An address that can be called: http or https with a host, and without credentials, which would end up in logs.

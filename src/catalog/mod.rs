@@ -22,6 +22,7 @@ mod entry;
 mod error;
 mod evidence;
 mod external_token;
+mod guard_keys;
 mod keys;
 mod members;
 mod people;

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
 use serde_json::{Value, json};
 use sqlx::SqliteConnection;
 
@@ -12,7 +13,7 @@ use crate::{
         columns::now,
         people::NAME_MAX_BYTES,
         tenant_rows::{self, find, find_at, has_branches, require, tenant},
-        types::{AuditEvent, Authority, Tenant, TenantAt, TimeLimit, TokenAccess},
+        types::{AuditEvent, Authority, JwtKeys, Tenant, TenantAt, TimeLimit, TokenAccess},
     },
     config::AUTHORITY_DEADLINE_MAX,
     names::TenantRef,
@@ -178,15 +179,55 @@ fn check(tenant: &Tenant) -> Result<(), CatalogError> {
     if tenant.timeouts.queue == Some(TimeLimit::Off) {
         return invalid("timeouts.queue", "cannot be off");
     }
-    if let Authority::Http(http) = &tenant.authority
-        && let Some(deadline) = http.deadline
-        && deadline
-            .duration()
-            .is_none_or(|deadline| deadline > AUTHORITY_DEADLINE_MAX)
-    {
-        return invalid("authority.deadline", "must be 1 minute at most");
+    check_authority(&tenant.authority)
+}
+
+fn check_authority(authority: &Authority) -> Result<(), CatalogError> {
+    let invalid = |field, problem| Err(CatalogError::Invalid { field, problem });
+    match authority {
+        Authority::Catalogue => {}
+        Authority::Http(http) => {
+            let deadline = http.deadline.map(TimeLimit::duration);
+            if deadline
+                .is_some_and(|limit| limit.is_none_or(|limit| limit > AUTHORITY_DEADLINE_MAX))
+            {
+                return invalid("authority.deadline", "must be 1 minute at most");
+            }
+        }
+        Authority::Jwt(jwt) => {
+            for (field, text) in [
+                ("authority.issuer", &jwt.issuer),
+                ("authority.audience", &jwt.audience),
+                ("authority.subject_claim", &jwt.subject_claim),
+            ] {
+                if text.is_empty() {
+                    return invalid(field, "must not be empty");
+                }
+            }
+            if jwt.algorithms.is_empty() {
+                return invalid("authority.algorithms", "must name at least one");
+            }
+            if let JwtKeys::Jwks(set) = &jwt.keys
+                && (set.keys.is_empty() || set.keys.iter().any(|key| !is_public(key)))
+            {
+                return invalid(
+                    "authority.keys",
+                    "must hold public keys (RSA, EC or OKP), and no others",
+                );
+            }
+        }
     }
     Ok(())
+}
+
+/// A shared secret has no place among keys that anybody may know.
+fn is_public(key: &Jwk) -> bool {
+    matches!(
+        key.algorithm,
+        AlgorithmParameters::RSA(_)
+            | AlgorithmParameters::EllipticCurve(_)
+            | AlgorithmParameters::OctetKeyPair(_)
+    )
 }
 
 /// A branch belongs to a tenant that exists and is no branch, so a tenant with branches cannot become one.

@@ -18,6 +18,8 @@ use crate::{
 };
 
 const PREFIX: &str = "slp_";
+/// Taken as well, for Supabase's PAM module: it knows a token by this beginning and asks nobody about any other.
+const PEER_PREFIX: &str = "sbp_";
 const ID_CHARACTERS: usize = 12;
 const SECRET_CHARACTERS: usize = 43;
 const CHECKSUM_CHARACTERS: usize = 6;
@@ -53,7 +55,9 @@ impl Token {
     /// The token in `text`, or `None` if it does not have a token's shape and checksum.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let body = text.strip_prefix(PREFIX)?;
+        let body = text
+            .strip_prefix(PREFIX)
+            .or_else(|| text.strip_prefix(PEER_PREFIX))?;
         if text.len() != token_characters() || !body.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return None;
         }
@@ -181,6 +185,15 @@ mod tests {
     fn the_sample_parses_and_its_id_comes_first() {
         let token = Token::parse(&sample()).unwrap();
         assert_eq!(token.id().as_str(), "0123456789AB");
+    }
+
+    #[test]
+    fn the_peers_prefix_does_not_change_the_token() {
+        let pepper = crate::catalog::keys::Keys::derive(&Zeroizing::new([7; 32]));
+        let ours = Token::parse(&sample()).unwrap();
+        let theirs = Token::parse(&sample().replacen(PREFIX, PEER_PREFIX, 1)).unwrap();
+        assert_eq!(ours.id(), theirs.id());
+        assert_eq!(ours.mac(pepper.pepper()), theirs.mac(pepper.pepper()));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-pub use super::authority::{Authority, AuthorityUrl, HttpAuthority, InvalidUrl};
+pub use super::authority::{
+    Authority, AuthorityUrl, HttpAuthority, InvalidUrl, JwtAlgorithm, JwtAuthority, JwtKeys,
+};
 pub use super::timeouts::{InvalidLimit, TenantTimeouts, TimeLimit};
 use crate::names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId};
 
@@ -88,6 +90,20 @@ pub enum BackendLogin {
     Certificate,
     /// The role's stored secret.
     RoleSecret,
+    /// The client's own token, in clear inside verified TLS: for servers whose PAM checks tokens.
+    #[serde(rename = "passthrough")]
+    PassThrough,
+}
+
+impl BackendTls {
+    /// Whether the server proves who it is before it is told anything.
+    #[must_use]
+    pub fn is_verified(self) -> bool {
+        match self {
+            Self::Disable | Self::Require => false,
+            Self::VerifyCa | Self::VerifyFull => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -292,6 +308,7 @@ pub const AUDIT_KINDS: &[&str] = &[
     "audit.pruned",
     "auth.denied",
     "auth.succeeded",
+    "guard_key.created",
     "member.removed",
     "member.set",
     "node.started",

@@ -23,6 +23,11 @@ pub(super) enum CliError {
     #[error("{} is empty", path.display())]
     EmptyFile { path: PathBuf },
     #[error(
+        "{} is no JSON Web Key Set\nhint: it looks like {{\"keys\": [{{\"kty\": …}}]}}",
+        path.display()
+    )]
+    NotAKeySet { path: PathBuf },
+    #[error(
         "this is not the id of a token\nhint: give the 12 characters after slp_; `sluice token list PERSON` shows them"
     )]
     NotATokenId,
@@ -44,6 +49,8 @@ pub(super) enum CliError {
     Unreadable { url: String, status: StatusCode },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error("{0}")]
+    Guard(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot write: {0}")]
     Output(#[source] io::Error),
     #[error("cannot start: {0}")]

@@ -15,6 +15,7 @@ mod authority;
 mod client;
 pub mod demo;
 mod demo_args;
+mod direct;
 mod doctor;
 mod error;
 mod health;
@@ -36,7 +37,12 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use self::client::{Connection, environment};
-pub use self::{demo_args::DemoArgs, health::HealthArgs, remote::Remote};
+pub use self::{
+    demo_args::DemoArgs,
+    direct::{GuardArgs, VerifyArgs},
+    health::HealthArgs,
+    remote::Remote,
+};
 
 /// A PostgreSQL connection pooler with token-based access.
 #[derive(Parser)]
@@ -57,6 +63,10 @@ pub enum Command {
     Demo(DemoArgs),
     /// Ask a running pooler whether it takes clients: exit status 0 if it does, else 1
     Health(HealthArgs),
+    /// Beside a PostgreSQL: check the token of somebody who logs in to it directly (for PAM's pam_exec)
+    Verify(VerifyArgs),
+    /// Beside a PostgreSQL: end direct sessions when access ends
+    Guard(GuardArgs),
     #[command(flatten)]
     Remote(Remote),
 }
@@ -88,15 +98,19 @@ pub fn run() -> ExitCode {
         command,
     } = Cli::parse();
     match command {
-        Command::Serve(_) | Command::Demo(_) if !connection.is_empty() => Cli::command()
+        Command::Serve(_) | Command::Demo(_) | Command::Verify(_) | Command::Guard(_)
+            if !connection.is_empty() =>
+        Cli::command()
             .error(
                 ErrorKind::ArgumentConflict,
-                "the options of the admin API have no meaning for `serve` and `demo`",
+                "the options of the admin API have no meaning for `serve`, `demo`, `verify` and `guard`",
             )
             .exit(),
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Health(args) => args.run(connection),
+        Command::Verify(args) => args.run(),
+        Command::Guard(args) => args.run(),
         Command::Remote(call) => call.run(connection),
     }
 }

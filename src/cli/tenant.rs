@@ -14,7 +14,7 @@ use super::{
     tenant_options::TenantOptions,
 };
 use crate::{
-    admin::values::{Done, OneTenant, Removed, SecretText, Tenants},
+    admin::values::{Done, GuardKey, OneTenant, Removed, SecretText, Tenants},
     catalog::types::{Tenant, TenantTimeouts},
     names::{RoleName, TenantRef},
 };
@@ -61,6 +61,12 @@ pub enum TenantAction {
     /// Forget a tenant with its rules, members and secrets, and end its sessions
     #[command(after_help = "Example:\n  sluice tenant remove demo")]
     Remove {
+        #[arg(value_name = "REF")]
+        tenant: TenantRef,
+    },
+    /// Make the key that `sluice guard` beside the tenant's database shows; an earlier one ends
+    #[command(after_help = "Example:\n  sluice tenant guard-key demo")]
+    GuardKey {
         #[arg(value_name = "REF")]
         tenant: TenantRef,
     },
@@ -140,6 +146,13 @@ impl TenantAction {
                 let path = ["v1", "tenants", tenant.as_str()];
                 let gone = client.delete::<Done<Removed>>(&path).await?;
                 Ok(gone.shown(|done| output::done("tenant removed", done)))
+            }
+            Self::GuardKey { tenant } => {
+                let path = ["v1", "tenants", tenant.as_str(), "guard-key"];
+                let made = client
+                    .send::<Done<GuardKey>>(Method::POST, &path, &serde_json::json!({}))
+                    .await?;
+                Ok(made.shown(|done| done.value.guard_key.to_string()))
             }
             Self::Secret(SecretAction::Set(files)) => files.run(client).await,
             Self::Secret(SecretAction::Remove { tenant, role }) => {

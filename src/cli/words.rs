@@ -1,6 +1,6 @@
 //! Choices as they are typed, and the catalogue's values that they stand for.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use clap::ValueEnum;
 use ipnet::IpNet;
@@ -62,6 +62,9 @@ pub enum Login {
     /// The role's password, kept with `sluice tenant secret set`
     #[value(name = "role_secret", alias = "role-secret")]
     RoleSecret,
+    /// The person's own token, for servers whose PAM checks tokens (needs verify-ca or verify-full)
+    #[value(name = "passthrough")]
+    PassThrough,
 }
 
 impl From<Login> for BackendLogin {
@@ -69,6 +72,7 @@ impl From<Login> for BackendLogin {
         match login {
             Login::Certificate => Self::Certificate,
             Login::RoleSecret => Self::RoleSecret,
+            Login::PassThrough => Self::PassThrough,
         }
     }
 }
@@ -111,6 +115,11 @@ impl From<Privileged> for PrivilegedRoles {
 /// refused before anything is sent.
 pub(super) fn expiry(text: &str) -> Result<String, ExpiryError> {
     expiry::parse(text, OffsetDateTime::now_utc()).map(|_| text.to_owned())
+}
+
+/// A while: `5s`, `2min`.
+pub(super) fn span(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
 }
 
 /// A network as people write it: `10.0.0.0/8`, or one address.

@@ -8,10 +8,12 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
+
 use super::{
     Admin, Audit, AuthQuery, AuthoritySettings, CatalogSettings, Config, Limits, Listen, Log,
     LogFormat, Net, PlainHttp, Pool, Secret, Timeouts, Tls, TokenAccessSettings, file,
-    value::{Span, SpanOrOff},
+    value::{Network, Span, SpanOrOff},
 };
 
 const POOLER_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 6543);
@@ -103,6 +105,7 @@ pub(super) fn fill(
                 file.token_access.certificate_lifetime,
                 CERTIFICATE_LIFETIME,
             ),
+            pooler_networks: networks(file.token_access.pooler_networks),
         },
         authorities: authorities(file.authorities),
         auth_query: AuthQuery {
@@ -130,11 +133,15 @@ pub(super) fn fill(
     }
 }
 
+fn networks(given: Option<Vec<Network>>) -> Vec<IpNet> {
+    let given = given.unwrap_or_default().into_iter();
+    given.map(|network| network.0).collect()
+}
+
 fn authorities(file: file::Authorities) -> AuthoritySettings {
-    let networks = file.networks.unwrap_or_default();
     AuthoritySettings {
         plain_http: file.plain_http.unwrap_or(PLAIN_HTTP),
-        networks: networks.into_iter().map(|network| network.0).collect(),
+        networks: networks(file.networks),
         deadline: span(file.deadline, AUTHORITY_DEADLINE),
         calls_per_tenant: file.calls_per_tenant.unwrap_or(AUTHORITY_CALLS_PER_TENANT),
         answer_max_bytes: file.answer_max_bytes.unwrap_or(AUTHORITY_ANSWER_MAX_BYTES),
@@ -144,12 +151,11 @@ fn authorities(file: file::Authorities) -> AuthoritySettings {
 }
 
 fn listen(file: file::Listen) -> Listen {
-    let networks = file.proxy_protocol_from.unwrap_or_default();
     Listen {
         pooler: file.pooler.map_or(POOLER_ADDRESS, |address| address.0),
         direct: file.direct.map_or(DIRECT_ADDRESS, |address| address.0),
         workers: workers(file.workers.unwrap_or(WORKERS)),
-        proxy_protocol_from: networks.into_iter().map(|network| network.0).collect(),
+        proxy_protocol_from: networks(file.proxy_protocol_from),
     }
 }
 

@@ -88,6 +88,7 @@ sections! {
         ca_certificate: PathBuf,
         ca_key: PathBuf,
         certificate_lifetime: Span,
+        pooler_networks: Vec<Network>,
     }
     authorities: Authorities {
         plain_http: PlainHttp,

@@ -224,6 +224,8 @@ pub struct TokenAccessSettings {
     pub ca_certificate: Option<PathBuf>,
     pub ca_key: Option<PathBuf>,
     pub certificate_lifetime: Duration,
+    /// Where poolers of this catalogue connect from, for servers that have tokens checked by the authorise call.
+    pub pooler_networks: Vec<IpNet>,
 }
 
 /// Asking the external authorities of tenants.

@@ -152,6 +152,7 @@ impl<'a> Door<'a> {
         match self.tenant.login {
             BackendLogin::Certificate => "cert",
             BackendLogin::RoleSecret => "scram-sha-256",
+            BackendLogin::PassThrough => "pam",
         }
     }
 
@@ -161,6 +162,7 @@ impl<'a> Door<'a> {
             BackendLogin::RoleSecret => {
                 matches!(rule.method(), "scram-sha-256" | "md5" | "password")
             }
+            BackendLogin::PassThrough => rule.method() == "pam",
         }
     }
 
@@ -174,11 +176,10 @@ impl<'a> Door<'a> {
         match rule.method() {
             "reject" => None,
             "trust" => Some((Verdict::Unsafe, "it asks for nothing")),
-            "password" if channel == Channel::Plain => {
+            "password" | "pam" if channel == Channel::Plain => {
                 Some((Verdict::Unsafe, "the password goes over the wire readable"))
             }
-            _ if !self.is_gated() => None,
-            "cert" if rule.option("map").is_some() => None,
+            _ if !self.is_gated() || self.suits(rule) => None,
             "cert" => Some((
                 Verdict::Warning,
                 "it takes any certificate of ssl_ca_file that has the role as its CN",
@@ -241,8 +242,14 @@ impl<'a> Door<'a> {
             return Addition::new(to, [line]);
         }
         let gate = self.gate();
+        let method = match self.tenant.login {
+            BackendLogin::PassThrough => "pam pamservice=sluice".to_owned(),
+            BackendLogin::Certificate | BackendLogin::RoleSecret => {
+                format!("cert clientname=DN map={MAP}")
+            }
+        };
         let lines = [
-            format!("hostssl all +{gate} {from}/{width} cert clientname=DN map={MAP}"),
+            format!("hostssl all +{gate} {from}/{width} {method}"),
             format!("host    all +{gate} all reject"),
             format!("local   all +{gate} reject"),
         ];

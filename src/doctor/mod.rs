@@ -330,6 +330,7 @@ fn classify(error: &ConnectError) -> (Topic, bool) {
         | ConnectError::Scram(_)
         | ConnectError::ScramPassword(_)
         | ConnectError::Iterations
+        | ConnectError::Unverified
         | ConnectError::Protocol => (Topic::Login, false),
     }
 }

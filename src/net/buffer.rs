@@ -121,6 +121,9 @@ impl Buffer {
 
     /// Appends `bytes`, growing past a lent buffer's size if it must.
     pub fn put(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         self.make_room(bytes.len());
         self.memory[self.end..self.end + bytes.len()].copy_from_slice(bytes);
         self.end += bytes.len();

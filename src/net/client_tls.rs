@@ -101,6 +101,15 @@ impl ClientTlsConfig {
         }
     }
 
+    /// Whether the server has to prove who it is before anything is said to it.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        match &self.0 {
+            Mode::Plain => false,
+            Mode::Encrypted { check, .. } => check.is_proof(),
+        }
+    }
+
     /// Encrypts a fresh connection to `host` (a name or an address, as the server's certificate has it).
     ///
     /// With `BackendTls::Disable` the connection is handed back as it is.

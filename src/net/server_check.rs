@@ -83,6 +83,11 @@ impl ServerCheck {
         }))
     }
 
+    /// Whether the server has to prove who it is.
+    pub(super) fn is_proof(&self) -> bool {
+        matches!(self.trust, Trust::Authorities { .. })
+    }
+
     fn of(trust: Trust) -> Self {
         Self {
             trust,

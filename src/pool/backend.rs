@@ -8,9 +8,10 @@ use super::{epoch::Epoch, turns::Place};
 use crate::{
     backend::{CancelTarget, Connection, Server},
     protocol::{
+        own_settings::OwnSettings,
         parameters::Settings,
         pipeline::Pipeline,
-        prepared::{Known, SqlStatements},
+        prepared::{Known, Owner, SqlStatements},
         residue::Residue,
     },
 };
@@ -27,6 +28,12 @@ pub struct Backend {
     pub known: Known,
     /// The statements of SQL's own PREPARE that it has.
     pub sql_statements: Option<Rc<SqlStatements>>,
+    /// Whose unnamed statement it has; `None`: nobody's that matters.
+    pub unnamed: Option<Owner>,
+    /// Settings of the client's own that it may have set since the server was asked for its settings.
+    pub own_settings: OwnSettings,
+    /// The client has sent something that may take every prepared statement away from the server session.
+    pub may_forget: bool,
     /// What the last client may have left behind.
     pub residue: Residue,
     pub(super) epoch: Rc<Epoch>,
@@ -116,6 +123,9 @@ impl Backend {
             settings: Rc::default(),
             known: Known::default(),
             sql_statements: None,
+            unnamed: None,
+            own_settings: OwnSettings::default(),
+            may_forget: false,
             residue: Residue::empty(),
             epoch,
             retire_at,
@@ -158,6 +168,8 @@ impl Backend {
     ///
     /// After a cancel the signal may still be on its way to the process: an empty query takes it.
     pub(super) async fn absorb_cancels(&mut self, limit: Duration) -> bool {
+        // A simple query takes it away.
+        self.unnamed = None;
         let was_cancelled = !self.cancels.is_clear();
         if tokio::time::timeout(limit, self.cancels.wait_clear())
             .await
@@ -180,6 +192,7 @@ impl Backend {
             self.settings = Rc::default();
             self.known.clear();
             self.sql_statements = None;
+            self.own_settings = OwnSettings::default();
             self.residue = Residue::empty();
             return self.run("DISCARD ALL", limit).await;
         }
@@ -191,6 +204,7 @@ impl Backend {
 
     /// Runs `sql` between clients; `false`: it failed, and the backend cannot be trusted any more.
     pub(super) async fn run(&mut self, sql: &str, limit: Duration) -> bool {
+        self.unnamed = None;
         let reply = self.connection.query(sql, limit).await;
         reply.is_ok_and(|reply| reply.error.is_none() && reply.status == b'I')
             && !self.connection.has_more()

@@ -5,7 +5,8 @@ use std::{fmt, rc::Rc};
 use crate::{
     access::Grant,
     backend,
-    names::{DatabaseName, PersonId, RoleName, TenantRef},
+    catalog::types::BackendLogin,
+    names::{DatabaseName, PersonId, RoleName, TenantRef, TokenId},
     protocol::{options::is_setting, parameters::Settings, startup::Replication},
 };
 
@@ -16,14 +17,30 @@ pub enum Principal {
     Password,
     /// One person, proven by a grant.
     Person(PersonId),
+    /// One person with one of their tokens, where the token itself logs in: what becomes of one token must not reach
+    /// the sessions of another.
+    Token(PersonId, TokenId),
     /// The pooler itself, asking for password verifiers.
     AuthQuery,
 }
 
 impl Principal {
+    /// Whom the sessions of `grant` act for at a server where people log in by `login`.
     #[must_use]
-    pub fn of(grant: &Grant) -> Self {
-        Self::Person(grant.person())
+    pub fn of(grant: &Grant, login: BackendLogin) -> Self {
+        match login {
+            BackendLogin::Certificate | BackendLogin::RoleSecret => Self::Person(grant.person()),
+            BackendLogin::PassThrough => Self::Token(grant.person(), grant.token().clone()),
+        }
+    }
+
+    /// The person, if it is one.
+    #[must_use]
+    pub fn person(&self) -> Option<PersonId> {
+        match self {
+            Self::Person(person) | Self::Token(person, _) => Some(*person),
+            Self::Password | Self::AuthQuery => None,
+        }
     }
 }
 
@@ -31,7 +48,7 @@ impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Password => f.write_str("password"),
-            Self::Person(person) => write!(f, "person:{person}"),
+            Self::Person(person) | Self::Token(person, _) => write!(f, "person:{person}"),
             Self::AuthQuery => f.write_str("auth-query"),
         }
     }

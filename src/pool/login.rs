@@ -25,6 +25,8 @@ pub enum Login {
         grant: Uuid,
         lifetime: Duration,
     },
+    /// The token that the sessions of the pool have shown; `None`: the last of them has left.
+    Token(Option<Zeroizing<String>>),
 }
 
 impl Login {
@@ -33,6 +35,8 @@ impl Login {
         Ok(match self {
             Self::Keys(keys) => Credentials::Keys(keys.clone()),
             Self::Password(password) => Credentials::Password(password.clone()),
+            Self::Token(Some(token)) => Credentials::Token(token.clone()),
+            Self::Token(None) => Credentials::None,
             Self::Certificate {
                 authority,
                 tenant,

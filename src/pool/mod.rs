@@ -198,6 +198,18 @@ impl Pool {
         self.forget_refused_credentials();
     }
 
+    /// Wipes the token that backends log in with once nobody is left who has shown it.
+    fn forget_token(self: &Rc<Self>) {
+        // The map that holds the pool, whoever walks it, and each backend's place. Everybody else is or serves a session.
+        let others = 2 + self.open.get() as usize;
+        if Rc::strong_count(self) > others {
+            return;
+        }
+        if let Login::Token(token) = &mut *self.login.borrow_mut() {
+            *token = None;
+        }
+    }
+
     fn size(&self) -> u32 {
         let sizes = self.tenant.sizes();
         if self.is_budgeted() {
@@ -374,9 +386,9 @@ impl Pool {
     /// Whether what the server itself says speaks against a person's session: it is too old, or the role is a
     /// superuser.
     pub fn allows(&self, parameters: &ParameterStatuses) -> Result<(), CheckoutError> {
-        let Principal::Person(_) = &self.key.principal else {
+        if self.key.principal.person().is_none() {
             return Ok(());
-        };
+        }
         let needed = self.tenant.shared.min_server_version;
         let denial = match parameters.server_major() {
             Some(version) if version < needed => Denial::ServerTooOld { version, needed },

@@ -112,6 +112,7 @@ impl CheckoutError {
             | ConnectError::Scram(_)
             | ConnectError::ScramPassword(_)
             | ConnectError::Iterations
+            | ConnectError::Unverified
             | ConnectError::Protocol => false,
         }
     }

@@ -143,8 +143,8 @@ impl Pools {
     pub fn purge(&self, purge: Purge) {
         let chosen = self.matching(|pool| {
             let key = &pool.key;
-            matches!(&key.principal, super::Principal::Person(person)
-                if purge.person.is_none_or(|purged| purged == *person))
+            let person = key.principal.person();
+            person.is_some_and(|person| purge.person.is_none_or(|purged| purged == person))
                 && purge
                     .tenants
                     .as_ref()
@@ -176,6 +176,7 @@ impl Pools {
     /// Housekeeping, called a few times a second: idle timeout, lifetime, empty pools, the overall budget.
     pub fn tick(&self, now: Instant) {
         for pool in self.matching(|_| true) {
+            pool.forget_token();
             pool.expire_idle(now);
         }
         self.meet_requests();

@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     catalog::types::{BackendTls, Revision, Tenant as Record, TenantAt},
     config,
-    names::{DatabaseName, TenantRef},
+    names::{DatabaseName, PersonId, TenantRef, TokenId},
     net::{client_tls::ClientTlsConfig, stream::Keepalive},
 };
 
@@ -263,6 +263,34 @@ async fn retiring_a_pool_closes_what_is_idle_and_what_comes_back() {
         assert_eq!(world.counts.open.get(), 1);
         lent.release();
         world.until(0).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_token_is_kept_while_somebody_is_there_and_no_longer() {
+    local(async {
+        let world = World::new(10).await;
+        let tenant = world.tenant(10);
+        let person = PersonId::generate();
+        let principal = Principal::Token(person, TokenId::parse("abcdefghijkl").unwrap());
+        let session = pool(&tenant, "app", principal);
+        take(&session).await.release();
+        let token = Login::Token(Some(Zeroizing::new("slp_".to_owned())));
+        drop(tenant.pool(session.key.clone(), token));
+        let is_kept = || {
+            let pools = tenant.pools.borrow();
+            matches!(
+                &*pools.values().next().unwrap().login.borrow(),
+                Login::Token(Some(_))
+            )
+        };
+        world.pools.tick(Instant::now());
+        assert!(is_kept());
+        // Its idle backend stays; nobody is left who would need another one.
+        drop(session);
+        world.pools.tick(Instant::now());
+        assert!(!is_kept());
     })
     .await;
 }

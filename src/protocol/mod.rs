@@ -4,6 +4,7 @@ pub mod error;
 pub mod frame;
 pub mod message;
 pub mod options;
+pub mod own_settings;
 pub mod parameters;
 pub mod pipeline;
 pub mod prepared;

@@ -97,9 +97,22 @@ fn quote_name(name: &str) -> String {
     parts.join(".")
 }
 
-/// A literal that means the same whatever `standard_conforming_strings` is.
-fn quote_literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+/// A literal that means the same whatever `standard_conforming_strings` and `client_encoding` are.
+pub(super) fn quote_literal(text: &str) -> String {
+    let mut literal = String::with_capacity(text.len() + 3);
+    literal.push_str("E'");
+    for character in text.chars() {
+        match character {
+            '\\' => literal.push_str("\\\\"),
+            '\'' => literal.push_str("''"),
+            _ if character.is_ascii() => literal.push(character),
+            _ => {
+                let _ = write!(literal, "\\U{:08X}", u32::from(character));
+            }
+        }
+    }
+    literal.push('\'');
+    literal
 }
 
 #[cfg(test)]
@@ -130,6 +143,11 @@ mod tests {
             "RESET \"a\".\"b\";SELECT pg_catalog.set_config(E'search_path',E'x, y',false),\
              pg_catalog.set_config(E'work_mem',E'8MB',false)"
         );
+    }
+
+    #[test]
+    fn a_value_means_the_same_in_every_encoding() {
+        assert_eq!(quote_literal("naïve 🐘"), "E'na\\U000000EFve \\U0001F418'");
     }
 
     #[test]

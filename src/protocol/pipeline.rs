@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use super::{
     frame::{backend, frontend},
-    prepared::Undo,
+    prepared::{Statement, Undo},
 };
 
 /// The state of the server's transaction as ReadyForQuery reports it.
@@ -49,6 +49,24 @@ struct Due {
     undo: Option<Box<Undo>>,
 }
 
+impl Due {
+    /// Whether it decides what the unnamed statement is.
+    fn is_of_unnamed(&self) -> bool {
+        matches!(self.request, Request::ParseUnnamed { .. })
+            || matches!(self.undo.as_deref(), Some(Undo::Unnamed))
+    }
+
+    fn into_undo(self) -> Option<Undo> {
+        match (self.request, self.undo) {
+            (Request::ParseUnnamed { was_own }, None) => Some(Undo::UnnamedParse {
+                was_own,
+                before: None,
+            }),
+            (_, undo) => undo.map(|undo| *undo),
+        }
+    }
+}
+
 /// What the client is told when the server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Answer {
@@ -65,6 +83,10 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
     Parse,
+    /// The client's own Parse of the unnamed statement.
+    ParseUnnamed {
+        was_own: bool,
+    },
     Bind,
     Describe,
     Execute,
@@ -74,6 +96,19 @@ enum Request {
     Query,
     /// CopyDone or CopyFail: answered by nothing, but it ends a COPY FROM STDIN.
     CopyEnd,
+    /// The pooler's own Close: whatever comes before its answer was sent before it.
+    Probe,
+}
+
+impl Request {
+    /// What the server's answer tells of it.
+    fn kind(self) -> Self {
+        match self {
+            Self::ParseUnnamed { .. } => Self::Parse,
+            Self::Probe => Self::Close,
+            other => other,
+        }
+    }
 }
 
 /// Where the server stands with COPY.
@@ -99,6 +134,19 @@ pub enum PipelineError {
     Unasked(u8),
 }
 
+/// Whether it is known which Syncs the server has ignored.
+///
+/// A server in COPY FROM STDIN ignores them. When it reports an error meanwhile, nobody can say whether a Sync that was
+/// sent with the data came before the error or will be answered; the pooler asks by a Close, whose answer comes behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    No,
+    /// The server may be asked at once.
+    Ask,
+    /// It may skip everything up to a Sync, and the question too.
+    AskAfterSync,
+}
+
 /// What the server waits for before it can end what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
@@ -116,15 +164,45 @@ pub enum Awaited {
 #[error("invalid frontend message type {0}")]
 pub struct InvalidMessage(pub u8);
 
+/// Whether a client may send messages of this type in a session; Terminate apart, which no server answers.
+#[must_use]
+pub fn is_request(tag: u8) -> bool {
+    matches!(
+        tag,
+        frontend::PARSE
+            | frontend::BIND
+            | frontend::DESCRIBE
+            | frontend::EXECUTE
+            | frontend::CLOSE
+            | frontend::QUERY
+            | frontend::FUNCTION_CALL
+            | frontend::SYNC
+            | frontend::FLUSH
+            | frontend::COPY_DATA
+            | frontend::COPY_DONE
+            | frontend::COPY_FAIL
+    )
+}
+
 /// The requests that a server has not answered yet.
 #[derive(Debug)]
 pub struct Pipeline {
     owed: VecDeque<Due>,
+    /// How many of those end with a ReadyForQuery.
+    ready_owed: usize,
+    /// How many of those can be taken back.
+    undoable: usize,
+    /// How many of those replace the unnamed statement.
+    unnamed_owed: usize,
     skipped: Vec<Undo>,
     status: TransactionStatus,
     /// Extended messages went out since the last Sync: the server will wait for one.
     batch: Batch,
     copy: Copy,
+    /// Syncs that the server ignores if the COPY that they came in succeeds.
+    ignored: usize,
+    /// Syncs that it may have ignored in a COPY that has failed, or will answer yet.
+    doubtful: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,10 +217,15 @@ impl Default for Pipeline {
     fn default() -> Self {
         Self {
             owed: VecDeque::new(),
+            ready_owed: 0,
+            undoable: 0,
+            unnamed_owed: 0,
             skipped: Vec::new(),
             status: TransactionStatus::Idle,
             batch: Batch::Closed,
             copy: Copy::No,
+            ignored: 0,
+            doubtful: 0,
         }
     }
 }
@@ -153,6 +236,13 @@ impl Pipeline {
         self.status
     }
 
+    /// Whether the next message finds the transaction in the state of `status`, unless the server skips it. Otherwise
+    /// there is a ReadyForQuery still to come ahead of it.
+    #[must_use]
+    pub fn is_status_certain(&self) -> bool {
+        self.ready_owed == 0
+    }
+
     /// Whether another client may have this backend.
     #[must_use]
     pub fn is_releasable(&self) -> bool {
@@ -160,12 +250,39 @@ impl Pipeline {
             && self.status == TransactionStatus::Idle
             && self.batch == Batch::Closed
             && self.copy == Copy::No
+            && self.doubtful == 0
+    }
+
+    #[must_use]
+    pub fn doubt(&self) -> Doubt {
+        let is_asked = || self.owed.iter().any(|due| due.request == Request::Probe);
+        match self.batch {
+            _ if self.doubtful == 0 || is_asked() => Doubt::No,
+            Batch::Skipping => Doubt::AskAfterSync,
+            Batch::Closed | Batch::Open => Doubt::Ask,
+        }
+    }
+
+    /// A Close of no statement goes to the server, and a Sync behind it: the answer ends the doubt.
+    pub fn probe_to_server(&mut self) {
+        self.owed.push_back(Due {
+            request: Request::Probe,
+            answer: Answer::Swallow,
+            undo: None,
+        });
+        self.request_sync(Answer::Swallow);
     }
 
     /// Whether the server is at work for the client or waits for more of a batch.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         !self.owed.is_empty() || self.copy != Copy::No
+    }
+
+    /// Whether answers are due that need nothing more from the client than the end of its batch.
+    #[must_use]
+    pub fn owes_answers(&self) -> bool {
+        !self.owed.is_empty() && self.copy == Copy::No
     }
 
     #[must_use]
@@ -176,6 +293,35 @@ impl Pipeline {
             (Copy::No | Copy::Both, Batch::Skipping) => Awaited::SyncAfterError,
             (Copy::No | Copy::Both, Batch::Closed) => Awaited::Nothing,
         }
+    }
+
+    /// Whether what the server does with an earlier batch decides what `name` means, or whether the server knows
+    /// `statement`. Within one batch it does not matter: an error takes everything in it.
+    #[must_use]
+    pub fn is_undecided(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        if self.undoable == 0 {
+            return false;
+        }
+        let is_about = |due: &Due| {
+            due.undo
+                .as_ref()
+                .is_some_and(|undo| undo.is_about(name, statement))
+        };
+        let mut behind = self.owed.iter().skip_while(|due| !is_about(due));
+        behind.any(|due| matches!(due.request, Request::Sync | Request::Query))
+    }
+
+    /// The same for the unnamed statement.
+    #[must_use]
+    pub fn is_unnamed_undecided(&self) -> bool {
+        if self.ready_owed == 0 || self.unnamed_owed == 0 {
+            return false;
+        }
+        let mut latest = self.owed.iter().rev();
+        let ends_batch = |due: &Due| matches!(due.request, Request::Sync | Request::Query);
+        latest
+            .find(|due| ends_batch(due) || due.is_of_unnamed())
+            .is_some_and(ends_batch)
     }
 
     /// A message of type `tag` goes to the server, and its answer to the client.
@@ -190,20 +336,18 @@ impl Pipeline {
         answer: Answer,
         undo: Option<Undo>,
     ) -> Result<(), InvalidMessage> {
-        let extended = |request| {
-            self.request_extended(Due {
-                request,
-                answer,
-                undo: undo.map(Box::new),
-            })
+        let due = |request| Due {
+            request,
+            answer,
+            undo: undo.map(Box::new),
         };
         match tag {
-            frontend::PARSE => extended(Request::Parse),
-            frontend::BIND => extended(Request::Bind),
-            frontend::DESCRIBE => extended(Request::Describe),
-            frontend::EXECUTE => extended(Request::Execute),
-            frontend::CLOSE => extended(Request::Close),
-            frontend::QUERY | frontend::FUNCTION_CALL => self.request_whole(),
+            frontend::PARSE => self.request_extended(due(Request::Parse)),
+            frontend::BIND => self.request_extended(due(Request::Bind)),
+            frontend::DESCRIBE => self.request_extended(due(Request::Describe)),
+            frontend::EXECUTE => self.request_extended(due(Request::Execute)),
+            frontend::CLOSE => self.request_extended(due(Request::Close)),
+            frontend::QUERY | frontend::FUNCTION_CALL => self.request_whole(due(Request::Query)),
             frontend::SYNC => self.request_sync(answer),
             frontend::COPY_DONE | frontend::COPY_FAIL => self.end_copy(),
             frontend::COPY_DATA | frontend::FLUSH => {}
@@ -212,10 +356,54 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Whether an error that is due, or reported already, may make the server skip the next message.
+    #[must_use]
+    pub fn may_skip(&self) -> bool {
+        !self.owed.is_empty() || self.batch == Batch::Skipping
+    }
+
+    /// A Parse of the unnamed statement goes to the server; `was_own`: what it replaces was the client's, too. `before`
+    /// is what it replaces, where the server `may_skip` it: otherwise nothing is allocated.
+    pub fn unnamed_to_server(&mut self, was_own: bool, before: Option<Box<[u8]>>) {
+        let undo = before.map(|before| {
+            Box::new(Undo::UnnamedParse {
+                was_own,
+                before: Some(before),
+            })
+        });
+        self.request_extended(Due {
+            request: Request::ParseUnnamed { was_own },
+            answer: Answer::Pass,
+            undo,
+        });
+    }
+
+    /// A Parse of the unnamed statement was skipped that would have replaced `before`. Whether what follows it decides what
+    /// there is now: another such Parse then replaces `before`, too.
+    pub fn is_unnamed_replaced(&mut self, was_own: bool, before: Option<&[u8]>) -> bool {
+        let next = self
+            .owed
+            .iter_mut()
+            .find(|due| matches!(due.request, Request::Query | Request::ParseUnnamed { .. }));
+        let Some(next) = next else {
+            return false;
+        };
+        if let Request::ParseUnnamed {
+            was_own: replaces_own,
+        } = &mut next.request
+        {
+            *replaces_own = was_own;
+            let before = Some(before.unwrap_or_default().into());
+            let undo = Box::new(Undo::UnnamedParse { was_own, before });
+            self.undoable += usize::from(next.undo.replace(undo).is_none());
+        }
+        true
+    }
+
     /// A message of type `tag` has come from the server; `first` is the first byte of its body, if any. Answers
     /// what the client is told of it.
     pub fn from_server(&mut self, tag: u8, first: Option<u8>) -> Result<Answer, PipelineError> {
-        if !self.is_busy() && is_answer(tag) {
+        if !self.is_busy() && is_answer(tag) && self.doubtful == 0 {
             return Err(PipelineError::Unasked(tag));
         }
         match tag {
@@ -231,6 +419,7 @@ impl Pipeline {
             | backend::EMPTY_QUERY_RESPONSE
             | backend::PORTAL_SUSPENDED => {
                 self.copy = Copy::No;
+                self.ignored = 0;
                 self.answered(Request::Execute);
             }
             backend::COPY_IN_RESPONSE => self.begin_copy_in(),
@@ -251,6 +440,9 @@ impl Pipeline {
 
     /// What the server has skipped since the last call, the latest first: the order to take it back in.
     pub fn take_skipped(&mut self) -> Vec<Undo> {
+        if self.skipped.is_empty() {
+            return Vec::new();
+        }
         let mut skipped = std::mem::take(&mut self.skipped);
         skipped.reverse();
         skipped
@@ -268,26 +460,34 @@ impl Pipeline {
         self.owed.front().map(|due| due.request)
     }
 
-    fn request_whole(&mut self) {
-        if self.batch != Batch::Skipping {
-            self.owe(Request::Query);
+    fn request_whole(&mut self, due: Due) {
+        if self.batch == Batch::Skipping {
+            self.skipped.extend(due.into_undo());
+        } else {
+            self.ready_owed += 1;
+            self.undoable += usize::from(due.undo.is_some());
+            self.owed.push_back(due);
         }
     }
 
     fn request_extended(&mut self, due: Due) {
         if self.batch == Batch::Skipping {
-            self.skipped.extend(due.undo.map(|undo| *undo));
+            self.skipped.extend(due.into_undo());
         } else {
             self.batch = Batch::Open;
+            self.undoable += usize::from(due.undo.is_some());
+            self.unnamed_owed += usize::from(due.is_of_unnamed());
             self.owed.push_back(due);
         }
     }
 
     fn request_sync(&mut self, answer: Answer) {
         if self.copy == Copy::In {
+            self.ignored += 1;
             return;
         }
         self.batch = Batch::Closed;
+        self.ready_owed += 1;
         self.owed.push_back(Due {
             request: Request::Sync,
             answer,
@@ -317,6 +517,8 @@ impl Pipeline {
             let ignored = index > 0 && index < ahead && due.request == Request::Sync;
             let is_end = Some(index) == end;
             index += 1;
+            self.ready_owed -= usize::from(ignored);
+            self.ignored += usize::from(ignored);
             !ignored && !is_end
         });
         if end.is_none() {
@@ -329,27 +531,57 @@ impl Pipeline {
 
     fn answered(&mut self, request: Request) -> Answer {
         self.drop_stray_copy_ends();
-        if self.front() != Some(request) {
+        if self.front().map(Request::kind) != Some(request) {
             return Answer::Pass;
         }
-        self.owed.pop_front().map_or(Answer::Pass, |due| due.answer)
+        let due = self.take_front();
+        if due
+            .as_ref()
+            .is_some_and(|due| due.request == Request::Probe)
+        {
+            self.doubtful = 0;
+        }
+        due.map_or(Answer::Pass, |due| due.answer)
+    }
+
+    fn take_front(&mut self) -> Option<Due> {
+        let due = self.owed.pop_front()?;
+        self.undoable -= usize::from(due.undo.is_some());
+        self.unnamed_owed -= usize::from(due.is_of_unnamed());
+        Some(due)
     }
 
     fn error(&mut self) {
         self.copy = Copy::No;
+        self.doubtful += std::mem::take(&mut self.ignored);
         self.drop_stray_copy_ends();
         match self.front() {
             // The error is part of the answer of a simple query, or asynchronous: nothing is skipped.
-            Some(Request::Query | Request::Sync) => {}
+            Some(Request::Query | Request::Sync) => {
+                let failed = self.owed.front_mut().and_then(|due| due.undo.take());
+                self.undoable -= usize::from(failed.is_some());
+                self.skipped.extend(failed.map(|undo| *undo));
+            }
+            // A Close never fails: the error is of something before it.
+            Some(Request::Probe) => {}
             None if self.batch != Batch::Open => {}
             _ => self.skip_to_sync(),
         }
     }
 
     fn skip_to_sync(&mut self) {
+        // The first one has failed. A Parse of the unnamed statement has taken away what was there before.
+        if let Some(Due {
+            request: Request::ParseUnnamed { .. },
+            undo,
+            ..
+        }) = self.owed.front_mut()
+        {
+            self.undoable -= usize::from(undo.take().is_some());
+        }
         while self.front().is_some_and(|request| request != Request::Sync) {
-            let undo = self.owed.pop_front().and_then(|due| due.undo);
-            self.skipped.extend(undo.map(|undo| *undo));
+            let undo = self.take_front().and_then(Due::into_undo);
+            self.skipped.extend(undo);
         }
         if self.owed.is_empty() {
             self.batch = Batch::Skipping;
@@ -362,8 +594,17 @@ impl Pipeline {
             .ok_or(PipelineError::UnknownStatus)?;
         self.copy = Copy::No;
         self.drop_stray_copy_ends();
-        match self.owed.pop_front().map(|due| (due.request, due.answer)) {
+        let is_due = matches!(self.front(), Some(Request::Query | Request::Sync));
+        if !is_due && self.doubtful > 0 {
+            self.doubtful -= 1;
+            if self.owed.is_empty() {
+                self.batch = Batch::Closed;
+            }
+            return Ok(Answer::Pass);
+        }
+        match self.take_front().map(|due| (due.request, due.answer)) {
             Some((request @ (Request::Query | Request::Sync), answer)) => {
+                self.ready_owed -= 1;
                 self.drop_stray_copy_ends();
                 if request == Request::Query && self.owed.is_empty() {
                     // A simple query ends whatever batch was open before it.
@@ -377,7 +618,7 @@ impl Pipeline {
 
     fn drop_stray_copy_ends(&mut self) {
         while self.front() == Some(Request::CopyEnd) {
-            self.owed.pop_front();
+            self.take_front();
         }
     }
 }
@@ -488,10 +729,31 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_sent_with_a_copy_that_fails_keeps_the_backend_until_it_is_answered_or_asked_about() {
+        assert_released_only_at_the_end(">P >B >E >S <1 <2 <G >d <E <ZI");
+        assert_released_only_at_the_end(">P >B >E <1 <2 <G >d >S <E <ZI");
+        assert!(play(">Q <G >d >S <E <ZI <ZI").is_releasable());
+        for zs in ["<ZI", "<ZI <ZI"] {
+            let mut pipeline = play(">P >B >E >S <1 <2 <G >d <E");
+            assert_eq!(pipeline.doubt(), Doubt::AskAfterSync);
+            pipeline.to_server(b'S').unwrap();
+            pipeline.probe_to_server();
+            for _ in zs.split(' ') {
+                assert_eq!(pipeline.from_server(b'Z', Some(b'I')), Ok(Answer::Pass));
+                assert!(!pipeline.is_releasable());
+            }
+            assert_eq!(pipeline.from_server(b'3', None), Ok(Answer::Swallow));
+            assert_eq!(pipeline.from_server(b'Z', Some(b'I')), Ok(Answer::Swallow));
+            assert!(pipeline.is_releasable());
+        }
+        assert_eq!(play(">Q <G >d >S <E <ZI").doubt(), Doubt::Ask);
+    }
+
+    #[test]
     fn a_copy_that_the_server_refuses_half_way_leaves_nothing_owed() {
         assert!(play(">Q <G >d <E <ZI").is_releasable());
         assert!(play(">Q <G >d <E <ZI >d >c").is_releasable());
-        assert!(play(">P >B >E >S <1 <2 <G >d <E >c >S <ZI").is_releasable());
+        assert!(play(">P >B >E >H <1 <2 <G >d <E >c >S <ZI").is_releasable());
     }
 
     #[test]
@@ -500,7 +762,7 @@ mod tests {
     }
 
     fn forget(name: &[u8]) -> Undo {
-        let statement = Statements::new(1).intern(name);
+        let statement = Statements::new(1).intern(name, "UTF8");
         Undo::Parse {
             name: Some(name.into()),
             statement,

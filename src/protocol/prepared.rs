@@ -17,7 +17,13 @@ use std::{
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use super::residue::{self, Residue};
+use super::{
+    own_settings::OwnSettings,
+    residue::{self, Residue},
+};
+
+/// The encoding of nearly all clients, as servers call it.
+pub const UTF8: &str = "UTF8";
 
 /// What canonical names begin with.
 pub const PREFIX: &str = "sluice_";
@@ -33,13 +39,44 @@ pub struct Statement {
     /// The body of a Parse behind its name: text, zero byte, parameter types.
     body: Box<[u8]>,
     residue: Residue,
+    own_settings: Box<[Box<str>]>,
+    may_forget: bool,
+    is_ascii: bool,
+    /// What its text is encoded in, where that matters: a client encoding other than UTF-8.
+    encoding: Option<Box<str>>,
 }
 
 impl Statement {
+    /// Whether its bytes are another text for a client with this encoding.
+    fn is_foreign_in(&self, encoding: &str) -> bool {
+        match &self.encoding {
+            Some(own) => **own != *encoding,
+            None => encoding != UTF8 && !self.is_ascii,
+        }
+    }
+
+    /// Whether it means the same in every encoding.
+    #[must_use]
+    pub fn is_ascii(&self) -> bool {
+        self.is_ascii
+    }
+
     /// What it may leave behind in the session that runs it.
     #[must_use]
     pub fn residue(&self) -> Residue {
         self.residue
+    }
+
+    /// Whether running it may take away every prepared statement.
+    #[must_use]
+    pub fn may_forget(&self) -> bool {
+        self.may_forget
+    }
+
+    /// The settings of the application's own that it may set.
+    #[must_use]
+    pub fn own_settings(&self) -> &[Box<str>] {
+        &self.own_settings
     }
 
     /// The name that backends know it by.
@@ -63,13 +100,22 @@ impl Statement {
     }
 }
 
+/// Whose unnamed statement it is: one client of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner(u64);
+
+type ByBody = HashMap<Box<[u8]>, Rc<Statement>, FxBuildHasher>;
+
 /// All statements of a pool, each once.
 #[derive(Debug)]
 pub struct Statements {
-    by_body: HashMap<Box<[u8]>, Rc<Statement>, FxBuildHasher>,
+    by_body: ByBody,
+    /// Those with a text in another encoding than UTF-8: the same bytes mean something else there.
+    foreign: BTreeMap<Box<str>, ByBody>,
     next_id: u64,
     /// What was interned before this one may have plans that no longer fit.
     fresh_from: u64,
+    next_owner: u64,
     max: usize,
 }
 
@@ -78,43 +124,65 @@ impl Statements {
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self {
-            by_body: HashMap::default(),
+            by_body: ByBody::default(),
+            foreign: BTreeMap::new(),
             next_id: 1,
             fresh_from: 1,
+            next_owner: 1,
             max,
         }
+    }
+
+    /// A new client of the pool.
+    pub fn owner(&mut self) -> Owner {
+        let owner = Owner(self.next_owner);
+        self.next_owner += 1;
+        owner
     }
 
     /// Has every statement prepared anew, under another name, when it is used next: after a change of a table, a plan
     /// that was made before may not be used any more, on no backend.
     pub fn renew(&mut self) {
         self.by_body.clear();
+        self.foreign.clear();
         self.fresh_from = self.next_id;
     }
 
-    /// What `statement` has been renewed to; `None`: it has not been.
-    pub fn renewed(&mut self, statement: &Statement) -> Option<Rc<Statement>> {
-        (statement.id < self.fresh_from).then(|| self.intern(&statement.body))
+    /// What `statement` has been renewed to; `None`: it has not been. `encoding` as for `intern`.
+    pub fn renewed(&mut self, statement: &Statement, encoding: &str) -> Option<Rc<Statement>> {
+        let is_stale = statement.id < self.fresh_from || statement.is_foreign_in(encoding);
+        is_stale.then(|| self.intern(&statement.body, encoding))
     }
 
-    /// The statement whose Parse has `body` behind its name.
-    pub fn intern(&mut self, body: &[u8]) -> Rc<Statement> {
-        if let Some(known) = self.by_body.get(body) {
+    /// The statement whose Parse has `body` behind its name; `encoding`: the client's, as the server calls it.
+    pub fn intern(&mut self, body: &[u8], encoding: &str) -> Rc<Statement> {
+        let encoding = (encoding != UTF8 && !body.is_ascii()).then_some(encoding);
+        let by_body = match encoding {
+            None => &mut self.by_body,
+            Some(encoding) => self.foreign.entry(encoding.into()).or_default(),
+        };
+        if let Some(known) = by_body.get(body) {
             return Rc::clone(known);
         }
-        if self.by_body.len() >= self.max {
-            self.by_body
-                .retain(|_, statement| Rc::strong_count(statement) > 1);
+        if by_body.len() >= self.max {
+            by_body.retain(|_, statement| Rc::strong_count(statement) > 1);
         }
         let id = self.next_id;
         self.next_id += 1;
+        let mut own_settings = OwnSettings::default();
+        own_settings.read(body, true);
+        let text = body.split(|byte| *byte == 0).next().unwrap_or_default();
         let statement = Rc::new(Statement {
             id,
             name: format!("{PREFIX}{id}"),
             body: body.into(),
             residue: residue::of_text(body),
+            own_settings: own_settings.into_names(),
+            may_forget: residue::may_forget_statements(text),
+            is_ascii: body.is_ascii(),
+            encoding: encoding.map(Into::into),
         });
-        self.by_body.insert(body.into(), Rc::clone(&statement));
+        by_body.insert(body.into(), Rc::clone(&statement));
         statement
     }
 }
@@ -189,9 +257,17 @@ pub struct Names {
     /// Made with the first statement: most clients prepare none.
     by_name: Option<Box<ByName>>,
     bytes: usize,
+    /// Counts uses.
+    clock: u64,
 }
 
-type ByName = FxHashMap<Box<[u8]>, Rc<Statement>>;
+type ByName = FxHashMap<Box<[u8]>, Named>;
+
+#[derive(Debug)]
+struct Named {
+    statement: Rc<Statement>,
+    last_use: u64,
+}
 
 /// A client has prepared more than it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -217,14 +293,13 @@ impl NameLimits {
 }
 
 impl Names {
+    /// The client's statement of that name, to be used.
     #[must_use]
-    pub fn find(&self, name: &[u8]) -> Option<&Rc<Statement>> {
-        self.by_name.as_ref()?.get(name)
-    }
-
-    #[must_use]
-    pub fn find_mut(&mut self, name: &[u8]) -> Option<&mut Rc<Statement>> {
-        self.by_name.as_mut()?.get_mut(name)
+    pub fn find(&mut self, name: &[u8]) -> Option<&mut Rc<Statement>> {
+        let named = self.by_name.as_mut()?.get_mut(name)?;
+        self.clock += 1;
+        named.last_use = self.clock;
+        Some(&mut named.statement)
     }
 
     pub fn insert(
@@ -241,24 +316,29 @@ impl Names {
                 bytes: limits.bytes,
             });
         }
-        if by_name.insert(name.into(), statement).is_none() {
+        let named = Named {
+            statement,
+            last_use: self.clock,
+        };
+        if by_name.insert(name.into(), named).is_none() {
             self.bytes = bytes;
         }
         Ok(())
     }
 
     pub fn remove(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
-        let statement = self.by_name.as_mut()?.remove(name)?;
+        let statement = self.by_name.as_mut()?.remove(name)?.statement;
         self.bytes = self.bytes.saturating_sub(name.len() + statement.body.len());
         Some(statement)
     }
 
-    /// The client's own name for the statement that backends know as `canonical`.
+    /// The client's own name for the statement that backends know as `canonical`; of several, the one used last.
     #[must_use]
     pub fn name_of(&self, canonical: &str) -> Option<&[u8]> {
-        let mut names = self.by_name.as_ref()?.iter();
+        let names = self.by_name.as_ref()?.iter();
         names
-            .find(|(_, statement)| statement.name == canonical)
+            .filter(|(_, named)| named.statement.name == canonical)
+            .max_by_key(|(_, named)| named.last_use)
             .map(|(name, _)| &**name)
     }
 
@@ -325,11 +405,22 @@ impl SqlStatements {
 /// What has to be taken back when the server skips a message because of an earlier error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undo {
+    /// The pooler's own word on the unnamed statement: the backend has whatever it had.
+    Unnamed,
+    /// The client's Parse of the unnamed statement.
+    UnnamedParse {
+        /// What it would have replaced was the client's, too.
+        was_own: bool,
+        /// The body of the Parse that it would have replaced; `None`: it has failed itself, and so replaced it.
+        before: Option<Box<[u8]>>,
+    },
     /// A Parse for the backend: it does not know the statement after all, nor has the client the name, if it asked.
     Parse {
         name: Option<Box<[u8]>>,
         statement: Rc<Statement>,
     },
+    /// The pooler's own Close of a statement: the backend still knows it.
+    Dropped(Rc<Statement>),
     /// A Parse that the backend did not need: the client has not got the name.
     Name(Box<[u8]>),
     /// A Close: the client still has the name.
@@ -337,6 +428,24 @@ pub enum Undo {
         name: Box<[u8]>,
         statement: Rc<Statement>,
     },
+}
+
+impl Undo {
+    /// Whether it says what a client's `name` means, or whether the backend knows `statement`.
+    #[must_use]
+    pub fn is_about(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        match self {
+            Self::Parse {
+                name: own,
+                statement: known,
+            } => {
+                own.as_deref() == Some(name) || statement.is_some_and(|other| other.id == known.id)
+            }
+            Self::Name(own) | Self::Close { name: own, .. } => **own == *name,
+            Self::Dropped(known) => statement.is_some_and(|other| other.id == known.id),
+            Self::Unnamed | Self::UnnamedParse { .. } => false,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -351,39 +460,58 @@ mod tests {
     #[test]
     fn one_text_is_one_statement_whoever_prepares_it() {
         let mut statements = Statements::new(10);
-        let first = statements.intern(b"select 1\0\0\0");
-        assert!(Rc::ptr_eq(&first, &statements.intern(b"select 1\0\0\0")));
-        let other = statements.intern(b"select 2\0\0\0");
+        let first = statements.intern(b"select 1\0\0\0", UTF8);
+        assert!(Rc::ptr_eq(
+            &first,
+            &statements.intern(b"select 1\0\0\0", UTF8)
+        ));
+        let other = statements.intern(b"select 2\0\0\0", UTF8);
         assert_ne!(first.name(), other.name());
     }
 
     #[test]
     fn unused_statements_are_forgotten_and_their_names_never_come_again() {
         let mut statements = Statements::new(1);
-        let name = statements.intern(b"a").name().to_owned();
-        let held = statements.intern(b"b");
-        statements.intern(b"c");
-        assert_ne!(statements.intern(b"a").name(), name);
-        assert!(Rc::ptr_eq(&held, &statements.intern(b"b")));
+        let name = statements.intern(b"a", UTF8).name().to_owned();
+        let held = statements.intern(b"b", UTF8);
+        statements.intern(b"c", UTF8);
+        assert_ne!(statements.intern(b"a", UTF8).name(), name);
+        assert!(Rc::ptr_eq(&held, &statements.intern(b"b", UTF8)));
+    }
+
+    #[test]
+    fn the_same_bytes_in_another_encoding_are_another_statement() {
+        let mut statements = Statements::new(10);
+        let body = "select 'ï'\0\0\0".as_bytes();
+        let one = statements.intern(body, UTF8);
+        let other = statements.intern(body, "LATIN1");
+        assert_ne!(one.name(), other.name());
+        assert!(Rc::ptr_eq(
+            &statements.renewed(&one, "LATIN1").unwrap(),
+            &other
+        ));
+        assert_eq!(statements.renewed(&other, "LATIN1"), None);
+        let ascii = statements.intern(b"select 1", "LATIN1");
+        assert!(Rc::ptr_eq(&ascii, &statements.intern(b"select 1", UTF8)));
     }
 
     #[test]
     fn a_renewed_statement_has_another_name_for_everybody() {
         let mut statements = Statements::new(10);
-        let old = statements.intern(b"a");
-        assert_eq!(statements.renewed(&old), None);
+        let old = statements.intern(b"a", UTF8);
+        assert_eq!(statements.renewed(&old, UTF8), None);
         statements.renew();
-        let new = statements.renewed(&old).unwrap();
+        let new = statements.renewed(&old, UTF8).unwrap();
         assert_ne!(new.name(), old.name());
-        assert!(Rc::ptr_eq(&statements.intern(b"a"), &new));
-        assert_eq!(statements.renewed(&new), None);
+        assert!(Rc::ptr_eq(&statements.intern(b"a", UTF8), &new));
+        assert_eq!(statements.renewed(&new, UTF8), None);
     }
 
     #[test]
     fn a_backend_forgets_what_it_used_longest_ago() {
         let mut statements = Statements::new(10);
         let all: Vec<_> = [b"a", b"b", b"c", b"d", b"e"]
-            .map(|body| statements.intern(body))
+            .map(|body| statements.intern(body, UTF8))
             .to_vec();
         let mut known = Known::default();
         for statement in &all {
@@ -402,12 +530,12 @@ mod tests {
     fn a_client_may_prepare_only_so_much() {
         let mut statements = Statements::new(10);
         let mut names = Names::default();
-        let statement = statements.intern(b"x");
+        let statement = statements.intern(b"x", UTF8);
         names.insert(b"1", Rc::clone(&statement), LIMITS).unwrap();
         names.insert(b"2", Rc::clone(&statement), LIMITS).unwrap();
         assert!(names.insert(b"3", Rc::clone(&statement), LIMITS).is_err());
         names.remove(b"1");
-        let long = statements.intern(&[b'y'; 100]);
+        let long = statements.intern(&[b'y'; 100], UTF8);
         assert!(names.insert(b"3", long, LIMITS).is_err());
         names.insert(b"3", statement, LIMITS).unwrap();
         assert!(names.find(b"3").is_some() && names.find(b"1").is_none());

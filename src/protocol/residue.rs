@@ -5,6 +5,8 @@
 use bitflags::bitflags;
 use memchr::memchr2_iter;
 
+use super::sql;
+
 bitflags! {
     /// What a client may have left behind in the session of its backend, by kind.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,6 +36,22 @@ pub fn of_text(text: &[u8]) -> Residue {
     found.set(Residue::TEMPORARY, makes_temporary(text));
     found.set(Residue::SETTINGS, contains(text, b"set_config"));
     found
+}
+
+/// Whether `text` may take away every prepared statement, whoever made it: DEALLOCATE ALL, DISCARD ALL.
+#[must_use]
+pub fn may_forget_statements(text: &[u8]) -> bool {
+    if !contains(text, b"deallocate") && !contains(text, b"discard") {
+        return false;
+    }
+    let Ok(text) = std::str::from_utf8(text) else {
+        return true;
+    };
+    sql::statements(text).any(|statement| {
+        ["deallocate", "discard"]
+            .iter()
+            .any(|keyword| sql::after_keyword(statement, keyword).is_some())
+    })
 }
 
 /// `CREATE TEMP …`, `CREATE LOCAL TEMPORARY …`, `SELECT … INTO TEMP …`.
@@ -67,6 +85,24 @@ fn occurrences<'a>(text: &'a [u8], word: &'static [u8]) -> impl Iterator<Item = 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_statement_that_forgets_others_is_taken_for_one() {
+        for text in [
+            "deallocate all",
+            "/* why */ DISCARD ALL;",
+            "select 1; discard all",
+        ] {
+            assert!(may_forget_statements(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "select discarded_at from posts",
+            "select 'discard all'",
+            "select 1",
+        ] {
+            assert!(!may_forget_statements(text.as_bytes()), "{text}");
+        }
+    }
 
     #[test]
     fn words_are_found_in_any_case_and_nothing_is_read_into_others() {

@@ -505,6 +505,7 @@ fn connect_failed(error: &Rc<ConnectError>) -> ErrorResponse {
             "It did not accept the pooler's way of logging in."
         }
         ConnectError::Iterations => "It asks for too much work to prove a password.",
+        ConnectError::Unverified => "It has not proven who it is, so the token was not sent.",
         ConnectError::Protocol => "Its answer does not follow the protocol.",
     };
     fatal(

@@ -277,6 +277,7 @@ async fn by_token(
     };
     // An external authority may take its time.
     let grant = unless_ended(session, admitted).await?;
+    let text = (tenant.login == BackendLogin::PassThrough).then(|| credential.reveal());
     drop(credential);
     if claim.startup.replication != Replication::No
         && tenant.privileged_roles == PrivilegedRoles::Refuse
@@ -289,13 +290,13 @@ async fn by_token(
         refuse_old_server(worker, &tenant)
             .await
             .map_err(|denial| denied(denial, Some((grant.person(), id))))?;
-        token_login(worker, &tenant, &grant).await
+        token_login(worker, &tenant, &grant, text).await
     };
     let login = unless_ended(registration.handle(), set_up).await?;
     Ok(Authenticated {
-        tenant,
         registration,
-        principal: Principal::of(&grant),
+        principal: Principal::of(&grant, tenant.login),
+        tenant,
         login,
     })
 }
@@ -365,8 +366,10 @@ async fn token_login(
     worker: &Rc<Worker>,
     tenant: &Arc<Tenant>,
     grant: &Grant,
+    text: Option<Zeroizing<String>>,
 ) -> Result<Login, End> {
     match tenant.login {
+        BackendLogin::PassThrough => Ok(Login::Token(text)),
         BackendLogin::Certificate => {
             let Some(authority) = &worker.process.authority else {
                 tracing::error!(tenant = %tenant.tenant, "the tenant logs in by certificate, but token_access.ca_certificate \

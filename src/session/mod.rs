@@ -28,6 +28,7 @@ mod session_state;
 mod sql_names;
 mod statements;
 mod tenancy;
+mod unnamed;
 mod verifier;
 mod worker;
 
@@ -56,6 +57,7 @@ use self::{
     login::{Authenticated, Claim, login, unless_ended},
     relay::{Boundary, Held, Left, READY, Relay},
     statements::{Own, Prepared},
+    unnamed::Unnamed,
     worker::{Enrolled, Place},
 };
 use crate::{
@@ -226,6 +228,7 @@ async fn admit(
         count: config.pool.statements_per_client,
         bytes: config.pool.client_statements_max_bytes,
     };
+    let unnamed = Unnamed::new(pool.statements().borrow_mut().owner());
     Ok(Session {
         worker: Rc::clone(worker),
         enrolled: worker.enroll(local::Local::new(
@@ -241,6 +244,7 @@ async fn admit(
             names: Names::default(),
             of_sql: None,
             limits,
+            unnamed,
         },
         listening: Listening::default(),
         listen_limits: ListenLimits {

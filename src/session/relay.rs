@@ -27,6 +27,7 @@ use super::{
     local::Local,
     session_state,
     statements::{Own, Step, Translator, may_name_statement},
+    unnamed::Use,
 };
 use crate::{
     access::{Activity, SessionHandle},
@@ -35,7 +36,9 @@ use crate::{
     protocol::{
         error::{ErrorResponse, SqlState},
         frame::{HEADER_BYTES, Header, backend as tag, frontend},
-        pipeline::{Answer, Awaited, Pipeline, TransactionStatus},
+        pipeline::{
+            Answer, Awaited, Doubt, InvalidMessage, Pipeline, TransactionStatus, is_request,
+        },
         residue::Residue,
     },
 };
@@ -45,6 +48,11 @@ const CLIENT_BODY_MAX_BYTES: usize = 0x3fff_ffff - 4;
 
 /// A whole ReadyForQuery of a session that is idle.
 pub(super) const READY: &[u8] = b"Z\0\0\0\x05I";
+
+/// Close of a statement that does not exist, and Sync.
+const PROBE: &[u8] = b"C\0\0\0\x11Ssluice_none\0S\0\0\0\x04";
+
+const FLUSH: &[u8] = b"H\0\0\0\x04";
 
 /// A whole ParseComplete.
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
@@ -66,8 +74,8 @@ pub(super) struct Relay<'a> {
     whole_in_outbox: Option<usize>,
     /// How much of that filling has been sent.
     sent_of_outbox: usize,
-    /// How many bytes of the client's next message must be there before it can be sent on; 0: any.
-    awaited: usize,
+    /// What the client's next message needs.
+    needs: Needs,
     held: Held,
     /// `None`: the backend is the client's own, names and all.
     own: Option<Own<'a>>,
@@ -80,6 +88,16 @@ pub(super) struct Relay<'a> {
 enum Sending {
     Works,
     Broken,
+}
+
+/// What must have come before the client's next message can be sent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// So many of its bytes.
+    Bytes(usize),
+    /// What the server answers to an earlier batch.
+    Answers,
 }
 
 /// Whether this stretch ends with a release.
@@ -129,8 +147,13 @@ impl<'a> Relay<'a> {
         local: &'a Local,
         buffers: &BufferPool,
         clock: &'a dyn Fn() -> tokio::time::Instant,
-        own: Option<Own<'a>>,
+        mut own: Option<Own<'a>>,
     ) -> Self {
+        if let Some(own) = &mut own {
+            own.prepared.unnamed.begin(backend);
+        }
+        // Whatever was sent to it before is answered.
+        backend.may_forget = false;
         Self {
             client,
             backend,
@@ -143,7 +166,7 @@ impl<'a> Relay<'a> {
             backend_body: 0,
             whole_in_outbox: Some(0),
             sent_of_outbox: 0,
-            awaited: 0,
+            needs: Needs::Nothing,
             held: Held::Nothing,
             own,
             sending: Sending::Works,
@@ -217,6 +240,11 @@ impl<'a> Relay<'a> {
             if self.is_over(sharing) {
                 return Poll::Ready(self.over());
             }
+            if self.backend.pipeline.doubt() == Doubt::Ask && self.client_body == 0 {
+                self.backend.pipeline.probe_to_server();
+                self.to_backend.put(PROBE);
+                continue;
+            }
             if self.let_go() {
                 continue;
             }
@@ -229,7 +257,14 @@ impl<'a> Relay<'a> {
     /// Moves bytes towards the backend; pending: nothing more can be done in this direction now.
     fn poll_client_to_backend(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, End> {
         let mut moved = Poll::Pending;
-        let waits_for_more = self.awaited > self.client.inbox.bytes().len();
+        if self.needs == Needs::Answers && self.to_backend.is_drained() {
+            self.take_from_client()?;
+            if self.needs != Needs::Answers {
+                moved = Poll::Ready(());
+            }
+        }
+        let there = self.client.inbox.bytes().len();
+        let waits_for_more = matches!(self.needs, Needs::Bytes(count) if count > there);
         let has_room = waits_for_more || !self.client.inbox.is_full();
         if self.to_backend.is_drained() && self.ending == Ending::No && has_room {
             match self.client.poll_fill(context) {
@@ -314,7 +349,9 @@ impl<'a> Relay<'a> {
     fn is_over(&self, sharing: Sharing) -> bool {
         match self.ending {
             // A message that has begun to come is on its way to this backend.
-            Ending::No => sharing == Sharing::Transaction && self.awaited == 0 && self.is_settled(),
+            Ending::No => {
+                sharing == Sharing::Transaction && self.needs == Needs::Nothing && self.is_settled()
+            }
             // Where the server waits for more, it would wait for ever.
             Ending::Terminated => {
                 let pipeline = &self.backend.pipeline;
@@ -361,18 +398,49 @@ impl<'a> Relay<'a> {
         self.client_body -= taken;
         // Bytes up to here are lined up; those behind, up to `taken`, go on as they are.
         let mut lined_up = 0;
-        self.awaited = 0;
+        let was_held = self.needs == Needs::Answers;
+        self.needs = Needs::Nothing;
         while self.client_body == 0 && self.ending == Ending::No {
             let message = &bytes[taken..];
-            let Some(header) = Header::parse(message).map_err(|_| End::ClientLength)? else {
-                break;
+            let header = match next_from_client(message) {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                // What came before it is answered first.
+                Err(_) if backend.pipeline.owes_answers() => {
+                    self.needs = Needs::Answers;
+                    break;
+                }
+                Err(end) => return Err(end),
             };
-            if header.body_bytes > CLIENT_BODY_MAX_BYTES {
-                return Err(End::ClientLength);
-            }
             if header.tag == frontend::TERMINATE {
                 self.ending = Ending::Terminated;
                 break;
+            }
+            let doubt = backend.pipeline.doubt();
+            let mut used = Use::Nothing;
+            if let Some(own) = own.as_mut() {
+                let unnamed = &mut own.prepared.unnamed;
+                used = Use::of(header, message);
+                match used {
+                    Use::Nothing | Use::Drop => {}
+                    Use::Replace => {
+                        let enough = header.message_bytes().min(BUFFER_BYTES);
+                        if message.len() < enough {
+                            self.needs = Needs::Bytes(enough);
+                            break;
+                        }
+                    }
+                    Use::Read if backend.pipeline.is_unnamed_undecided() => {
+                        self.needs = Needs::Answers;
+                        break;
+                    }
+                    Use::Read if unnamed.is_on(backend) => unnamed.look(backend),
+                    Use::Read => {
+                        to_backend.put(&bytes[lined_up..taken]);
+                        lined_up = taken;
+                        unnamed.bring(backend, to_backend)?;
+                    }
+                }
             }
             if let Some(own) = own.as_mut()
                 && may_name_statement(header, message)
@@ -384,13 +452,23 @@ impl<'a> Relay<'a> {
                     backend,
                     out: to_backend,
                 };
+                if translator.may_yet_forget() {
+                    self.needs = Needs::Answers;
+                    break;
+                }
                 match translator.translate(header, message)? {
                     Step::AsIs => {}
                     Step::Wait(count) => {
-                        self.awaited = count;
+                        self.needs = Needs::Bytes(count);
+                        break;
+                    }
+                    Step::Hold => {
+                        self.needs = Needs::Answers;
                         break;
                     }
                     Step::Written(count) => {
+                        own.prepared.unnamed.translated(used, backend);
+                        take_back_skipped(Some(own), backend);
                         self.client_body = header.message_bytes() - count;
                         self.client_tag = header.tag;
                         taken += count;
@@ -399,28 +477,51 @@ impl<'a> Relay<'a> {
                     }
                 }
             }
-            backend.pipeline.to_server(header.tag)?;
+            match (used, own.as_mut()) {
+                (Use::Replace, Some(own)) => {
+                    own.prepared.unnamed.replace(header, message, backend);
+                }
+                (Use::Drop, Some(own)) => {
+                    own.prepared.unnamed.drop(backend);
+                    backend.pipeline.to_server(header.tag)?;
+                }
+                _ => backend.pipeline.to_server(header.tag)?,
+            }
             if matches!(header.tag, frontend::QUERY | frontend::PARSE) {
                 let is_whole = message.len() >= header.message_bytes();
-                session_state::look_at_text(message, is_whole, &mut backend.residue);
+                let text = text_of(header, message);
+                session_state::look_at_text(text, is_whole, backend);
                 if let Some(own) = own.as_mut()
                     && own.listening.is_subscribed()
                 {
-                    own.listening.read(text_of(header, message));
+                    own.listening.read(text);
                 }
             }
             let here = header.message_bytes().min(message.len());
             self.client_body = header.message_bytes() - here;
             self.client_tag = header.tag;
             taken += here;
+            take_back_skipped(own.as_mut(), backend);
+            if doubt == Doubt::AskAfterSync && header.tag == frontend::SYNC {
+                to_backend.put(&bytes[lined_up..taken]);
+                lined_up = taken;
+                backend.pipeline.probe_to_server();
+                to_backend.put(PROBE);
+            }
         }
         to_backend.put(&bytes[lined_up..taken]);
+        // The server says at the end of a batch what it is asked to say now; once is enough for what has been sent.
+        if self.needs == Needs::Answers
+            && (!was_held || taken > 0)
+            && backend.pipeline.awaited() == Awaited::Sync
+        {
+            to_backend.put(FLUSH);
+        }
         if taken > 0 {
             client.inbox.consume(taken);
             SessionHandle::count(&self.local.handle.bytes_in, taken as u64);
             self.local.work((self.clock)());
         }
-        self.take_back_skipped();
         Ok(())
     }
 
@@ -501,18 +602,18 @@ impl<'a> Relay<'a> {
         self.whole_in_outbox = whole_messages;
         self.sent_of_outbox = 0;
         from_backend.consume(taken);
-        self.take_back_skipped();
         outcome
     }
+}
 
-    /// Corrects what was assumed of statements whose messages the server has skipped.
-    fn take_back_skipped(&mut self) {
-        let Some(own) = &mut self.own else {
-            return;
-        };
-        for undo in self.backend.pipeline.take_skipped() {
-            own.prepared.take_back(undo, self.backend);
-        }
+/// Corrects what was assumed of statements whose messages the server has skipped, before anything is sent or heard that
+/// comes after them.
+fn take_back_skipped(own: Option<&mut Own<'_>>, backend: &mut Backend) {
+    let Some(own) = own else {
+        return;
+    };
+    for undo in backend.pipeline.take_skipped() {
+        own.prepared.take_back(undo, backend);
     }
 }
 
@@ -542,6 +643,17 @@ fn text_of(header: Header, message: &[u8]) -> &[u8] {
         parts.next();
     }
     parts.next().unwrap_or_default()
+}
+
+/// The header of the client's next message.
+fn next_from_client(bytes: &[u8]) -> Result<Option<Header>, End> {
+    let header = Header::parse(bytes).map_err(|_| End::ClientLength)?;
+    header.map_or(Ok(None), |header| match header.tag {
+        _ if header.body_bytes > CLIENT_BODY_MAX_BYTES => Err(End::ClientLength),
+        frontend::TERMINATE => Ok(Some(header)),
+        tag if !is_request(tag) => Err(InvalidMessage(tag).into()),
+        _ => Ok(Some(header)),
+    })
 }
 
 /// The header of the server's next message, once as much of that message has come as has to be looked at.
@@ -591,15 +703,12 @@ fn look_at_server(
         tag::PARAMETER_STATUS => session_state::look_at_parameter(backend, body)?,
         tag::ERROR_RESPONSE => {
             let Some(own) = own else { return Ok(None) };
+            take_back_skipped(Some(own), backend);
             own.listening.error();
             if session_state::is_stale_plan(body) {
                 own.statements.borrow_mut().renew();
             }
-            return Ok(own.prepared.translate_error(body).map(|error| {
-                let mut out = BytesMut::new();
-                error.write(&mut out);
-                out
-            }));
+            return Ok(own.prepared.translate_error(body));
         }
         tag::NOTIFICATION_RESPONSE => {
             let Some(own) = own else { return Ok(None) };

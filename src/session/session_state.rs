@@ -57,11 +57,13 @@ const QUESTIONS: [(Residue, &str); 5] = [
     ),
 ];
 
-/// Looks at the text of a Query or Parse, of which `bytes` have come. What has not come could be anything.
-pub(super) fn look_at_text(bytes: &[u8], is_whole: bool, residue: &mut Residue) {
-    *residue |= residue::of_text(bytes);
+/// Looks at a statement's text, as far as it has come. What has not come could be anything.
+pub(super) fn look_at_text(text: &[u8], is_whole: bool, backend: &mut Backend) {
+    backend.residue |= residue::of_text(text);
+    backend.may_forget |= residue::may_forget_statements(text);
+    backend.own_settings.read(text, is_whole);
     if !is_whole {
-        *residue |= Residue::SETTINGS;
+        backend.residue |= Residue::SETTINGS;
     }
 }
 
@@ -134,11 +136,25 @@ pub(super) struct Learnt {
 /// that the client began with, `initial`, none is lost: RESET goes back to them, as it would on a connection of
 /// its own.
 pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<Learnt, End> {
+    backend.unnamed = None;
     let suspected = std::mem::take(&mut backend.residue);
-    let sql = questions(suspected);
+    let own_settings = std::mem::take(&mut backend.own_settings);
+    let mut sql = questions(suspected);
+    let of_own = own_settings.question(&backend.settings);
+    if !of_own.is_empty() {
+        sql.to_mut().push_str(&of_own);
+    }
+    let encoding = foreign_encoding(backend);
+    if encoding.is_some() {
+        sql.to_mut()
+            .insert_str(0, "SET LOCAL client_encoding TO 'UTF8';");
+    }
     let reply = backend.connection.query(&sql, LEARN_MAX).await?;
     if let Some(error) = reply.error {
         return Err(End::Exchange(ExchangeError::Refused(error)));
+    }
+    if own_settings.is_lost() {
+        backend.residue = Residue::DIRTY;
     }
     let mut set = Vec::new();
     let mut leaks = Vec::new();
@@ -174,6 +190,12 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<L
     if !leaks.iter().all(|kind| kind.follows_client()) || suspected.contains(Residue::DIRTY) {
         backend.residue = Residue::DIRTY;
     }
+    if let Some(encoding) = encoding {
+        let its_own = set.iter_mut().find(|(name, _)| name == "client_encoding");
+        its_own
+            .into_iter()
+            .for_each(|(_, value)| value.clone_from(&encoding));
+    }
     if set
         .iter()
         .any(|(name, value)| initial.get(name) != Some(value))
@@ -195,6 +217,12 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<L
         channels,
         notifications: reply.notifications,
     })
+}
+
+/// What the server session's text is encoded in, if not in UTF-8.
+fn foreign_encoding(backend: &Backend) -> Option<String> {
+    let encoding = backend.connection.parameters.get("client_encoding")?;
+    (encoding != "UTF8").then(|| encoding.to_owned())
 }
 
 /// What is to be asked of the server where `suspected` may have been left behind.
@@ -232,6 +260,7 @@ pub(super) async fn apply(
             .close_statements(names, LEARN_MAX)
             .await?;
     }
+    backend.unnamed = None;
     let sql = settings.statements_from(&backend.settings);
     if !sql.is_empty() {
         let reply = backend.connection.query(&sql, LEARN_MAX).await?;
@@ -254,6 +283,11 @@ pub(super) async fn apply(
 /// that it does not exist, and it is tried again on the next backend.
 async fn prepare(backend: &mut Backend, statements: &Rc<SqlStatements>) -> Result<(), End> {
     let mut prepared = BTreeMap::new();
+    let is_ascii = statements.iter().all(|(_, text)| text.is_ascii());
+    let encoding = foreign_encoding(backend).filter(|_| !is_ascii);
+    if encoding.is_some() {
+        set_encoding(backend, "UTF8").await?;
+    }
     for (name, text) in statements.iter() {
         // In the extended protocol, which takes one statement and no more.
         let reply = backend.connection.query_with(text, &[], LEARN_MAX).await?;
@@ -261,10 +295,21 @@ async fn prepare(backend: &mut Backend, statements: &Rc<SqlStatements>) -> Resul
             prepared.insert(name.to_owned(), text.to_owned());
         }
     }
+    if let Some(encoding) = encoding {
+        set_encoding(backend, &encoding).await?;
+    }
     backend.sql_statements = if prepared.len() == statements.iter().count() {
         Some(Rc::clone(statements))
     } else {
         SqlStatements::new(prepared, NameLimits::NONE)?
     };
     Ok(())
+}
+
+async fn set_encoding(backend: &mut Backend, encoding: &str) -> Result<(), End> {
+    let sql = format!("SET client_encoding TO '{encoding}'");
+    let reply = backend.connection.query(&sql, LEARN_MAX).await?;
+    reply
+        .error
+        .map_or(Ok(()), |error| Err(End::Settings(error)))
 }

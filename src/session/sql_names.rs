@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A statement that is there only to be deallocated in the stead of one that stays with the backend.
-const GIVEN_UP: &[u8] = b"sluice_given_up";
+pub(super) const GIVEN_UP: &[u8] = b"sluice_given_up";
 
 /// The body of a Parse behind its name: no text, no parameters.
 const EMPTY: &[u8] = b"\0\0\0";
@@ -51,6 +51,14 @@ pub(super) fn may_name(text: &[u8]) -> bool {
         let length = text.len().min(keyword.len());
         text[..length].eq_ignore_ascii_case(&keyword.as_bytes()[..length])
     })
+}
+
+/// What becomes of a text.
+enum Text {
+    AsIs,
+    /// Answers that are due decide that.
+    Hold,
+    Translated(String, Option<Undo>),
 }
 
 impl<'a> Naming<'a> {
@@ -108,10 +116,14 @@ impl Translator<'_, '_> {
         let Some((text, _)) = split_name(body) else {
             return Ok(Step::AsIs);
         };
-        let Some((sql, _)) = self.translate_text(text, frontend::QUERY)? else {
-            return Ok(Step::AsIs);
+        let (sql, undo) = match self.translate_text(text, frontend::QUERY)? {
+            Text::AsIs => return Ok(Step::AsIs),
+            Text::Hold => return Ok(Step::Hold),
+            Text::Translated(sql, undo) => (sql, undo),
         };
-        self.backend.pipeline.to_server(frontend::QUERY)?;
+        self.backend
+            .pipeline
+            .to_server_with(frontend::QUERY, Answer::Pass, undo)?;
         self.write_header(frontend::QUERY, sql.len() + 1)?;
         self.out.put(sql.as_bytes());
         self.out.put(&[0]);
@@ -130,8 +142,10 @@ impl Translator<'_, '_> {
         let Some((text, types)) = body.get(1..).and_then(split_name) else {
             return Ok(Step::AsIs);
         };
-        let Some((sql, undo)) = self.translate_text(text, frontend::PARSE)? else {
-            return Ok(Step::AsIs);
+        let (sql, undo) = match self.translate_text(text, frontend::PARSE)? {
+            Text::AsIs => return Ok(Step::AsIs),
+            Text::Hold => return Ok(Step::Hold),
+            Text::Translated(sql, undo) => (sql, undo),
         };
         let rest = [sql.as_bytes(), &[0], types].concat();
         self.write_parse(b"", &rest, Answer::Pass, undo)?;
@@ -151,15 +165,11 @@ impl Translator<'_, '_> {
         }
     }
 
-    /// The text as the server is to have it; what it needs to know goes ahead. `None`: it stays as it is.
-    fn translate_text(
-        &mut self,
-        text: &[u8],
-        tag: u8,
-    ) -> Result<Option<(String, Option<Undo>)>, End> {
+    /// The text as the server is to have it; what it needs to know goes ahead.
+    fn translate_text(&mut self, text: &[u8], tag: u8) -> Result<Text, End> {
         // Whatever went ahead would fail, and take the query with it.
         if self.backend.pipeline.status() == TransactionStatus::Failed {
-            return Ok(None);
+            return Ok(Text::AsIs);
         }
         let Some(Naming {
             command,
@@ -167,13 +177,17 @@ impl Translator<'_, '_> {
             rest,
         }) = Naming::read(text)
         else {
-            return Ok(None);
+            return Ok(Text::AsIs);
         };
-        let Some(statement) = self.find(name.as_bytes()) else {
-            return Ok(None);
+        let statement = self.find(name.as_bytes());
+        if self.is_undecided(name.as_bytes(), statement.as_deref()) {
+            return Ok(Text::Hold);
+        }
+        let Some(statement) = statement else {
+            return Ok(Text::AsIs);
         };
         let canonical = statement.name();
-        Ok(Some(match command {
+        Ok(match command {
             Command::Deallocate => {
                 self.own.prepared.names.remove(name.as_bytes());
                 self.write_close(GIVEN_UP, Answer::Swallow, None)?;
@@ -182,19 +196,21 @@ impl Translator<'_, '_> {
                     name: name.as_bytes().into(),
                     statement,
                 };
-                ("DEALLOCATE sluice_given_up".to_owned(), Some(undo))
+                Text::Translated("DEALLOCATE sluice_given_up".to_owned(), Some(undo))
             }
             Command::Execute => {
                 self.make_known_for(&statement, tag)?;
                 self.backend.residue |= statement.residue();
-                (format!("EXECUTE {canonical}{rest}"), None)
+                self.backend.may_forget |= statement.may_forget();
+                self.backend.own_settings.extend(statement.own_settings());
+                Text::Translated(format!("EXECUTE {canonical}{rest}"), None)
             }
             // The server itself reports the duplicate.
             Command::Prepare => {
                 self.make_known_for(&statement, tag)?;
-                (format!("PREPARE {canonical}{rest}"), None)
+                Text::Translated(format!("PREPARE {canonical}{rest}"), None)
             }
-        }))
+        })
     }
 }
 

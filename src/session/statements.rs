@@ -8,16 +8,23 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::{error::End, listening::Listening, sql_names};
+use bytes::{BufMut, BytesMut};
+
+use super::{
+    error::End,
+    listening::Listening,
+    sql_names::{self, GIVEN_UP},
+    unnamed::Unnamed,
+};
 use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     pool::Backend,
     protocol::{
-        error::ErrorResponse,
-        frame::{HEADER_BYTES, Header, frontend},
+        frame::{HEADER_BYTES, Header, backend, frontend},
         pipeline::{Answer, TransactionStatus},
         prepared::{
-            NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements, Undo,
+            NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements, UTF8,
+            Undo,
         },
         residue::Residue,
     },
@@ -29,6 +36,7 @@ pub(super) struct Prepared {
     /// Those of SQL's own PREPARE.
     pub(super) of_sql: Option<Rc<SqlStatements>>,
     pub(super) limits: NameLimits,
+    pub(super) unnamed: Unnamed,
 }
 
 /// What a client has beyond a transaction, wherever it is served, and what it shares with its pool.
@@ -45,6 +53,8 @@ pub(super) enum Step {
     AsIs,
     /// This many bytes of it must be there before that can be said.
     Wait(usize),
+    /// Answers that are due decide that.
+    Hold,
     /// It has been written, in whatever form; so many of its bytes were taken.
     Written(usize),
 }
@@ -105,19 +115,25 @@ impl Translator<'_, '_> {
             self.backend.residue |= Residue::DIRTY;
             return Ok(Step::AsIs);
         }
+        let encoding = encoding(self.backend, rest.is_ascii());
+        let statement = self.own.statements.borrow_mut().intern(rest, encoding);
+        if self.is_undecided(name, Some(&statement)) {
+            return Ok(Step::Hold);
+        }
         if let Some(existing) = self.find(name) {
-            // The server itself reports the duplicate.
-            self.make_known(&existing)?;
-            self.write_parse(existing.name().as_bytes(), rest, Answer::Pass, None)?;
+            self.parse_duplicate(&existing, rest)?;
             return Ok(Step::Written(header.message_bytes()));
         }
-        let statement = self.own.statements.borrow_mut().intern(rest);
         self.own
             .prepared
             .names
             .insert(name, Rc::clone(&statement), self.own.prepared.limits)?;
         let known = self.backend.known.touch(&statement);
-        if known && self.backend.pipeline.status() != TransactionStatus::Failed {
+        // A Parse fails in a failed transaction, a Close does not.
+        let pipeline = &self.backend.pipeline;
+        let may_fail =
+            pipeline.status() == TransactionStatus::Failed || !pipeline.is_status_certain();
+        if known && !may_fail {
             self.write_close(
                 NO_STATEMENT,
                 Answer::ParseComplete,
@@ -125,7 +141,8 @@ impl Translator<'_, '_> {
             )?;
         } else {
             if known {
-                self.write_close(statement.name().as_bytes(), Answer::Swallow, None)?;
+                let undo = Some(Undo::Dropped(Rc::clone(&statement)));
+                self.write_close(statement.name().as_bytes(), Answer::Swallow, undo)?;
             }
             let undo = Undo::Parse {
                 name: Some(name.into()),
@@ -137,17 +154,35 @@ impl Translator<'_, '_> {
         Ok(Step::Written(header.message_bytes()))
     }
 
+    /// Has the server itself report that the client has `existing` under that name.
+    fn parse_duplicate(&mut self, existing: &Rc<Statement>, rest: &[u8]) -> Result<(), End> {
+        let is_failed = self.backend.pipeline.status() == TransactionStatus::Failed;
+        if is_failed && !self.backend.known.touch(existing) {
+            // What would have to go ahead fails, as the client's own Parse does.
+            self.write_close(GIVEN_UP, Answer::Swallow, None)?;
+            return self.write_parse(GIVEN_UP, rest, Answer::Pass, None);
+        }
+        self.make_known(existing)?;
+        self.write_parse(existing.name().as_bytes(), rest, Answer::Pass, None)
+    }
+
     fn bind(&mut self, header: Header, bytes: &[u8]) -> Result<Step, End> {
         let body = &bytes[HEADER_BYTES..header.message_bytes().min(bytes.len())];
         let names = split_name(body).and_then(|(portal, rest)| Some((portal, split_name(rest)?)));
         let Some((portal, (name, rest))) = names else {
             return wait_for_names(header, bytes);
         };
-        let Some(statement) = self.find(name) else {
+        let statement = self.find(name);
+        if self.is_undecided(name, statement.as_deref()) {
+            return Ok(Step::Hold);
+        }
+        let Some(statement) = statement else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
         self.backend.residue |= statement.residue();
+        self.backend.may_forget |= statement.may_forget();
+        self.backend.own_settings.extend(statement.own_settings());
         if self.own.listening.is_subscribed() {
             self.own.listening.read(statement.text());
         }
@@ -165,7 +200,14 @@ impl Translator<'_, '_> {
         let Some(body) = whole_body(header, bytes) else {
             return wait_for_names(header, bytes);
         };
-        let Some(statement) = named(body).and_then(|name| self.find(name)) else {
+        let Some(name) = named(body) else {
+            return Ok(Step::AsIs);
+        };
+        let statement = self.find(name);
+        if self.is_undecided(name, statement.as_deref()) {
+            return Ok(Step::Hold);
+        }
+        let Some(statement) = statement else {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
@@ -182,6 +224,9 @@ impl Translator<'_, '_> {
         let Some(name) = named(body) else {
             return Ok(Step::AsIs);
         };
+        if self.is_undecided(name, None) {
+            return Ok(Step::Hold);
+        }
         let Some(statement) = self.own.prepared.names.remove(name) else {
             if self.is_of_sql(name) {
                 self.backend.residue |= Residue::PREPARED;
@@ -198,11 +243,24 @@ impl Translator<'_, '_> {
 
     /// The client's statement of that name, as the pool has it now.
     pub(super) fn find(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
-        let statement = self.own.prepared.names.find_mut(name)?;
-        if let Some(renewed) = self.own.statements.borrow_mut().renewed(statement) {
+        let statement = self.own.prepared.names.find(name)?;
+        let encoding = encoding(self.backend, statement.is_ascii());
+        let mut statements = self.own.statements.borrow_mut();
+        if let Some(renewed) = statements.renewed(statement, encoding) {
             *statement = renewed;
         }
         Some(Rc::clone(statement))
+    }
+
+    /// Whether a batch before this one, not answered yet, decides what becomes of this message.
+    pub(super) fn is_undecided(&self, name: &[u8], statement: Option<&Statement>) -> bool {
+        self.backend.pipeline.is_undecided(name, statement)
+    }
+
+    /// Whether the server may still be about to take every prepared statement away: what is known of them now is not
+    /// what a message finds that is sent now.
+    pub(super) fn may_yet_forget(&self) -> bool {
+        self.backend.may_forget && self.backend.pipeline.owes_answers()
     }
 
     /// Sends a Parse ahead if the backend does not know `statement`; the client does not hear of it.
@@ -297,6 +355,18 @@ impl Prepared {
             Undo::Name(name) => {
                 self.names.remove(&name);
             }
+            Undo::Dropped(statement) => backend.known.insert(&statement),
+            Undo::Unnamed => backend.unnamed = None,
+            Undo::UnnamedParse { was_own, before } => {
+                let before = before.as_deref();
+                if backend.pipeline.is_unnamed_replaced(was_own, before) {
+                    return;
+                }
+                self.unnamed.take_back(before);
+                if !was_own {
+                    backend.unnamed = None;
+                }
+            }
             Undo::Close { name, statement } => {
                 // It fitted before, so it fits now.
                 let _ = self.names.insert(&name, statement, self.limits);
@@ -304,19 +374,45 @@ impl Prepared {
         }
     }
 
-    /// The server's error in the client's words, if it speaks of a statement by the pool's name.
-    pub(super) fn translate_error(&self, body: &[u8]) -> Option<ErrorResponse> {
-        memchr::memmem::find(body, PREFIX.as_bytes())?;
-        let mut error = ErrorResponse::parse(body);
-        let start = error.message.find(PREFIX)?;
-        let rest = &error.message[start..];
-        let end = rest
-            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
-        let name = String::from_utf8_lossy(self.names.name_of(&rest[..end])?).into_owned();
-        error.message.replace_range(start..start + end, &name);
-        Some(error)
+    /// The server's error, a whole message, in the client's words if it speaks of a statement by the pool's name.
+    /// All that it says beside the name stays as it is.
+    pub(super) fn translate_error(&self, body: &[u8]) -> Option<BytesMut> {
+        let start = memchr::memmem::find(body, PREFIX.as_bytes())?;
+        let (before, rest) = body.split_at(start);
+        let length = rest.iter().position(|byte| !is_of_name(*byte))?;
+        let (canonical, after) = rest.split_at(length);
+        if !before.split(|byte| *byte == 0).any(names_statement) {
+            return None;
+        }
+        let name = self.names.name_of(std::str::from_utf8(canonical).ok()?)?;
+        let length = u32::try_from(4 + before.len() + name.len() + after.len()).ok()?;
+        let mut message = BytesMut::new();
+        message.put_u8(backend::ERROR_RESPONSE);
+        message.put_u32(length);
+        for part in [before, name, after] {
+            message.put_slice(part);
+        }
+        Some(message)
     }
+}
+
+/// Whether this field of an error is the code of one that names a prepared statement: unknown, known already, or bound
+/// to the wrong number of parameters.
+fn names_statement(field: &[u8]) -> bool {
+    matches!(field, b"C26000" | b"C42P05" | b"C08P01")
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// What the client's text is encoded in, where that matters.
+fn encoding(backend: &Backend, is_ascii: bool) -> &str {
+    if is_ascii {
+        return UTF8;
+    }
+    let parameters = &backend.connection.parameters;
+    parameters.get("client_encoding").unwrap_or_default()
 }
 
 pub(super) fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {

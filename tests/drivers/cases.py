@@ -5,9 +5,11 @@ and PGSSLROOTCERT. The table `items (id int primary key, owner text, note text)`
 """
 
 import asyncio
+import contextlib
 import inspect
 import os
 import ssl
+import threading
 
 CROWD = 24
 """Connections at once, over three backends."""
@@ -33,6 +35,24 @@ def run(*cases):
         outcome = case()
         if inspect.isawaitable(outcome):
             asyncio.run(outcome)
+
+
+@contextlib.contextmanager
+def meanwhile(action):
+    """Does it now and then until the body is over: a cancel may come before what it is to cancel."""
+    over = threading.Event()
+
+    def act():
+        while not over.wait(0.2):
+            action()
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def server():

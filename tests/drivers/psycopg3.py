@@ -8,7 +8,7 @@ import psycopg
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from cases import BIG_BYTES, BIG_TEXT, CROWD, LONG_QUERY, ROUNDS, ROWS, run
+from cases import BIG_BYTES, BIG_TEXT, CROWD, LONG_QUERY, ROUNDS, ROWS, meanwhile, run
 
 
 def connect(**options):
@@ -157,14 +157,12 @@ def a_copy_that_fails_leaves_the_connection_usable():
 def a_cancelled_query_leaves_the_connection_usable():
     with connect() as connection, connect() as other:
         for _ in range(3):
-            timer = threading.Timer(0.1, connection.cancel_safe)
-            timer.start()
             try:
-                connection.execute(LONG_QUERY)
+                with meanwhile(connection.cancel_safe):
+                    connection.execute(LONG_QUERY)
                 raise AssertionError("not cancelled")
             except errors.QueryCanceled:
                 pass
-            timer.join()
             assert value(connection, "select 1") == 1
             assert value(other, "select 2") == 2
 

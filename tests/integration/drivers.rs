@@ -4,6 +4,9 @@
 //! do; then through Sluice over three backends, with a role's password and with a person's token. It finds its server
 //! where libpq looks for it, in the environment.
 
+mod sqlx;
+mod tokio_postgres;
+
 use std::{
     ffi::OsStr,
     fs,
@@ -23,11 +26,17 @@ use crate::support::{
 /// What one pool has: far fewer than the programs have connections.
 const BACKENDS: usize = 3;
 
+/// How many connections the Rust drivers open at once, and how often each has its turn.
+const CROWD: usize = 24;
+const ROUNDS: usize = 8;
+
+const MEGABYTE: usize = 1024 * 1024;
+
 /// Seconds that a program has, many times what it takes.
 const LIMIT: &str = "120";
 
-/// Calls `run` with each of the three ways to a database, and an empty table `items` in it.
-fn each_way(run: impl Fn(&Login, &Path)) {
+/// Calls `program` with each of the three ways to a database, and an empty table `items` in it.
+fn each_way(program: impl Fn(&Login, &Path)) {
     let fixture = Fixture::with(Settings::default().set("pool.size", BACKENDS as i64));
     let person = fixture.granted("anna");
     let direct = Login::new(fixture.cluster.port, PASSWORD_ROLE, PASSWORD);
@@ -39,7 +48,7 @@ fn each_way(run: impl Fn(&Login, &Path)) {
     ] {
         println!("{way}:");
         make_table(&fixture);
-        run(&login.database(&fixture.database), &authority);
+        program(&login.database(&fixture.database), &authority);
         until("no backend is held", || {
             fixture
                 .backends()
@@ -77,8 +86,19 @@ fn drive(program: impl Fn() -> Command) {
                 .env("PGSSLMODE", "verify-full")
                 .env("PGSSLROOTCERT", authority),
         };
-        println!("{}", succeeded(&command.output().unwrap()));
+        println!("{}", run(command));
     });
+}
+
+/// What a program printed that has succeeded.
+fn run(mut command: Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}: run scripts/drivers"));
+    if !output.status.success() {
+        eprintln!("{command:?} fails; if it lacks something, run scripts/drivers");
+    }
+    succeeded(&output)
 }
 
 /// A command that is ended when it takes too long; the last case that it printed tells where it hung.
@@ -118,7 +138,110 @@ fn python(name: &str) -> Command {
     command
 }
 
+fn node(name: &str) -> Command {
+    let modules = installed("node", "package.json").join("node_modules");
+    let mut command = limited("node");
+    command.arg(program_source(name)).env("NODE_PATH", modules);
+    command
+}
+
+fn c(name: &str) -> PathBuf {
+    let program = built(name);
+    let mut compiler = Command::new("cc");
+    compiler
+        .args(["-O1", "-Wall", "-Werror", "-I/usr/include/postgresql", "-o"])
+        .args([&program, &program_source(&format!("{name}.c"))])
+        .arg("-lpq");
+    run(compiler);
+    program
+}
+
+/// Debian keeps the sources of Go's packages in a GOPATH; nothing comes from anywhere else.
+fn go(name: &str) -> PathBuf {
+    let program = built(name);
+    let mut compiler = Command::new("go");
+    compiler
+        .env("GO111MODULE", "off")
+        .env("GOPATH", "/usr/share/gocode")
+        .args(["build", "-o"])
+        .args([&program, &program_source(&format!("{name}.go"))]);
+    run(compiler);
+    program
+}
+
+fn java(name: &str) -> Command {
+    let mut command = limited("java");
+    command
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
+        .args(["-cp", "/usr/share/java/postgresql.jar"])
+        .arg(program_source(name));
+    command
+}
+
 #[test]
 fn psycopg3() {
     drive(|| python("psycopg3.py"));
+}
+
+#[test]
+fn psycopg3_async() {
+    drive(|| python("psycopg3_async.py"));
+}
+
+#[test]
+fn psycopg3_pipeline() {
+    drive(|| python("psycopg3_pipeline.py"));
+}
+
+#[test]
+fn psycopg2() {
+    drive(|| python("psycopg2_driver.py"));
+}
+
+#[test]
+fn asyncpg() {
+    drive(|| python("asyncpg_driver.py"));
+}
+
+#[test]
+fn pg8000() {
+    drive(|| python("pg8000_driver.py"));
+}
+
+#[test]
+fn sqlalchemy() {
+    drive(|| python("sqlalchemy_driver.py"));
+}
+
+#[test]
+fn node_postgres() {
+    drive(|| node("node_postgres.js"));
+}
+
+#[test]
+fn postgres_js() {
+    drive(|| node("postgres_js.js"));
+}
+
+#[test]
+fn libpq_pipeline() {
+    let program = c("libpq_pipeline");
+    drive(|| limited(&program));
+}
+
+#[test]
+fn jdbc() {
+    drive(|| java("Jdbc.java"));
+}
+
+#[test]
+fn pgx() {
+    let program = go("pgx");
+    drive(|| limited(&program));
+}
+
+#[test]
+fn lib_pq() {
+    let program = go("lib_pq");
+    drive(|| limited(&program));
 }

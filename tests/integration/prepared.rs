@@ -148,6 +148,58 @@ fn what_the_server_skipped_after_an_error_was_never_prepared() {
     assert_eq!(exchange(&mut client, |out| run("s", out))[1], "1");
 }
 
+/// Everything is sent before the first answer comes, so what the first batch did is not known when the second is sent on.
+#[test]
+fn what_an_error_has_skipped_is_not_counted_on_by_the_batches_behind_it() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    let mut rival = fixture.password_client().unwrap();
+    exchange(&mut client, parse("old", "select 'old'"));
+    // On a new backend the first batch has to bring `old` along, and is skipped before it does.
+    rival
+        .query("select pg_terminate_backend(pg_backend_pid())")
+        .unwrap_err();
+    client.send_messages(|out| {
+        run_unnamed("select 1 / 0", out);
+        run("old", out);
+        parse("name", "select 'first'")(out);
+        parse("other", "select 'shared'")(out);
+        frontend::close(b'S', "old", out).unwrap();
+        frontend::sync(out);
+        run("old", out);
+        parse("name", "select 'second'")(out);
+        run("name", out);
+        parse("another", "select 'shared'")(out);
+        run("another", out);
+        frontend::sync(out);
+        parse("old", "select 'new'")(out);
+        frontend::sync(out);
+    });
+    let mut words = || -> Vec<String> { client.receive_until_ready().iter().map(word).collect() };
+    assert_eq!(words(), ["ParseComplete", "22012 division by zero", "Idle"]);
+    assert_eq!(
+        words(),
+        [
+            "BindComplete",
+            "old",
+            "SELECT 1",
+            "ParseComplete",
+            "BindComplete",
+            "second",
+            "SELECT 1",
+            "ParseComplete",
+            "BindComplete",
+            "shared",
+            "SELECT 1",
+            "Idle",
+        ]
+    );
+    assert_eq!(
+        words(),
+        ["42P05 prepared statement \"old\" already exists", "Idle"]
+    );
+}
+
 #[test]
 fn a_statement_that_cannot_be_parsed_leaves_its_name_free() {
     let fixture = Fixture::with_one_backend();
@@ -458,4 +510,32 @@ fn a_deallocate_that_is_skipped_after_an_error_leaves_the_statement() {
         run_unnamed("deallocate s", out);
     });
     assert_eq!(exchange(&mut client, |out| run("s", out))[1], "s");
+}
+
+#[test]
+fn the_unnamed_statement_outlives_its_transaction_on_any_backend() {
+    let fixture = Fixture::start();
+    let mut client = fixture.password_client().unwrap();
+    let prepared = exchange(&mut client, parse("", "select pg_backend_pid()::text"));
+    assert_eq!(prepared, ["ParseComplete", "Idle"]);
+    let first = exchange(&mut client, |out| run("", out));
+    let _rival = busy(&fixture);
+    let second = exchange(&mut client, |out| run("", out));
+    assert_eq!(first[0], "BindComplete");
+    assert_eq!(second[0], "BindComplete", "{second:?}");
+    assert_eq!(second.len(), first.len(), "{second:?}");
+    assert_ne!(first[1], second[1], "both ran on one backend");
+}
+
+#[test]
+fn nobody_runs_the_unnamed_statement_of_another() {
+    let fixture = Fixture::with_one_backend();
+    let mut one = fixture.password_client().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    exchange(&mut one, parse("", "select 'secret'"));
+    let none = "26000 unnamed prepared statement does not exist";
+    assert_eq!(exchange(&mut two, |out| run("", out)), [none, "Idle"]);
+    assert_eq!(exchange(&mut one, |out| run("", out))[1], "secret");
+    one.query("select 1").unwrap();
+    assert_eq!(exchange(&mut one, |out| run("", out)), [none, "Idle"]);
 }

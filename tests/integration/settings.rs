@@ -162,3 +162,27 @@ fn what_ends_with_its_transaction_does_not_cost_the_backend_its_statements() {
         assert_eq!(one.value(prepared), "1", "{harmless}");
     }
 }
+
+#[test]
+fn a_setting_of_the_applications_own_follows_its_client_and_reaches_no_other() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, mut two) = pair(&fixture);
+    let user = "select coalesce(current_setting('app.owner', true), '')";
+    for set in [
+        "set app.owner = 'one'",
+        "select set_config('app.owner', 'one', false)",
+        "select set_config('app.' || 'owner', 'one', false)",
+    ] {
+        one.query(set).unwrap();
+        assert_eq!(two.value(user), "", "{set}");
+    }
+    one.query("set app.owner = 'one'").unwrap();
+    two.query("set app.owner = 'two'").unwrap();
+    for _ in 0..2 {
+        assert_eq!(one.value(user), "one");
+        assert_eq!(two.value(user), "two");
+    }
+    one.query("reset app.owner").unwrap();
+    assert_eq!(one.value(user), "");
+    assert_eq!(two.value(user), "two");
+}

@@ -40,7 +40,7 @@ use super::grant::Denial;
 use crate::{
     catalog::{
         ExternalToken,
-        types::{HttpAuthority, TimeLimit},
+        types::{AuthorityUrl, HttpAuthority, TimeLimit},
     },
     config::AuthoritySettings,
     metrics::{AuthorityOutcome, authority_asked},
@@ -59,6 +59,8 @@ pub enum Outage {
     Status(u16),
     #[error("the answer does not follow the contract")]
     Malformed,
+    #[error("the last attempt has failed a moment ago")]
+    Pausing,
 }
 
 /// A question about one token.
@@ -106,17 +108,17 @@ struct Asker {
 }
 
 impl Authorities {
-    /// Must be called on the runtime that is to make the calls.
-    pub(super) fn new(settings: AuthoritySettings) -> Self {
-        let policy = OutboundPolicy {
-            plain_http: settings.plain_http,
-            networks: settings.networks.clone(),
-        };
+    /// Calls are made on `runtime`, to where `policy` allows.
+    pub(super) fn new(
+        settings: AuthoritySettings,
+        policy: Arc<OutboundPolicy>,
+        runtime: Handle,
+    ) -> Self {
         Self {
             settings: ArcSwap::from_pointee(settings),
-            policy: Arc::new(policy),
+            policy,
             askers: DashMap::new(),
-            runtime: Handle::current(),
+            runtime,
         }
     }
 
@@ -128,10 +130,10 @@ impl Authorities {
         self.settings.load_full()
     }
 
-    /// Whether the operator lets an authority be at this address.
-    pub(super) fn check(&self, authority: &HttpAuthority) -> Result<(), OutboundError> {
-        self.policy.check(authority.url.url())?;
-        Outbound::new(Arc::clone(&self.policy), authority.ca.as_deref()).map(drop)
+    /// Whether the operator lets an authority be at this address, and its certificate authorities can be read.
+    pub(super) fn check(&self, url: &AuthorityUrl, ca: Option<&str>) -> Result<(), OutboundError> {
+        self.policy.check(url.url())?;
+        Outbound::new(Arc::clone(&self.policy), ca).map(drop)
     }
 
     /// What the authority says, and when it was asked.
@@ -220,11 +222,14 @@ impl Authorities {
         Ok(asker)
     }
 
+    /// Drops answers that are too old, and what is known of authorities that nobody asks any more.
     fn tidy(&self) {
         let max_age = self.settings().recheck;
-        for asker in &self.askers {
-            asker.memory().tidy(max_age);
-        }
+        self.askers.retain(|_, asker| {
+            let mut memory = asker.memory();
+            memory.tidy(max_age);
+            memory.is_in_use()
+        });
     }
 }
 

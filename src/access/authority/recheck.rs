@@ -1,7 +1,7 @@
 //! Asking again about live sessions: who an authority no longer knows does not stay.
 //!
 //! ```text
-//! sweep (a few times a second) ─┬─ unconfirmed for too long ─▶ end: loss of authorization service
+//! sweep (twice a second) ─┬─ unconfirmed for too long ─▶ end: loss of authorization service
 //!                               └─ due, and no round of its tenant under way ─▶ round: ask, oldest first
 //! ```
 //! A round takes half of the tenant's calls, so that logins find a place, and begins nothing more once it has lasted as long
@@ -25,7 +25,7 @@ use crate::{
     access::{
         Access, Grant, Scope,
         enforce::{Reach, cause_of},
-        external::Standing,
+        external::{Standing, Told},
         registry::SessionHandle,
         signal::EndCause,
     },
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// How often it is looked whether anybody is due.
-const SWEEP: Duration = Duration::from_millis(250);
+const SWEEP: Duration = Duration::from_millis(500);
 
 /// The sessions that one answer decides about.
 struct Subject {
@@ -61,6 +61,7 @@ impl Access {
                         });
                     }
                     self.inner.authorities.tidy();
+                    self.inner.keyrings.tidy();
                 }
                 Some(done) = rounds.join_next() => match done {
                     Ok(tenant) => {
@@ -81,9 +82,9 @@ impl Access {
         let settings = self.inner.authorities.settings();
         let now = Instant::now();
         let mut due = HashMap::<TenantRef, HashMap<Topic, Subject>>::new();
-        let external = |session: &SessionHandle| session.identity.external.is_some();
+        let external = |session: &SessionHandle| session.identity.kept_token().is_some();
         for session in self.inner.registry.matching(external) {
-            let (Some(token), Some(standing)) = (&session.identity.external, session.standing())
+            let (Some(token), Some(standing)) = (session.identity.kept_token(), session.told())
             else {
                 continue;
             };
@@ -141,8 +142,8 @@ impl Access {
     ) -> Option<Outage> {
         let begun = Instant::now();
         let first = sessions.first()?;
-        let token = first.identity.external.as_ref()?;
-        let standing = first.standing()?;
+        let token = first.identity.kept_token()?;
+        let standing = first.told()?;
         let question = Question {
             tenant,
             authority: &standing.authority,
@@ -170,7 +171,7 @@ impl Access {
         for session in &sessions {
             let cause = match &answer {
                 Ok(verdict) => {
-                    let standing = Standing {
+                    let standing = Told {
                         verdict: verdict.clone(),
                         asked_at: ticket.at,
                         tried_at: ticket.at,
@@ -196,23 +197,16 @@ impl Access {
     }
 
     /// Takes a further yes for a session.
-    async fn stand_again(
-        &self,
-        session: &SessionHandle,
-        standing: Standing,
-    ) -> Result<(), EndCause> {
+    async fn stand_again(&self, session: &SessionHandle, told: Told) -> Result<(), EndCause> {
         let same_person = session
             .grant()
-            .is_some_and(|grant| grant.person() == standing.verdict.person);
+            .is_some_and(|grant| grant.person() == told.verdict.person);
         if !same_person {
             return Err(EndCause::Revoked);
         }
-        match self
-            .by_verdict(session, &standing.authority, &standing.verdict)
-            .await
-        {
+        match self.by_word(session, &told).await {
             Ok(Ok(grant)) => {
-                session.stand(standing);
+                session.stand(Standing::Told(told));
                 session.confirm(&grant);
                 Ok(())
             }

@@ -128,7 +128,7 @@ impl Server {
     /// Makes the database, roles and rights; what is there already stays.
     pub(super) async fn prepare(&self, secrets: &Secrets) -> Result<(), ServerError> {
         let token_password = match self.login {
-            BackendLogin::Certificate => "",
+            BackendLogin::Certificate | BackendLogin::PassThrough => "",
             BackendLogin::RoleSecret => &secrets.token_role,
         };
         let mut script = Zeroizing::new(String::new());

@@ -6,6 +6,7 @@ pub(crate) mod fake_server;
 pub(crate) mod fixture;
 pub(crate) mod login;
 pub(crate) mod messages;
+pub(crate) mod pam;
 pub(crate) mod pki;
 pub(crate) mod ports;
 pub(crate) mod postgres;

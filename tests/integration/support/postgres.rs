@@ -60,6 +60,15 @@ pub(crate) fn own() -> &'static Cluster {
     Box::leak(Box::new(Cluster::start(&server::current_programs())))
 }
 
+/// Debian's PostgreSQL 15, which has PAM, with services of its own.
+pub(crate) fn with_pam() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| {
+        let programs = server::find_programs(&["15"]);
+        Cluster::of(server::start_with(&programs, server::Pam::Own))
+    })
+}
+
 impl Cluster {
     /// Stops the server in PostgreSQL's mode of that name: `fast` or `immediate`.
     pub(crate) fn stop(&self, mode: &str) {
@@ -98,8 +107,16 @@ impl Cluster {
         file.lines().next().unwrap().parse().unwrap()
     }
 
+    /// What belongs to the server lies in here.
+    pub(crate) fn folder(&self) -> &Path {
+        self.server.data.parent().unwrap()
+    }
+
     fn start(programs: &Path) -> Self {
-        let server = server::start(programs);
+        Self::of(server::start(programs))
+    }
+
+    fn of(server: Server) -> Self {
         let port = server.port;
         let login = Login::new(port, "postgres", PASSWORD).database("postgres");
         let cluster = Self {

@@ -49,6 +49,17 @@ pub(super) fn find_programs(arguments: &[&str]) -> PathBuf {
 
 /// Makes a cluster with the programs in this folder and starts it.
 pub(super) fn start(programs: &Path) -> Server {
+    start_with(programs, Pam::Absent)
+}
+
+/// Whether the server finds services of PAM in its folder `pam.d`, in place of the machine's own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pam {
+    Absent,
+    Own,
+}
+
+pub(super) fn start_with(programs: &Path, pam: Pam) -> Server {
     let folder = tempfile::Builder::new()
         .prefix("sluice-postgres-")
         .tempdir()
@@ -59,6 +70,7 @@ pub(super) fn start(programs: &Path) -> Server {
         programs,
         folder: &folder,
         user: as_root.then_some(SERVER_USER),
+        pam,
     };
     draft.give_away(&folder);
     draft.initialise();
@@ -104,6 +116,7 @@ struct Draft<'a> {
     programs: &'a Path,
     folder: &'a Path,
     user: Option<u32>,
+    pam: Pam,
 }
 
 impl Draft<'_> {
@@ -140,7 +153,7 @@ impl Draft<'_> {
     /// Starts the server on a free port and waits until it answers.
     fn run(&self) -> u16 {
         let port = free_port();
-        let mut start = self.program("pg_ctl");
+        let mut start = self.starter();
         start
             .args(["start", "--wait", "--timeout=60", "--silent", "-D"])
             .arg(self.data())
@@ -168,6 +181,30 @@ impl Draft<'_> {
             .stderr(Stdio::null())
             .process_group(0);
         watchdog.spawn().expect("sh").stdin.expect("a pipe")
+    }
+
+    /// `pg_ctl`, which gives its view of the file system to the server.
+    fn starter(&self) -> Command {
+        if self.pam == Pam::Absent {
+            return self.program("pg_ctl");
+        }
+        let services = self.folder.join("pam.d");
+        fs::create_dir(&services).unwrap();
+        let user = self
+            .user
+            .expect("tests with PAM need root, to put files over /etc/pam.d");
+        let user = [format!("--reuid={user}"), format!("--regid={user}")];
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--propagation=private", "sh", "-c"])
+            .arg(r#"mount --bind "$1" /etc/pam.d && shift && exec "$@""#)
+            .arg("with-pam")
+            .arg(services)
+            .args(["setpriv", "--clear-groups"])
+            .args(user)
+            .arg(self.programs.join("pg_ctl"))
+            .current_dir(self.folder);
+        command
     }
 
     fn program(&self, name: &str) -> Command {

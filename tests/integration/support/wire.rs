@@ -47,6 +47,14 @@ pub(crate) struct SocketOptions {
     pub(crate) receive_buffer: Option<usize>,
 }
 
+/// What came of listening to the server for a while.
+pub(crate) enum Heard {
+    Message(u8, Bytes),
+    /// The connection has ended.
+    End,
+    Silence,
+}
+
 /// What one simple query answered.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -144,6 +152,22 @@ impl Client {
         }
     }
 
+    /// The next message as it stands on the wire, if one comes within `patience`.
+    pub(crate) fn hear(&mut self, patience: Duration) -> Heard {
+        self.socket().set_read_timeout(Some(patience)).unwrap();
+        loop {
+            if let Some((tag, body)) = self.split_message() {
+                return Heard::Message(tag, body);
+            }
+            let mut chunk = [0; 16_384];
+            match self.read(&mut chunk) {
+                Ok(count) if count > 0 => self.inbox.extend_from_slice(&chunk[..count]),
+                Err(error) if is_timeout(&error) => return Heard::Silence,
+                Ok(_) | Err(_) => return Heard::End,
+            }
+        }
+    }
+
     /// The next message. Panics when none comes in time.
     #[track_caller]
     pub(crate) fn receive(&mut self) -> Reply {
@@ -162,6 +186,11 @@ impl Client {
     }
 
     fn next_in_inbox(&mut self) -> Option<Reply> {
+        let (tag, body) = self.split_message()?;
+        Some(Reply::read(tag, body))
+    }
+
+    fn split_message(&mut self) -> Option<(u8, Bytes)> {
         let length = u32::from_be_bytes(self.inbox.get(1..5)?.try_into().unwrap()) as usize;
         if self.inbox.len() < 1 + length {
             return None;
@@ -169,7 +198,7 @@ impl Client {
         let mut message = self.inbox.split_to(1 + length).freeze();
         let tag = message.get_u8();
         message.advance(4);
-        Some(Reply::read(tag, message))
+        Some((tag, message))
     }
 
     /// Keeps what is true of the session beyond the message.

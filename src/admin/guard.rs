@@ -1,0 +1,97 @@
+//! Sessions that people have on a tenant's database without the pooler: the guard there asks which may go on.
+
+use std::time::Duration;
+
+use axum::{Json, Router, extract::State, http::HeaderMap, routing::post};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::{
+    AdminState, Readiness,
+    auth::{self, Actor},
+    change::harmless,
+    error::ApiError,
+    extract::{Body, Segments},
+    values::{DirectEnd, Done, GuardAnswer, GuardKey, GuardQuestion},
+};
+use crate::names::TenantRef;
+
+/// How long a question may be held open.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// With the guard's own key.
+pub(super) fn routes() -> Router<AdminState> {
+    Router::new().route("/v1/tenants/{ref}/guard", post(watch))
+}
+
+/// With the admin key.
+pub(super) fn key_route() -> Router<AdminState> {
+    Router::new().route("/v1/tenants/{ref}/guard-key", post(make_key))
+}
+
+async fn make_key(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(tenant): Segments<TenantRef>,
+) -> Result<Json<Done<GuardKey>>, ApiError> {
+    let made = state.catalog.make_guard_key(&tenant, &actor).await?;
+    Ok(Json(harmless(made, |guard_key| GuardKey { guard_key })))
+}
+
+/// Answers as soon as one of the sessions may not go on, else when the wait is over.
+async fn watch(
+    State(mut state): State<AdminState>,
+    Segments(tenant): Segments<TenantRef>,
+    headers: HeaderMap,
+    Body(question): Body<GuardQuestion>,
+) -> Result<Json<GuardAnswer>, ApiError> {
+    let key = auth::bearer(&headers).unwrap_or_default();
+    if !state.catalog.is_guard_key(&tenant, key).await? {
+        return Err(auth::refusal("this is not the tenant's guard key"));
+    }
+    let wait = Duration::from_secs(question.wait_seconds.into()).min(WAIT_MAX);
+    let deadline = Instant::now() + wait;
+    let mut changes = state.access.changes();
+    loop {
+        let revision = *changes.borrow_and_update();
+        let (ended, next_expiry) = decide(&state, &tenant, &question).await?;
+        let is_stopping = *state.readiness.borrow_and_update() == Readiness::Draining;
+        if !ended.is_empty() || is_stopping || Instant::now() >= deadline {
+            return Ok(Json(GuardAnswer { revision, ended }));
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(next_expiry.map_or(deadline, |expiry| expiry.min(deadline))) => {}
+            // Neither sender goes before the listener does.
+            _ = changes.changed() => {}
+            _ = state.readiness.changed() => {}
+        }
+    }
+}
+
+/// Those that may not go on, and when the first of the others runs out.
+async fn decide(
+    state: &AdminState,
+    tenant: &TenantRef,
+    question: &GuardQuestion,
+) -> Result<(Vec<DirectEnd>, Option<Instant>), ApiError> {
+    let mut ended = Vec::new();
+    let mut next_expiry: Option<Instant> = None;
+    for session in &question.sessions {
+        let decision = state
+            .access
+            .may_go_on(&session.token, tenant, &session.role, session.from)
+            .await?;
+        match decision {
+            Ok(grant) => {
+                let left = grant.expires_at() - OffsetDateTime::now_utc();
+                let expiry = Instant::now() + left.try_into().unwrap_or(Duration::ZERO);
+                next_expiry = Some(next_expiry.map_or(expiry, |first| first.min(expiry)));
+            }
+            Err(denial) => ended.push(DirectEnd {
+                id: session.id.clone(),
+                reason: denial.reason().to_owned(),
+            }),
+        }
+    }
+    Ok((ended, next_expiry))
+}
