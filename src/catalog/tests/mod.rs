@@ -63,12 +63,15 @@ impl Fixture {
         Self { catalog, folder }
     }
 
-    /// Closes the catalogue and opens what its file was at some time.
-    pub(super) async fn put_back(self, file: &[u8]) -> Self {
-        let Self { catalog, folder } = self;
-        drop(catalog);
+    /// A copy of the whole file as it is now, in a folder of its own.
+    pub(super) async fn copied(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sluice.db");
-        std::fs::write(&path, file).unwrap();
+        sqlx::query("VACUUM INTO $1")
+            .bind(path.to_str().unwrap())
+            .execute(&mut self.raw().await)
+            .await
+            .unwrap();
         let catalog = Catalog::open(&path, &key(7)).await.unwrap();
         Self { catalog, folder }
     }

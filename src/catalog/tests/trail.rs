@@ -472,7 +472,7 @@ async fn rows_that_were_tampered_with_are_not_let_go() {
 #[tokio::test]
 async fn a_trail_put_back_as_a_whole_is_found_by_a_checkpoint() {
     let fixture = meddled(&[]).await;
-    let earlier = std::fs::read(fixture.path()).unwrap();
+    let earlier = fixture.copied().await;
     fixture.catalog.record(event("test.later")).await.unwrap();
     let found = verdict(&fixture).await;
     let checkpoint: Checkpoint = format!("{}:{}", found.seq, found.hash).parse().unwrap();
@@ -482,7 +482,7 @@ async fn a_trail_put_back_as_a_whole_is_found_by_a_checkpoint() {
     };
     assert_eq!(check(&fixture).await, None);
     let missed = Some(AuditFault::CheckpointMissed { seq: 11 });
-    let fixture = fixture.put_back(&earlier).await;
+    let fixture = earlier;
     assert!(verdict(&fixture).await.is_intact());
     assert_eq!(check(&fixture).await, missed);
     fixture.catalog.record(event("test.other")).await.unwrap();
