@@ -253,13 +253,13 @@ impl Access {
 impl SessionHandle {
     /// Notes what the authority has said of the session.
     pub(super) fn stand(&self, standing: Standing) {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(standing));
     }
 
     /// Notes that the authority is being asked about the session again.
     pub(super) fn note_tried(&self, at: Instant) {
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Standing::Told(told)) = &mut *standing {
+        if let Some(Standing::Told(told)) = standing.as_deref_mut() {
             told.tried_at = at;
         }
     }
@@ -276,7 +276,8 @@ impl SessionHandle {
         self.standing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .as_deref()
+            .cloned()
     }
 }
 

@@ -100,7 +100,7 @@ pub struct SessionHandle {
     pub started_at: OffsetDateTime,
     granted: OnceLock<Grant>,
     /// What somebody else than the catalogue has said; `None` before that, and for all other sessions.
-    pub(super) standing: Mutex<Option<Standing>>,
+    pub(super) standing: Mutex<Option<Box<Standing>>>,
     /// Taken to write the two numbers below, which belong together; they are read without it.
     deciding: Mutex<()>,
     /// Unix milliseconds; `i64::MAX`: never.

@@ -1,6 +1,9 @@
 //! Tenants whose tokens an HTTP service decides about: what is asked, what each answer comes to, and how access ends.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -77,7 +80,9 @@ fn in_seconds(seconds: i64) -> i64 {
 #[test]
 fn the_authority_is_asked_by_contract_and_names_the_person() {
     let authority = Authority::allowing(TOKEN_ROLE);
-    let fixture = fixture(&authority);
+    // Everything is logged: the token, which the fixture looks for in the end, is not.
+    let settings = settings("1h", "1h").set("log.level", "trace");
+    let fixture = fixture_with(settings, authority.field());
     let mut client = open(&fixture).unwrap();
     assert_eq!(client.value("select current_user"), TOKEN_ROLE);
     let who = client.value("select system_user");
@@ -416,7 +421,7 @@ fn eventually_open(fixture: &Fixture) -> Client {
 #[test]
 fn live_sessions_outlast_a_short_outage_but_not_a_long_one() {
     let authority = Authority::allowing(TOKEN_ROLE);
-    let fixture = fixture_with(settings("1s", "3s"), authority.field());
+    let fixture = fixture_with(settings("1s", "8s"), authority.field());
     let mut client = open(&fixture).unwrap();
     authority.react(Reaction::Json(503, Value::Null));
     let before = authority.asked().len();
@@ -542,6 +547,63 @@ fn a_yes_that_comes_after_the_revocation_is_not_believed() {
         assert!(fixture.backends().is_empty());
         assert!(fixture.sluice.admin.sessions(&fixture.tenant).is_empty());
         drop(open(&fixture).unwrap());
+    }
+}
+
+/// Logins begin and end all the time while the authority changes its mind: whoever it has allowed before a revocation
+/// is gone after it, however far their login had come.
+#[test]
+fn no_login_slips_past_a_revocation() {
+    const ROUNDS: usize = 15;
+    const PEOPLE: usize = 6;
+    let authority = Authority::allowing(TOKEN_ROLE);
+    let fixture = fixture(&authority);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for number in 0..PEOPLE {
+            let login = login(&fixture).password(&format!("{TOKEN}{number}"));
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    if let Ok(mut client) = login.open() {
+                        let _ = client.query("select pg_sleep(0.01)");
+                    }
+                }
+            });
+        }
+        // Also when an assertion fails: the scope waits for those who log in.
+        let _over = Over(&over);
+        let asked_more = |count: usize| {
+            let before = authority.asked().len();
+            authority.wait_for_questions(before + count);
+        };
+        for round in 0..ROUNDS {
+            authority.hold();
+            // Nothing is remembered of anybody, so everybody has to be asked about.
+            revoke(&fixture, json!({}));
+            asked_more(PEOPLE / 2);
+            authority.react(Reaction::Json(401, Value::Null));
+            // The authority has said yes to some whose answers arrive during and after the revocation.
+            let released = scope.spawn(|| authority.release());
+            let report = revoke(&fixture, json!({ "person": USER }));
+            assert_eq!(report.unconfirmed, 0, "{report:?}");
+            released.join().unwrap();
+            asked_more(PEOPLE);
+            let sessions = fixture.sluice.admin.sessions(&fixture.tenant);
+            let let_in = |session: &&Value| !session["person"].is_null();
+            let left: Vec<_> = sessions.iter().filter(let_in).collect();
+            assert!(left.is_empty(), "round {round}: {left:?}");
+            authority.react(yes(json!({ "role": TOKEN_ROLE })));
+        }
+    });
+}
+
+/// Says that it is over when it goes.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

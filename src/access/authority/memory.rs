@@ -68,6 +68,8 @@ pub(super) struct Memory {
     revocations: VecDeque<(u64, Instant, Revoked)>,
     /// Counts revocations.
     number: u64,
+    /// When something was asked last.
+    used_at: Option<Instant>,
     /// Questions before this are too old for what is remembered of revocations.
     floor: u64,
 }
@@ -79,11 +81,19 @@ struct Decision {
 }
 
 impl Memory {
-    pub(super) fn ticket(&self) -> Ticket {
+    pub(super) fn ticket(&mut self) -> Ticket {
+        let at = Instant::now();
+        self.used_at = Some(at);
         Ticket {
             number: self.number,
-            at: Instant::now(),
+            at,
         }
+    }
+
+    /// Whether an answer may still be on its way, or what was answered may still be used.
+    pub(super) fn is_in_use(&self) -> bool {
+        let recently = |at: Instant| at.elapsed() < REVOCATION_KEPT;
+        !self.decisions.is_empty() || self.used_at.is_some_and(recently)
     }
 
     /// What was answered to the same question, if it is not older than `max_age`.
@@ -204,7 +214,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_found_until_it_is_too_old() {
         let mut memory = Memory::default();
-        memory.remember(topic("app"), &token(), &verdict(), memory.ticket());
+        let ticket = memory.ticket();
+        memory.remember(topic("app"), &token(), &verdict(), ticket);
         assert!(memory.find(&topic("app"), AGE).is_some());
         assert!(memory.find(&topic("other"), AGE).is_none());
         assert!(memory.find(&topic("app"), Duration::ZERO).is_none());
@@ -219,7 +230,8 @@ mod tests {
         memory.revoke(of_person());
         let person = Some(verdict().person);
         assert!(memory.is_revoked(before, person, &token(), &topic("app").role));
-        assert!(!memory.is_revoked(memory.ticket(), person, &token(), &topic("app").role));
+        let after = memory.ticket();
+        assert!(!memory.is_revoked(after, person, &token(), &topic("app").role));
         let other = Some(PersonId(uuid::Uuid::from_u128(8)));
         assert!(!memory.is_revoked(before, other, &token(), &topic("app").role));
         memory.remember(topic("app"), &token(), &verdict(), before);
@@ -230,7 +242,8 @@ mod tests {
     async fn a_revocation_forgets_the_answers_it_concerns_and_no_others() {
         let mut memory = Memory::default();
         for role in ["app", "other"] {
-            memory.remember(topic(role), &token(), &verdict(), memory.ticket());
+            let ticket = memory.ticket();
+            memory.remember(topic(role), &token(), &verdict(), ticket);
         }
         memory.revoke(Revoked {
             role: Some(topic("app").role),
@@ -253,11 +266,7 @@ mod tests {
         }
         assert!(memory.revocations.len() <= REVOCATIONS_MAX);
         assert!(memory.is_revoked(before, Some(verdict().person), &token(), &topic("app").role));
-        assert!(!memory.is_revoked(
-            memory.ticket(),
-            Some(verdict().person),
-            &token(),
-            &topic("app").role
-        ));
+        let after = memory.ticket();
+        assert!(!memory.is_revoked(after, Some(verdict().person), &token(), &topic("app").role));
     }
 }

@@ -222,11 +222,14 @@ impl Authorities {
         Ok(asker)
     }
 
+    /// Drops answers that are too old, and what is known of authorities that nobody asks any more.
     fn tidy(&self) {
         let max_age = self.settings().recheck;
-        for asker in &self.askers {
-            asker.memory().tidy(max_age);
-        }
+        self.askers.retain(|_, asker| {
+            let mut memory = asker.memory();
+            memory.tidy(max_age);
+            memory.is_in_use()
+        });
     }
 }
 

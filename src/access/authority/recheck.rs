@@ -1,7 +1,7 @@
 //! Asking again about live sessions: who an authority no longer knows does not stay.
 //!
 //! ```text
-//! sweep (a few times a second) ─┬─ unconfirmed for too long ─▶ end: loss of authorization service
+//! sweep (twice a second) ─┬─ unconfirmed for too long ─▶ end: loss of authorization service
 //!                               └─ due, and no round of its tenant under way ─▶ round: ask, oldest first
 //! ```
 //! A round takes half of the tenant's calls, so that logins find a place, and begins nothing more once it has lasted as long
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// How often it is looked whether anybody is due.
-const SWEEP: Duration = Duration::from_millis(250);
+const SWEEP: Duration = Duration::from_millis(500);
 
 /// The sessions that one answer decides about.
 struct Subject {
@@ -61,6 +61,7 @@ impl Access {
                         });
                     }
                     self.inner.authorities.tidy();
+                    self.inner.keyrings.tidy();
                 }
                 Some(done) = rounds.join_next() => match done {
                     Ok(tenant) => {

@@ -113,6 +113,14 @@ impl Keyrings {
         }
     }
 
+    /// Drops the keys that nobody has needed for long.
+    pub(in crate::access) fn tidy(&self) {
+        self.by_tenant.retain(|_, keyring| {
+            let is_in_use = Arc::strong_count(keyring) > 1 || keyring.last_attempt().is_some();
+            is_in_use || keyring.younger_than(USABLE).is_some()
+        });
+    }
+
     fn keyring(
         &self,
         tenant: &TenantRef,

@@ -45,7 +45,7 @@ pub(crate) struct Asked {
 pub(crate) struct Authority {
     port: u16,
     script: Arc<Script>,
-    /// `false`: questions are taken in, but not answered yet.
+    /// `false`: questions are taken in and decided, but not answered yet.
     flows: watch::Sender<bool>,
 }
 
@@ -103,7 +103,7 @@ impl Authority {
         json!({ "kind": "http", "url": self.url(), "ca": pki::authority().identity.certificate })
     }
 
-    /// What happens to questions that are answered from now on.
+    /// What happens to questions that are asked from now on.
     pub(crate) fn react(&self, reaction: Reaction) {
         *self.script.reaction.lock().unwrap() = reaction;
     }
@@ -141,11 +141,12 @@ async fn serve(
     mut flowing: watch::Receiver<bool>,
 ) {
     while let Some(asked) = read(&mut stream).await {
+        // Decided now, told later.
+        let reaction = script.reaction.lock().unwrap().clone();
         script.asked.lock().unwrap().push(asked);
         if flowing.wait_for(|flowing| *flowing).await.is_err() {
             return;
         }
-        let reaction = script.reaction.lock().unwrap().clone();
         let sent = match reaction {
             Reaction::Json(status, body) => response(status, &body),
             Reaction::Raw(bytes) => bytes,
