@@ -83,6 +83,8 @@ metrics! {
         "How long tenants' external authorities took to answer.";
     CANCEL_REQUESTS: Counter "sluice_cancel_requests_total" in Count,
         "Cancel requests by outcome.";
+    LOG_LINES_DROPPED: Counter "sluice_log_lines_dropped_total" in Count,
+        "Lines that were not logged because the log was not read or written fast enough.";
     LEAKS: Counter "sluice_leaks_total" in Count,
         "Clients whose session state had to be kept from the next client, by kind of state.";
 }

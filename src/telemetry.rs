@@ -1,11 +1,15 @@
 //! Logs: where they go and which of them.
 //!
 //! Everything is said through `tracing` and written to standard error, as text for people or as one JSON object
-//! a line. The filter can be changed while running; the form cannot.
+//! a line, by a thread of its own. The filter can be changed while running; the form cannot.
+
+mod queue;
 
 use std::{
     env,
     io::{self, IsTerminal},
+    sync::Arc,
+    time::Duration,
 };
 
 use tracing_subscriber::{
@@ -17,7 +21,11 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
+use self::queue::Lines;
 use crate::config::{Log, LogFormat};
+
+/// How long the end of the process waits for the last lines to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// Why logging could not be set up, or changed.
 #[derive(Debug, thiserror::Error)]
@@ -26,22 +34,40 @@ pub enum TelemetryError {
     Filter(#[from] ParseError),
     #[error("logging is set up already: {0}")]
     Installed(#[from] TryInitError),
+    #[error("the thread that writes the log cannot be started: {0}")]
+    Thread(#[from] io::Error),
     #[error("logging is gone: {0}")]
     Gone(#[from] reload::Error),
 }
 
-/// Changes the log filter of the running process.
+/// Changes the log filter of the running process. The last clone to go waits until what was logged is written.
 #[derive(Clone)]
 pub struct Telemetry {
     filter: reload::Handle<EnvFilter, Registry>,
+    _rest: Arc<Rest>,
+}
+
+/// What has been logged and not been written yet.
+struct Rest(Lines);
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.0.flush(FLUSH_MAX);
+    }
 }
 
 /// Starts logging for the whole process; can be done once.
 pub fn init(log: &Log) -> Result<Telemetry, TelemetryError> {
     let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&log.level)?);
     let registry = tracing_subscriber::registry().with(filter);
-    registry.with(output(log.format)).try_init()?;
-    Ok(Telemetry { filter: handle })
+    let lines = Lines::start(io::stderr())?;
+    registry
+        .with(output(log.format, lines.clone()))
+        .try_init()?;
+    Ok(Telemetry {
+        filter: handle,
+        _rest: Arc::new(Rest(lines)),
+    })
 }
 
 impl Telemetry {
@@ -51,12 +77,12 @@ impl Telemetry {
     }
 }
 
-/// Writes events of `S` to standard error.
-fn output<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+/// Writes events of `S` to `lines`.
+fn output<S>(format: LogFormat, lines: Lines) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
 {
-    let layer = fmt::layer().with_writer(io::stderr);
+    let layer = fmt::layer().with_writer(lines);
     match format {
         LogFormat::Text => layer.with_ansi(colours()).boxed(),
         LogFormat::Json => layer
@@ -85,7 +111,10 @@ mod tests {
             format: LogFormat::Json,
         };
         let (filter, handle) = reload::Layer::new(EnvFilter::new("warn"));
-        let telemetry = Telemetry { filter: handle };
+        let telemetry = Telemetry {
+            filter: handle,
+            _rest: Arc::new(Rest(Lines::start(io::sink()).unwrap())),
+        };
         let subscriber = tracing_subscriber::registry().with(filter);
         tracing::subscriber::with_default(subscriber, || {
             assert!(!tracing::enabled!(tracing::Level::INFO));

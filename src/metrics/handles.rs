@@ -6,7 +6,8 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::{
     AUTHORITY_CALL, AUTHORITY_CALLS, BACKEND_CONNECTS, BACKENDS, BYTES, CANCEL_REQUESTS, CLIENTS,
-    LEAKS, LOGINS, QUEUE_WAIT, REVOCATION, REVOCATIONS, SESSIONS_ENDED, TRANSACTIONS,
+    LEAKS, LOG_LINES_DROPPED, LOGINS, QUEUE_WAIT, REVOCATION, REVOCATIONS, SESSIONS_ENDED,
+    TRANSACTIONS,
 };
 use crate::names::TenantRef;
 
@@ -257,6 +258,7 @@ pub(super) fn start_at_zero() {
         counter!(AUTHORITY_CALLS, "outcome" => outcome.as_str()).increment(0);
     }
     counter!(REVOCATIONS).increment(0);
+    counter!(LOG_LINES_DROPPED).increment(0);
 }
 
 pub fn cancel_request(outcome: CancelOutcome) {
