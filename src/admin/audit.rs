@@ -225,7 +225,18 @@ async fn refuse_unknown_tenant(state: &AdminState, tenant: &TenantRef) -> Result
     Ok(())
 }
 
-async fn verify(State(state): State<AdminState>) -> Result<Json<AuditVerdict>, ApiError> {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Check {
+    /// `SEQ:HASH` of a row that must be there.
+    checkpoint: Option<String>,
+}
+
+async fn verify(
+    State(state): State<AdminState>,
+    Params(check): Params<Check>,
+) -> Result<Json<AuditVerdict>, ApiError> {
+    let checkpoint = check.checkpoint.map(|text| text.parse()).transpose()?;
     state.catalog.flush().await?;
-    Ok(Json(state.catalog.verify_audit().await?))
+    Ok(Json(state.catalog.verify_audit(checkpoint).await?))
 }

@@ -181,7 +181,12 @@ async fn authorise(
         .authorise(&credential, &tenant, &asked.role, from)
         .await;
     let event = event(credential.id(), &tenant, &asked.role, from, &decision);
-    state.catalog.record_later(event);
+    match &decision {
+        Ok(_) => state.catalog.record_later(event),
+        Err(_) => {
+            state.catalog.record_refusal(event, from);
+        }
+    }
     match decision {
         Ok(grant) => Ok(Json(Authorisation {
             user_id: grant.person(),

@@ -136,6 +136,7 @@ impl From<CatalogError> for ApiError {
             | CatalogError::NoRandomness(_)
             | CatalogError::Corrupt { .. }
             | CatalogError::NotRecorded
+            | CatalogError::TrailDamaged
             | CatalogError::Closed
             | CatalogError::Storage(_) => unavailable(&error),
         }

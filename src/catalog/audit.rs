@@ -6,7 +6,9 @@
 //! ```
 //!
 //! The chain shows edits, deletions and swaps; the head shows a tail cut off or forged. What neither can show
-//! is the whole file put back to an earlier state: for that, `hash` of the last row has to be kept elsewhere.
+//! is the whole file put back to an earlier state: for that, number and hash of a later row have to be kept elsewhere
+//! (a checkpoint). Rows whose time is over are let go from the front, and `audit_start` then says what the first one
+//! kept follows.
 //!
 //! A head that is not to be believed is never continued from, since that would seal the damage: the trail
 //! goes on with one number left out, and that hole is found by every later check.
@@ -79,7 +81,8 @@ struct Link {
     hash: [u8; 32],
 }
 
-/// The place in the trail that the next row follows.
+/// A sealed place in the trail: where it ends, and what the next row follows.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) seq: i64,
     pub(super) hash: [u8; 32],
@@ -206,9 +209,32 @@ pub(super) async fn begin_trail(
 }
 
 pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Option<Head>, CatalogError> {
-    let row = sqlx::query("SELECT seq, hash, mac FROM audit_head WHERE id = 1")
-        .fetch_optional(connection)
-        .await?;
+    sealed_place(
+        connection,
+        "SELECT seq, hash, mac FROM audit_head WHERE id = 1",
+    )
+    .await
+}
+
+/// What the first row kept follows; `None`: no row was ever let go.
+pub(super) async fn start(
+    connection: &mut SqliteConnection,
+    keys: &Keys,
+) -> Result<Option<Head>, CatalogError> {
+    let query = "SELECT seq, hash, mac FROM audit_start WHERE id = 1";
+    match sealed_place(connection, query).await? {
+        Some(start) if !keys.is_start_mac(start.seq, &start.hash, &start.mac) => {
+            Err(CatalogError::TrailDamaged)
+        }
+        start => Ok(start),
+    }
+}
+
+async fn sealed_place(
+    connection: &mut SqliteConnection,
+    query: &'static str,
+) -> Result<Option<Head>, CatalogError> {
+    let row = sqlx::query(query).fetch_optional(connection).await?;
     row.map(|row| {
         Ok(Head {
             seq: row.try_get("seq")?,

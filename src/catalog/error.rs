@@ -79,6 +79,8 @@ pub enum CatalogError {
     SecretUnsealable,
     #[error("column `{column}` of the catalogue holds something it cannot hold")]
     Corrupt { column: &'static str },
+    #[error("old rows of the audit trail are not as they were written: see `sluice audit verify`")]
+    TrailDamaged,
     #[error("the audit event could not be stored")]
     NotRecorded,
     #[error(transparent)]

@@ -31,6 +31,7 @@ pub(super) struct Keys {
     encryption: Zeroizing<[u8; 32]>,
     pepper: Pepper,
     audit_head: Zeroizing<[u8; 32]>,
+    audit_start: Zeroizing<[u8; 32]>,
     check: [u8; 32],
 }
 
@@ -41,6 +42,7 @@ impl Keys {
             encryption: derived("sluice encryption"),
             pepper: Pepper(derived("sluice pepper")),
             audit_head: derived("sluice audit head"),
+            audit_start: derived("sluice audit start"),
             check: *derived("sluice key check"),
         }
     }
@@ -65,6 +67,15 @@ impl Keys {
 
     pub(super) fn is_head_mac(&self, seq: i64, hash: &[u8; 32], stored: &[u8; 32]) -> bool {
         self.head_mac(seq, hash).ct_eq(stored).into()
+    }
+
+    /// The seal on "the rows up to this number, whose last has this hash, were let go".
+    pub(super) fn start_mac(&self, seq: i64, hash: &[u8; 32]) -> [u8; 32] {
+        mac(&self.audit_start[..], &[&seq.to_be_bytes(), hash])
+    }
+
+    pub(super) fn is_start_mac(&self, seq: i64, hash: &[u8; 32], stored: &[u8; 32]) -> bool {
+        self.start_mac(seq, hash).ct_eq(stored).into()
     }
 
     /// Base64 of a fresh nonce and the secret encrypted for this tenant, role and kind alone.
@@ -245,6 +256,7 @@ mod tests {
             *keys.encryption,
             *keys.pepper.0,
             *keys.audit_head,
+            *keys.audit_start,
             keys.check,
             [1; 32],
         ];

@@ -27,6 +27,8 @@ mod keys;
 mod members;
 mod people;
 mod presence;
+mod refusals;
+mod retention;
 mod rule_rows;
 mod rules;
 mod secrets;
@@ -52,6 +54,7 @@ use zeroize::Zeroizing;
 use self::{
     cache::{RecentUses, TenantCache},
     keys::Keys,
+    refusals::Refusals,
     types::Revision,
     writer::Writer,
 };
@@ -60,9 +63,10 @@ pub use self::{
     error::{CatalogError, What},
     external_token::ExternalToken,
     keys::Pepper,
+    refusals::Novelty,
     rules::{RULE_DAYS_MAX, is_privileged},
     token::{NoRandomness, Token, verify},
-    trail::{AuditFault, AuditVerdict},
+    trail::{AuditFault, AuditVerdict, Checkpoint},
 };
 
 /// The one store of who may do what. Cheap to clone; usable from any number of tokio runtimes at once.
@@ -79,6 +83,7 @@ struct Shared {
     keys: Arc<Keys>,
     tenants: Arc<TenantCache>,
     recent_uses: RecentUses,
+    refusals: Refusals,
 }
 
 impl Catalog {
@@ -96,6 +101,7 @@ impl Catalog {
             keys,
             tenants,
             recent_uses: RecentUses::default(),
+            refusals: Refusals::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),

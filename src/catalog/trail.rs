@@ -1,12 +1,16 @@
 //! Reading the audit trail, and checking that nobody changed it.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
 use crate::catalog::{
     Catalog,
     audit::{self, GENESIS, Head, Line},
-    columns::{digest, hex, milliseconds, milliseconds_up, parsed, parsed_optional, time, worded},
+    columns::{
+        digest, hex, milliseconds, milliseconds_up, parsed, parsed_optional, time, unhex, worded,
+    },
     error::CatalogError,
     types::{AuditEvent, AuditFilter, AuditOrder, AuditRow},
 };
@@ -25,9 +29,11 @@ const CHECKED_AT_ONCE: i64 = 500;
 /// What a check of the trail found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditVerdict {
-    /// Rows found to be as they were written, from the first on.
+    /// Rows found to be as they were written, from the first one kept on.
     pub rows: i64,
-    /// Hex hash of the last of them; kept elsewhere, it later proves that the trail was not put back.
+    /// Number of the last of them.
+    pub seq: i64,
+    /// Its hex hash; with its number kept elsewhere, it later proves that the trail was not put back.
     pub hash: String,
     /// The first thing that is wrong; `None`: the trail is whole.
     pub fault: Option<AuditFault>,
@@ -47,6 +53,36 @@ pub enum AuditFault {
     TailForged { from: i64 },
     /// The record of where the trail ends is gone, or was not made with this master key.
     HeadForged,
+    /// The record of what the first row kept follows was not made with this master key.
+    StartForged,
+    /// The row of this number is not the one that the checkpoint speaks of, or is not there.
+    CheckpointMissed { seq: i64 },
+}
+
+/// Number and hash of a row, as they were told at some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub seq: i64,
+    pub hash: [u8; 32],
+}
+
+impl FromStr for Checkpoint {
+    type Err = CatalogError;
+
+    /// Reads `SEQ:HASH`.
+    fn from_str(text: &str) -> Result<Self, CatalogError> {
+        let parts = text.split_once(':').and_then(|(seq, hash)| {
+            let seq = seq.parse().ok().filter(|seq| *seq > 0)?;
+            Some(Self {
+                seq,
+                hash: unhex(hash)?,
+            })
+        });
+        parts.ok_or(CatalogError::Invalid {
+            field: "checkpoint",
+            problem: "must be a row's number and hash, as in 123:abcd… (64 hexadecimal digits)",
+        })
+    }
 }
 
 impl AuditVerdict {
@@ -74,11 +110,55 @@ impl Catalog {
         Ok(!self.audit_rows(first).await?.is_empty())
     }
 
-    /// Checks every row written so far, and that none is missing at the end.
-    pub async fn verify_audit(&self) -> Result<AuditVerdict, CatalogError> {
+    /// Checks every row written so far, that none is missing at the end, and that `checkpoint` is in the trail.
+    pub async fn verify_audit(
+        &self,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<AuditVerdict, CatalogError> {
+        loop {
+            let start = self.audit_start().await?;
+            let verdict = self.check(start.clone(), checkpoint).await?;
+            // Rows may have been let go under the check's feet; that is seldom, so it is simply done again.
+            if verdict.is_intact() || start == self.audit_start().await? {
+                return Ok(verdict);
+            }
+        }
+    }
+
+    /// Where the trail ends, if the seal on that holds.
+    pub(super) async fn audit_end(&self) -> Result<Option<Head>, CatalogError> {
+        Ok(self.sealed_end().await?.0)
+    }
+
+    /// What the first row kept follows; `Err`: forged.
+    async fn audit_start(&self) -> Result<Result<Option<Head>, AuditFault>, CatalogError> {
+        let mut reader = self.shared.readers.acquire().await?;
+        match audit::start(&mut reader, &self.shared.keys).await {
+            Ok(start) => Ok(Ok(start)),
+            Err(CatalogError::TrailDamaged) => Ok(Err(AuditFault::StartForged)),
+            Err(error) if is_damage(&error) => Ok(Err(AuditFault::StartForged)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn check(
+        &self,
+        start: Result<Option<Head>, AuditFault>,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<AuditVerdict, CatalogError> {
         let (head, highest) = self.sealed_end().await?;
-        let mut walk = Walk::default();
-        let mut fault = None;
+        let (mut walk, mut fault) = match start {
+            Ok(start) => (Walk::after(start), None),
+            Err(fault) => (Walk::default(), Some(fault)),
+        };
+        walk.checkpoint = checkpoint;
+        let pruned = |checkpoint: Checkpoint| checkpoint.seq < walk.seq;
+        if checkpoint.is_some_and(pruned) {
+            return Err(CatalogError::Invalid {
+                field: "checkpoint",
+                problem: "is of a row that was removed because its time was over: take a later one",
+            });
+        }
         while fault.is_none() && walk.seq < highest {
             let mut reader = self.shared.readers.acquire().await?;
             let rows = lines_after(&mut reader, walk.seq).await?;
@@ -92,6 +172,7 @@ impl Catalog {
         }
         Ok(AuditVerdict {
             rows: walk.rows,
+            seq: walk.seq,
             hash: hex(&walk.hash),
             fault: fault.or_else(|| walk.end(head)),
         })
@@ -114,10 +195,12 @@ impl Catalog {
 }
 
 /// How far the check has come.
-struct Walk {
-    seq: i64,
-    hash: [u8; 32],
-    rows: i64,
+pub(super) struct Walk {
+    pub(super) seq: i64,
+    pub(super) hash: [u8; 32],
+    pub(super) rows: i64,
+    /// What must be met on the way.
+    checkpoint: Option<Checkpoint>,
 }
 
 impl Default for Walk {
@@ -126,13 +209,24 @@ impl Default for Walk {
             seq: 0,
             hash: GENESIS,
             rows: 0,
+            checkpoint: None,
         }
     }
 }
 
 impl Walk {
+    /// Begins behind what was let go.
+    pub(super) fn after(start: Option<Head>) -> Self {
+        let start = start.map(|start| Self {
+            seq: start.seq,
+            hash: start.hash,
+            ..Self::default()
+        });
+        start.unwrap_or_default()
+    }
+
     /// Takes one more row, unless it is wrong. Rows after `highest` are of no concern.
-    fn step(&mut self, row: &SqliteRow, highest: i64) -> Option<AuditFault> {
+    pub(super) fn step(&mut self, row: &SqliteRow, highest: i64) -> Option<AuditFault> {
         let expected = self.seq + 1;
         let seq = row.try_get::<i64, _>("seq").unwrap_or(expected);
         if seq > highest {
@@ -143,11 +237,15 @@ impl Walk {
         }
         match Self::hash(row, &self.hash) {
             Some(hash) => {
-                *self = Self {
-                    seq,
-                    hash,
-                    rows: self.rows + 1,
-                };
+                if self
+                    .checkpoint
+                    .is_some_and(|point| point.seq == seq && point.hash != hash)
+                {
+                    return Some(AuditFault::CheckpointMissed { seq });
+                }
+                self.seq = seq;
+                self.hash = hash;
+                self.rows += 1;
                 None
             }
             None => Some(AuditFault::RowAltered { seq }),
@@ -175,6 +273,9 @@ impl Walk {
         }
         if self.seq > head.seq {
             return Some(AuditFault::TailForged { from: head.seq + 1 });
+        }
+        if let Some(point) = self.checkpoint.filter(|point| point.seq > self.seq) {
+            return Some(AuditFault::CheckpointMissed { seq: point.seq });
         }
         (self.hash != head.hash).then_some(AuditFault::RowAltered { seq: self.seq })
     }

@@ -305,6 +305,7 @@ pub const AUDIT_KINDS: &[&str] = &[
     "access.enabled",
     "access.revoked",
     "audit.gap",
+    "audit.pruned",
     "auth.denied",
     "auth.succeeded",
     "guard_key.created",

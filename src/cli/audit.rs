@@ -56,7 +56,11 @@ pub enum AuditAction {
     },
     /// Check that no row was changed, removed or reordered; exit status 1 if one was
     #[command(after_help = "Example:\n  sluice audit verify")]
-    Verify,
+    Verify {
+        /// A row that must still be there, as an earlier check or the log named it
+        #[arg(long, value_name = "SEQ:HASH")]
+        checkpoint: Option<String>,
+    },
 }
 
 #[derive(Args, Serialize)]
@@ -132,14 +136,14 @@ impl AuditAction {
                     .copy(&["v1", "audit", "export"], &query, &mut std::io::stdout())
                     .await
             }
-            Self::Verify => verify(client).await,
+            Self::Verify { checkpoint } => verify(client, checkpoint).await,
         }
     }
 }
 
-async fn verify(client: &Client) -> Result<Answer, CliError> {
+async fn verify(client: &Client, checkpoint: Option<String>) -> Result<Answer, CliError> {
     let found = client
-        .get::<AuditVerdict>(&["v1", "audit", "verify"])
+        .find::<AuditVerdict>(&["v1", "audit", "verify"], &[("checkpoint", checkpoint)])
         .await?;
     let verdict = if found.value.is_intact() {
         Verdict::Good
@@ -154,8 +158,8 @@ fn conclusion(found: &AuditVerdict) -> String {
     let rows = output::count(found.rows.unsigned_abs(), "row");
     let Some(fault) = &found.fault else {
         return format!(
-            "the trail is whole: {rows}\nlast hash {} (kept elsewhere, it proves later that nothing was put back)",
-            found.hash
+            "the trail is whole: {rows}\ncheckpoint {}:{} (kept elsewhere, it proves later that nothing was put back)",
+            found.seq, found.hash
         );
     };
     let fault = match fault {
@@ -166,6 +170,14 @@ fn conclusion(found: &AuditVerdict) -> String {
         }
         AuditFault::TailForged { from } => {
             format!("the rows from {from} on were not written by Sluice")
+        }
+        AuditFault::StartForged => {
+            "the record of which rows were let go when their time was over is forged".to_owned()
+        }
+        AuditFault::CheckpointMissed { seq } => {
+            format!(
+                "row {seq} is not the one of the checkpoint: the trail was put back or written anew"
+            )
         }
         AuditFault::HeadForged => "the record of where the trail ends is gone or forged".to_owned(),
     };
@@ -271,9 +283,11 @@ fn result(event: &AuditEvent) -> String {
         (_, Outcome::Success) => "ok",
         (_, Outcome::Failure) => "failed",
     };
+    let times = event.detail["count"].as_u64();
+    let times = times.map_or_else(String::new, |count| format!(" × {count}"));
     match &event.reason {
-        Some(reason) => format!("{word} ({reason})"),
-        None => word.to_owned(),
+        Some(reason) => format!("{word} ({reason}){times}"),
+        None => format!("{word}{times}"),
     }
 }
 

@@ -144,6 +144,7 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     let access = pooler.process().access.clone();
     let stop_asking = stop.clone();
     let recheck = tokio::spawn(async move { access.recheck_external(stop_asking).await });
+    let audit = tokio::spawn(look_after_audit(&trail, pooler.process(), stop.clone()));
     readiness.send_replace(Readiness::Ready);
 
     let reloader = Reloader {
@@ -167,10 +168,23 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
         () = signals.stop() => tracing::warn!("told to stop again: not waiting for sessions any more"),
     }
     stop.cancel();
-    let _ = tokio::join!(admin, upkeep, recheck);
+    let _ = tokio::join!(admin, upkeep, recheck, audit);
+    trail.close_refusals();
     trail.record_later(AuditEvent::new("node.stopped", Outcome::Success, "system"));
     tracing::info!("stopped");
     Ok(())
+}
+
+fn look_after_audit(
+    trail: &Catalog,
+    process: &Process,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let (trail, config) = (trail.clone(), Arc::clone(&process.config));
+    async move {
+        let retention = || config.load().audit.retention;
+        trail.look_after_audit(retention, stop).await;
+    }
 }
 
 fn doctor(process: &Process) -> Doctor {

@@ -72,6 +72,7 @@ pub(super) fn values(config: &Config, places: &Places<'_>) -> Checked {
     timeouts(&config.timeouts, places)?;
     pool(&config.pool, places)?;
     token_access(&config.token_access, places)?;
+    limits_not_zero(&[("audit.retention", config.audit.retention)], places)?;
     authorities(&config.authorities, places)?;
     not_zero(
         "auth_query.connections",

@@ -11,8 +11,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Admin, AuthQuery, AuthoritySettings, CatalogSettings, Config, Limits, Listen, Log, LogFormat,
-    Net, PlainHttp, Pool, Secret, Timeouts, Tls, TokenAccessSettings, file,
+    Admin, Audit, AuthQuery, AuthoritySettings, CatalogSettings, Config, Limits, Listen, Log,
+    LogFormat, Net, PlainHttp, Pool, Secret, Timeouts, Tls, TokenAccessSettings, file,
     value::{Network, Span, SpanOrOff},
 };
 
@@ -70,6 +70,8 @@ const AUTH_QUERY_CACHE: Duration = Duration::from_secs(10);
 const AUTH_QUERY_CONNECTIONS: u32 = 2;
 
 const CATALOG_PATH: &str = "sluice.db";
+/// A year, and time to notice.
+const AUDIT_RETENTION: Option<Duration> = Some(Duration::from_secs(400 * 24 * 60 * 60));
 const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6544);
 
 const LOG_LEVEL: &str = "info";
@@ -116,6 +118,9 @@ pub(super) fn fill(
         catalog: CatalogSettings {
             path: path(file.catalog.path.unwrap_or_else(|| CATALOG_PATH.into())),
             key: catalog_key,
+        },
+        audit: Audit {
+            retention: span_or_off(file.audit.retention, AUDIT_RETENTION),
         },
         admin: Admin {
             listen: file.admin.listen.map_or(ADMIN_ADDRESS, |address| address.0),

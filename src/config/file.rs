@@ -107,6 +107,9 @@ sections! {
         path: PathBuf,
         key_file: PathBuf,
     }
+    audit: Audit {
+        retention: SpanOrOff,
+    }
     admin: Admin {
         listen: Address,
         key_file: PathBuf,

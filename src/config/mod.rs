@@ -48,6 +48,7 @@ pub struct Config {
     pub authorities: AuthoritySettings,
     pub auth_query: AuthQuery,
     pub catalog: CatalogSettings,
+    pub audit: Audit,
     pub admin: Admin,
     pub log: Log,
 }
@@ -267,6 +268,13 @@ pub struct CatalogSettings {
     pub path: PathBuf,
     /// The master key: encrypts role secrets and peppers tokens.
     pub key: Secret<[u8; 32]>,
+}
+
+/// The trail of logins, ends of sessions and changes.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// Rows older than this are removed; `None`: none is.
+    pub retention: Option<Duration>,
 }
 
 /// The HTTP API for administrators.

@@ -155,7 +155,7 @@ fn an_unknown_section_is_told_with_line_and_nearest_section() {
     assert_eq!(
         error("zzz = 3\n"),
         "pooler.toml:1: unknown key zzz; the sections are listen, tls, net, limits, timeouts, pool, \
-         token_access, authorities, auth_query, catalog, admin, log"
+         token_access, authorities, auth_query, catalog, audit, admin, log"
     );
 }
 

@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     access::{Activity, Grant, SessionHandle},
-    catalog::types::{AuditEvent, Outcome},
+    catalog::{
+        Novelty,
+        types::{AuditEvent, Outcome},
+    },
     metrics::{LoginOutcome, Method, TenantMetrics, session_ended},
     net::stream::Stream,
     pool::Checkout,
@@ -187,8 +190,8 @@ pub(super) fn note_turned_away(worker: &Worker, startup: &Startup, peer: SocketA
         detail: serde_json::json!({ "user": startup.user }),
         ..AuditEvent::new("auth.denied", Outcome::Failure, "unknown")
     };
-    worker.process.catalog.record_later(event);
-    log(&row, peer, "login refused", end);
+    let novelty = worker.process.catalog.record_refusal(event, peer.ip());
+    log(&row, peer, novelty, end);
 }
 
 /// A login that came through.
@@ -255,8 +258,11 @@ async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &R
             format!("role:{}", arrival.route.role),
         )
     };
-    worker.process.catalog.record_later(event);
-    log(row, arrival.peer, "login refused", end);
+    let novelty = worker
+        .process
+        .catalog
+        .record_refusal(event, arrival.peer.ip());
+    log(row, arrival.peer, novelty, end);
 }
 
 fn outcome(end: &End) -> LoginOutcome {
@@ -295,11 +301,19 @@ fn note_end(session: &Session, row: &Row, parting: &Parting) {
     );
 }
 
-fn log(row: &Row, peer: SocketAddr, what: &str, end: &End) {
-    match row.level {
-        tracing::Level::ERROR => tracing::error!(%peer, reason = row.reason, %end, "{what}"),
-        tracing::Level::WARN => tracing::warn!(%peer, reason = row.reason, %end, "{what}"),
-        _ => tracing::info!(%peer, reason = row.reason, %end, "{what}"),
+/// Like the trail, the log has a line for the first refusal of its kind only: a flood must not fill the disk.
+fn log(row: &Row, peer: SocketAddr, novelty: Novelty, end: &End) {
+    match (novelty, row.level) {
+        (Novelty::Repeated, _) => {
+            tracing::debug!(%peer, reason = row.reason, %end, "login refused");
+        }
+        (Novelty::First, tracing::Level::ERROR) => {
+            tracing::error!(%peer, reason = row.reason, %end, "login refused");
+        }
+        (Novelty::First, tracing::Level::WARN) => {
+            tracing::warn!(%peer, reason = row.reason, %end, "login refused");
+        }
+        (Novelty::First, _) => tracing::info!(%peer, reason = row.reason, %end, "login refused"),
     }
 }
 

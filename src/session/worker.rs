@@ -210,6 +210,9 @@ impl Worker {
             }
         }
         self.pools.tick(now.instant);
+        if self.index == 0 {
+            self.process.catalog.sweep_refusals();
+        }
     }
 
     /// Cancels what `session` runs, if it lives here.

@@ -316,3 +316,31 @@ fn the_end_of_a_session_says_what_it_did_and_how_fast_a_revocation_was() {
     let ended = row(&fixture, "session.ended", of(&other));
     assert_eq!(ended["detail"]["revoke_to_fatal_ms"], Value::Null);
 }
+
+#[test]
+fn a_flood_of_refused_logins_is_one_row_of_the_trail_and_one_line_of_the_log() {
+    let fixture = Fixture::start();
+    let wrong = fixture.password_login().password("wrong");
+    for _ in 0..30 {
+        wrong.open().err().unwrap();
+    }
+    row(&fixture, "auth.denied", anybodys);
+    let denied = |rows: Vec<Value>| -> Vec<Value> {
+        let denied = rows.into_iter().filter(|row| row["kind"] == "auth.denied");
+        denied.collect()
+    };
+    assert_eq!(denied(fixture.sluice.admin.audit(&fixture.tenant)).len(), 1);
+    let lines = fixture.sluice.log().matches("login refused").count();
+    assert_eq!(lines, 1);
+
+    // Nothing that was counted is lost when Sluice stops.
+    fixture.sluice.stop();
+    fixture.sluice.start_again();
+    let rows = denied(fixture.sluice.admin.audit(&fixture.tenant));
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    assert_eq!(rows[0]["detail"]["count"], 29, "{rows:?}");
+    let shown = fixture
+        .sluice
+        .cli(&["audit", "list", "--kind", "auth.denied"]);
+    assert!(shown.contains("refused (wrong_password) × 29"), "{shown}");
+}

@@ -63,6 +63,19 @@ impl Fixture {
         Self { catalog, folder }
     }
 
+    /// A copy of the whole file as it is now, in a folder of its own.
+    pub(super) async fn copied(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sluice.db");
+        sqlx::query("VACUUM INTO $1")
+            .bind(path.to_str().unwrap())
+            .execute(&mut self.raw().await)
+            .await
+            .unwrap();
+        let catalog = Catalog::open(&path, &key(7)).await.unwrap();
+        Self { catalog, folder }
+    }
+
     /// Another connection to the same file, as another program would have it.
     pub(super) async fn raw(&self) -> SqliteConnection {
         SqliteConnectOptions::new()

@@ -11,7 +11,14 @@ async fn what_was_written_is_there_after_opening_again() {
     let fixture = fixture.reopened(&[]).await;
     assert!(fixture.catalog.tenant(&demo).await.unwrap().is_some());
     assert_eq!(fixture.catalog.revision().await.unwrap(), Revision(1));
-    assert!(fixture.catalog.verify_audit().await.unwrap().is_intact());
+    assert!(
+        fixture
+            .catalog
+            .verify_audit(None)
+            .await
+            .unwrap()
+            .is_intact()
+    );
 }
 
 #[tokio::test]

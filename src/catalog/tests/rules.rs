@@ -177,5 +177,5 @@ async fn every_change_raises_the_revision_by_one_and_is_told_with_its_actor() {
     assert_eq!(last.revision, Revision(10));
     let rows = catalog.audit_rows(AuditFilter::default()).await.unwrap();
     assert!(rows.iter().all(|row| row.event.actor == "test"));
-    assert!(catalog.verify_audit().await.unwrap().is_intact());
+    assert!(catalog.verify_audit(None).await.unwrap().is_intact());
 }

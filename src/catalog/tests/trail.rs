@@ -1,7 +1,7 @@
 //! The audit trail tells of every change, and of whoever meddled with it.
 
 use super::{
-    super::{AuditFault, AuditVerdict},
+    super::{AuditFault, AuditVerdict, Checkpoint},
     *,
 };
 use crate::names::SessionId;
@@ -20,7 +20,7 @@ async fn meddled(statements: &[&str]) -> Fixture {
 }
 
 async fn verdict(fixture: &Fixture) -> AuditVerdict {
-    fixture.catalog.verify_audit().await.unwrap()
+    fixture.catalog.verify_audit(None).await.unwrap()
 }
 
 #[tokio::test]
@@ -413,4 +413,78 @@ async fn rows_are_found_by_when_they_were_written() {
         ..AuditFilter::default()
     };
     assert_eq!(rows(filter).await, ["test.second"]);
+}
+
+#[tokio::test]
+async fn what_retention_leaves_can_still_be_checked() {
+    let fixture = meddled(&[]).await;
+    let kept = pause().await;
+    for _ in 0..3 {
+        fixture.catalog.record(event("test.later")).await.unwrap();
+    }
+    assert_eq!(fixture.catalog.prune_audit(kept).await.unwrap(), 10);
+    assert_eq!(fixture.catalog.prune_audit(kept).await.unwrap(), 0);
+    let found = verdict(&fixture).await;
+    // The row that tells of it has come on top.
+    assert_eq!((found.rows, found.seq, found.fault), (4, 14, None));
+    let now = pause().await;
+    assert_eq!(fixture.catalog.prune_audit(now).await.unwrap(), 3);
+    assert!(verdict(&fixture).await.is_intact());
+}
+
+#[tokio::test]
+async fn a_forged_start_of_the_trail_is_found() {
+    let head = "(SELECT mac FROM audit_head)";
+    for (statement, fault) in [
+        ("DELETE FROM audit_start", AuditFault::RowMissing { seq: 1 }),
+        (
+            "UPDATE audit_start SET seq = seq + 1",
+            AuditFault::StartForged,
+        ),
+        (
+            &*format!(
+                "UPDATE audit_start SET seq = (SELECT seq FROM audit_head), hash = (SELECT hash FROM audit_head), mac = {head}"
+            ),
+            AuditFault::StartForged,
+        ),
+    ] {
+        let fixture = meddled(&[]).await;
+        let kept = pause().await;
+        fixture.catalog.record(event("test.later")).await.unwrap();
+        fixture.catalog.prune_audit(kept).await.unwrap();
+        let fixture = fixture.reopened(&[statement]).await;
+        assert_eq!(verdict(&fixture).await.fault, Some(fault), "{statement}");
+    }
+}
+
+#[tokio::test]
+async fn rows_that_were_tampered_with_are_not_let_go() {
+    let fixture = meddled(&["UPDATE audit SET actor = 'nobody' WHERE seq = 4"]).await;
+    let refused = fixture.catalog.prune_audit(pause().await).await;
+    assert!(
+        matches!(refused, Err(CatalogError::TrailDamaged)),
+        "{refused:?}"
+    );
+    let altered = Some(AuditFault::RowAltered { seq: 4 });
+    assert_eq!(verdict(&fixture).await.fault, altered);
+}
+
+#[tokio::test]
+async fn a_trail_put_back_as_a_whole_is_found_by_a_checkpoint() {
+    let fixture = meddled(&[]).await;
+    let earlier = fixture.copied().await;
+    fixture.catalog.record(event("test.later")).await.unwrap();
+    let found = verdict(&fixture).await;
+    let checkpoint: Checkpoint = format!("{}:{}", found.seq, found.hash).parse().unwrap();
+    let check = async |fixture: &Fixture| {
+        let verdict = fixture.catalog.verify_audit(Some(checkpoint)).await;
+        verdict.unwrap().fault
+    };
+    assert_eq!(check(&fixture).await, None);
+    let missed = Some(AuditFault::CheckpointMissed { seq: 11 });
+    let fixture = earlier;
+    assert!(verdict(&fixture).await.is_intact());
+    assert_eq!(check(&fixture).await, missed);
+    fixture.catalog.record(event("test.other")).await.unwrap();
+    assert_eq!(check(&fixture).await, missed);
 }

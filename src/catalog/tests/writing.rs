@@ -73,7 +73,7 @@ fn many_runtimes_write_at_once_and_nothing_is_lost() {
     long_lived.block_on(async {
         let rounds = (THREADS * TASKS * ROUNDS) as i64;
         fixture.catalog.flush().await.unwrap();
-        let verdict = fixture.catalog.verify_audit().await.unwrap();
+        let verdict = fixture.catalog.verify_audit(None).await.unwrap();
         assert_eq!((verdict.rows, verdict.fault), (rounds * 4 + 1, None));
         assert_eq!(
             fixture.catalog.revision().await.unwrap(),
@@ -107,7 +107,7 @@ fn a_runtime_that_dies_in_mid_call_harms_nobody() {
     long_lived.block_on(async {
         let after = async {
             fixture.tenant("demo").await;
-            fixture.catalog.verify_audit().await.unwrap()
+            fixture.catalog.verify_audit(None).await.unwrap()
         };
         let verdict = tokio::time::timeout(PATIENCE, after).await.unwrap();
         assert!(verdict.is_intact());
@@ -131,7 +131,7 @@ async fn a_caller_that_goes_away_wedges_nothing() {
         abandon(catalog.evidence(&record.id, &demo, &app), times).await;
         abandon(catalog.record(event("test.abandoned")), times % 6).await;
         abandon(catalog.remove_rule(&demo, person, &app, "test"), times % 6).await;
-        abandon(catalog.verify_audit(), times).await;
+        abandon(catalog.verify_audit(None), times).await;
     }
     let after = async {
         let rule = fixture.rule(&demo, person, "app").await;
@@ -141,7 +141,7 @@ async fn a_caller_that_goes_away_wedges_nothing() {
             let evidence = evidence.unwrap();
             assert_eq!(evidence.rules.as_slice(), std::slice::from_ref(&rule));
         }
-        fixture.catalog.verify_audit().await.unwrap()
+        fixture.catalog.verify_audit(None).await.unwrap()
     };
     let verdict = tokio::time::timeout(PATIENCE, after).await.unwrap();
     assert!(verdict.is_intact());
@@ -188,7 +188,14 @@ async fn a_transaction_that_the_database_ended_by_itself_wedges_nothing() {
         .record(event("test.happened"))
         .await
         .unwrap();
-    assert!(fixture.catalog.verify_audit().await.unwrap().is_intact());
+    assert!(
+        fixture
+            .catalog
+            .verify_audit(None)
+            .await
+            .unwrap()
+            .is_intact()
+    );
 }
 
 #[tokio::test]
@@ -201,7 +208,7 @@ async fn two_processes_over_one_file_write_one_chain() {
         }
     };
     tokio::join!(write(&fixture.catalog), write(&second));
-    let verdict = fixture.catalog.verify_audit().await.unwrap();
+    let verdict = fixture.catalog.verify_audit(None).await.unwrap();
     assert_eq!((verdict.rows, verdict.fault), (100, None));
 }
 
@@ -228,7 +235,7 @@ async fn events_that_found_no_place_are_counted_in_the_trail() {
         .iter()
         .map(|row| row.event.detail["dropped"].as_i64().unwrap())
         .sum();
-    let verdict = fixture.catalog.verify_audit().await.unwrap();
+    let verdict = fixture.catalog.verify_audit(None).await.unwrap();
     assert!(verdict.is_intact());
     assert!(dropped > 0);
     assert_eq!(verdict.rows - gaps.len() as i64 + dropped, EVENTS);
@@ -241,6 +248,6 @@ async fn what_is_queued_is_written_when_the_last_handle_goes() {
         fixture.catalog.record_later(event("test.later"));
     }
     let fixture = fixture.reopened(&[]).await;
-    let verdict = fixture.catalog.verify_audit().await.unwrap();
+    let verdict = fixture.catalog.verify_audit(None).await.unwrap();
     assert_eq!((verdict.rows, verdict.fault), (1000, None));
 }
