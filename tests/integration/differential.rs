@@ -47,7 +47,7 @@ use crate::support::{
 
 const CLIENTS: usize = 4;
 const DEFAULT_SEED: u64 = 3_000_000;
-const DEFAULT_COUNT: u64 = 3_000;
+const DEFAULT_COUNT: u64 = 2_000;
 /// Sequences that end PostgreSQL 17.10 itself with a segmentation fault, without any pooler.
 const CRASHES_POSTGRESQL: [u64; 1] = [3_002_005];
 
