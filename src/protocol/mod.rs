@@ -3,6 +3,8 @@
 pub mod error;
 pub mod frame;
 pub mod message;
+#[cfg(test)]
+mod model_tests;
 pub mod options;
 pub mod own_settings;
 pub mod parameters;

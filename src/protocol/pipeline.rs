@@ -56,6 +56,10 @@ impl Due {
             || matches!(self.undo.as_deref(), Some(Undo::Unnamed))
     }
 
+    fn ends_with_ready(&self) -> bool {
+        matches!(self.request, Request::Sync | Request::Query)
+    }
+
     fn into_undo(self) -> Option<Undo> {
         match (self.request, self.undo) {
             (Request::ParseUnnamed { was_own }, None) => Some(Undo::UnnamedParse {
@@ -255,9 +259,13 @@ impl Pipeline {
 
     #[must_use]
     pub fn doubt(&self) -> Doubt {
-        let is_asked = || self.owed.iter().any(|due| due.request == Request::Probe);
+        // What else is owed may be a COPY, in which a Close is an error.
+        let may_ask = || {
+            let mut owed = self.owed.iter().map(|due| due.request);
+            self.copy == Copy::No && owed.all(|request| request == Request::Sync)
+        };
         match self.batch {
-            _ if self.doubtful == 0 || is_asked() => Doubt::No,
+            _ if self.doubtful == 0 || !may_ask() => Doubt::No,
             Batch::Skipping => Doubt::AskAfterSync,
             Batch::Closed | Batch::Open => Doubt::Ask,
         }
@@ -308,7 +316,7 @@ impl Pipeline {
                 .is_some_and(|undo| undo.is_about(name, statement))
         };
         let mut behind = self.owed.iter().skip_while(|due| !is_about(due));
-        behind.any(|due| matches!(due.request, Request::Sync | Request::Query))
+        behind.any(Due::ends_with_ready)
     }
 
     /// The same for the unnamed statement.
@@ -318,10 +326,9 @@ impl Pipeline {
             return false;
         }
         let mut latest = self.owed.iter().rev();
-        let ends_batch = |due: &Due| matches!(due.request, Request::Sync | Request::Query);
         latest
-            .find(|due| ends_batch(due) || due.is_of_unnamed())
-            .is_some_and(ends_batch)
+            .find(|due| due.ends_with_ready() || due.is_of_unnamed())
+            .is_some_and(Due::ends_with_ready)
     }
 
     /// A message of type `tag` goes to the server, and its answer to the client.
@@ -523,9 +530,10 @@ impl Pipeline {
         });
         if end.is_none() {
             self.copy = Copy::In;
-            if self.front() == Some(Request::Execute) {
-                self.batch = Batch::Open;
-            }
+        }
+        // The Sync that closed the batch may be among the ignored ones.
+        if self.front() == Some(Request::Execute) && self.ready_owed == 0 {
+            self.batch = Batch::Open;
         }
     }
 
@@ -548,6 +556,7 @@ impl Pipeline {
         let due = self.owed.pop_front()?;
         self.undoable -= usize::from(due.undo.is_some());
         self.unnamed_owed -= usize::from(due.is_of_unnamed());
+        self.ready_owed -= usize::from(due.ends_with_ready());
         Some(due)
     }
 
@@ -604,7 +613,6 @@ impl Pipeline {
         }
         match self.take_front().map(|due| (due.request, due.answer)) {
             Some((request @ (Request::Query | Request::Sync), answer)) => {
-                self.ready_owed -= 1;
                 self.drop_stray_copy_ends();
                 if request == Request::Query && self.owed.is_empty() {
                     // A simple query ends whatever batch was open before it.
@@ -716,6 +724,7 @@ mod tests {
             ">Q <G >d >d >c <C <ZI",
             ">Q <G >d >f <E <ZI",
             ">P >B >E <1 <2 <G >d >c >S <C <ZI",
+            ">P >B >E >S >d >c <1 <2 <G <C >S <ZI",
             ">Q >d >c <G <C <ZI",
         ] {
             assert_released_only_at_the_end(script);
