@@ -21,6 +21,7 @@ mod error;
 mod health;
 mod input;
 mod member;
+mod memory;
 mod output;
 mod person;
 mod remote;
@@ -32,7 +33,11 @@ mod tenant_options;
 mod token;
 mod words;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
@@ -97,6 +102,13 @@ pub fn run() -> ExitCode {
         connection,
         command,
     } = Cli::parse();
+    if let Err(error) = memory::keep_private() {
+        let _ = writeln!(
+            io::stderr(),
+            "sluice: cannot keep secrets out of core dumps: {error}"
+        );
+        return ExitCode::FAILURE;
+    }
     match command {
         Command::Serve(_) | Command::Demo(_) | Command::Verify(_) | Command::Guard(_)
             if !connection.is_empty() =>

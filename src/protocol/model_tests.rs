@@ -444,8 +444,16 @@ fn copy() -> impl Strategy<Value = Vec<Frame>> {
     })
 }
 
+/// `PROPTEST_CASES`, else more than other properties have.
+fn cases() -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(2_000),
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(cases())]
 
     #[test]
     fn the_pipeline_knows_what_the_server_owes_and_has(

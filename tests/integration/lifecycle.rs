@@ -1,13 +1,15 @@
 //! Start, reload and end of the process.
 
 use std::{
+    fs,
     net::TcpListener,
+    os::unix::fs::MetadataExt as _,
     time::{Duration, Instant},
 };
 
 use crate::support::{
     Client, Fixture, pki,
-    sluice::{Home, Settings, ended_in_order},
+    sluice::{Home, Settings, Sluice, ended_in_order},
     until,
 };
 
@@ -173,4 +175,23 @@ fn a_second_sluice_on_the_same_port_is_refused_although_threads_share_it() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains(&address));
     assert!(fixture.password_client().is_ok());
+}
+
+#[test]
+fn what_the_pooler_holds_in_memory_is_in_no_core_dump_and_open_to_no_other_process() {
+    let sluice = Sluice::start_unprivileged(Settings::default());
+    let of_process = |name: &str| format!("/proc/{}/{name}", sluice.pid());
+    assert_ne!(fs::metadata(of_process("")).unwrap().uid(), 0);
+
+    let limits = fs::read_to_string(of_process("limits")).unwrap();
+    let cores = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max core file size"))
+        .unwrap();
+    let words: Vec<&str> = cores.split_whitespace().collect();
+    assert_eq!(words, ["0", "0", "bytes"]);
+    // The files of a process that can be dumped or traced belong to its user, else to root (proc(5)).
+    for name in ["environ", "mem", "fd"] {
+        assert_eq!(fs::metadata(of_process(name)).unwrap().uid(), 0, "{name}");
+    }
 }

@@ -1,8 +1,11 @@
 //! One running Sluice: the real binary with a configuration, catalogue and ports of its own.
 
 use std::{
-    fs,
-    os::unix::process::ExitStatusExt,
+    fs, io,
+    os::unix::{
+        fs::{MetadataExt, chown},
+        process::{CommandExt, ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, PoisonError},
@@ -15,6 +18,9 @@ use super::{admin::Admin, eventually, pki, ports::free_port};
 
 pub(crate) const ADMIN_KEY: &str = "the-key-of-the-tests-administrator";
 const CATALOG_KEY: &str = "5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de";
+
+/// Owns nothing on any machine.
+const NOBODY: u32 = 65_534;
 
 /// `pooler.toml` as the tests write it: free ports, TLS and token access set up, everything else default.
 #[derive(Clone)]
@@ -107,6 +113,27 @@ impl Home {
             .arg(self.path("pooler.toml"));
         command
     }
+
+    /// The same as a user without privileges, whose the folder is then; as ourselves, where we are no more.
+    fn serve_unprivileged(&self) -> Command {
+        // Not `fs::copy`: a process that another test forks meanwhile would hold the program open for writing.
+        let copy = self.path("sluice");
+        let copied = Command::new("cp")
+            .args([Path::new(env!("CARGO_BIN_EXE_sluice")), &copy])
+            .status();
+        assert!(copied.unwrap().success());
+        let mut command = Command::new(copy);
+        command.args(self.serve().get_args());
+        if fs::metadata(self.0.path()).unwrap().uid() == 0 {
+            let files = fs::read_dir(self.0.path()).unwrap();
+            let files = files.map(|file| file.unwrap().path());
+            for path in files.chain([self.0.path().to_owned()]) {
+                chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    }
 }
 
 /// The binary under test, with nothing of ours in its environment.
@@ -141,15 +168,26 @@ impl Sluice {
         Self::start_in(home, settings)
     }
 
+    /// Starts as a user without privileges, where we are root.
+    pub(crate) fn start_unprivileged(settings: Settings) -> Self {
+        let home = Home::new(&settings);
+        let process = spawn(home.serve_unprivileged(), &home);
+        Self::wait_for(process, home, settings)
+    }
+
     fn start_in(home: Home, settings: Settings) -> Self {
-        let process = Mutex::new(spawn(&home));
+        let process = spawn(home.serve(), &home);
+        Self::wait_for(process, home, settings)
+    }
+
+    fn wait_for(process: Child, home: Home, settings: Settings) -> Self {
         let sluice = Self {
             port: settings.port("listen", "pooler"),
             direct_port: settings.port("listen", "direct"),
             admin: Admin::new(settings.port("admin", "listen"), ADMIN_KEY),
             home,
             settings,
-            process,
+            process: Mutex::new(process),
             secrets: Mutex::new(vec![ADMIN_KEY.to_owned(), CATALOG_KEY.to_owned()]),
         };
         sluice.wait_until_ready();
@@ -165,7 +203,7 @@ impl Sluice {
 
     /// Starts again on the same folder after it has ended.
     pub(crate) fn start_again(&self) {
-        *self.lock() = spawn(&self.home);
+        *self.lock() = spawn(self.home.serve(), &self.home);
         self.wait_until_ready();
     }
 
@@ -245,7 +283,11 @@ impl Sluice {
     }
 
     pub(crate) fn forget_peak(&self) {
-        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").unwrap();
+        match fs::write(format!("/proc/{}/clear_refs", self.pid()), "5") {
+            // For root only (`cli::memory`); to others the peak is that since the start, which is no lower.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            outcome => outcome.unwrap(),
+        }
     }
 
     fn memory(&self, name: &str) -> u64 {
@@ -287,14 +329,13 @@ impl Drop for Sluice {
     }
 }
 
-fn spawn(home: &Home) -> Child {
+fn spawn(mut command: Command, home: &Home) -> Child {
     let log = fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(home.path("log"))
         .unwrap();
     let errors = log.try_clone().unwrap();
-    let mut command = home.serve();
     command.stdin(Stdio::null()).stdout(log).stderr(errors);
     command.spawn().unwrap()
 }
