@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     access::Revoked,
-    catalog::types::{Authority, Tenant},
+    catalog::{
+        ServiceKey,
+        types::{Authority, Tenant},
+    },
     names::TenantRef,
 };
 
@@ -41,7 +44,10 @@ async fn make_key(
     Segments(name): Segments<TenantRef>,
 ) -> Result<(StatusCode, Json<Done<WebhookKey>>), ApiError> {
     external(tenants::find(&state.catalog, &name).await?)?;
-    let made = state.catalog.make_webhook_key(&name, &actor).await?;
+    let made = state
+        .catalog
+        .make_service_key(ServiceKey::Webhook, &name, &actor)
+        .await?;
     let answer = |key| WebhookKey { key };
     Ok((StatusCode::CREATED, Json(harmless(made, answer))))
 }
@@ -103,7 +109,11 @@ impl FromRequestParts<AdminState> for Caller {
             return Ok(Self(actor));
         }
         let Segments(tenant) = Segments::<TenantRef>::from_request_parts(parts, state).await?;
-        if state.catalog.is_webhook_key(&tenant, &given).await? {
+        if state
+            .catalog
+            .is_service_key(ServiceKey::Webhook, &tenant, &given)
+            .await?
+        {
             return Ok(Self(format!("authority:{tenant}")));
         }
         Err(ApiError::new(

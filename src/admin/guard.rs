@@ -14,7 +14,7 @@ use super::{
     extract::{Body, Segments},
     values::{DirectEnd, Done, GuardAnswer, GuardKey, GuardQuestion},
 };
-use crate::names::TenantRef;
+use crate::{catalog::ServiceKey, names::TenantRef};
 
 /// How long a question may be held open.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -34,7 +34,10 @@ async fn make_key(
     Actor(actor): Actor,
     Segments(tenant): Segments<TenantRef>,
 ) -> Result<Json<Done<GuardKey>>, ApiError> {
-    let made = state.catalog.make_guard_key(&tenant, &actor).await?;
+    let made = state
+        .catalog
+        .make_service_key(ServiceKey::Guard, &tenant, &actor)
+        .await?;
     Ok(Json(harmless(made, |guard_key| GuardKey { guard_key })))
 }
 
@@ -46,7 +49,11 @@ async fn watch(
     Body(question): Body<GuardQuestion>,
 ) -> Result<Json<GuardAnswer>, ApiError> {
     let key = auth::bearer(&headers).unwrap_or_default();
-    if !state.catalog.is_guard_key(&tenant, key).await? {
+    if !state
+        .catalog
+        .is_service_key(ServiceKey::Guard, &tenant, key)
+        .await?
+    {
         return Err(auth::refusal("this is not the tenant's guard key"));
     }
     let wait = Duration::from_secs(question.wait_seconds.into()).min(WAIT_MAX);

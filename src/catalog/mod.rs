@@ -22,7 +22,6 @@ mod entry;
 mod error;
 mod evidence;
 mod external_token;
-mod guard_keys;
 mod keys;
 mod members;
 mod people;
@@ -32,6 +31,7 @@ mod retention;
 mod rule_rows;
 mod rules;
 mod secrets;
+mod service_keys;
 mod store;
 mod tenant_rows;
 mod tenants;
@@ -40,7 +40,6 @@ mod token;
 mod tokens;
 mod trail;
 pub mod types;
-mod webhook_keys;
 mod writer;
 
 #[cfg(test)]
@@ -65,6 +64,7 @@ pub use self::{
     keys::Pepper,
     refusals::Novelty,
     rules::{RULE_DAYS_MAX, is_privileged},
+    service_keys::ServiceKey,
     token::{NoRandomness, Token, verify},
     trail::{AuditFault, AuditVerdict, Checkpoint},
 };

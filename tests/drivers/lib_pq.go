@@ -10,8 +10,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"reflect"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -19,36 +17,11 @@ import (
 	"github.com/lib/pq"
 )
 
-const (
-	crowd    = 24
-	rounds   = 8
-	megabyte = 1024 * 1024
-)
-
-var ctx = context.Background()
-
 func open() *sql.DB {
 	pool := must(sql.Open("postgres", ""))
 	pool.SetMaxOpenConns(crowd)
 	pool.SetMaxIdleConns(crowd)
 	return pool
-}
-
-func must[T any](value T, err error) T {
-	check(err)
-	return value
-}
-
-func check(err error) {
-	if err != nil {
-		panic(err)
-	}
-}
-
-func equal[T comparable](found, expected T) {
-	if found != expected {
-		panic(fmt.Sprintf("%v is not %v", found, expected))
-	}
 }
 
 func fails(code pq.ErrorCode, err error) {
@@ -194,7 +167,7 @@ func settingsStayWithTheirClient() {
 }
 
 func main() {
-	for _, named := range []func(){
+	run(
 		aMegabyteGoesBothWays,
 		preparedStatementsOfConnectionsInterleave,
 		aCrowdSharesTheBackends,
@@ -202,8 +175,5 @@ func main() {
 		rowsAreCopiedIn,
 		aCancelledQueryLeavesTheConnectionUsable,
 		settingsStayWithTheirClient,
-	} {
-		fmt.Println(runtime.FuncForPC(reflect.ValueOf(named).Pointer()).Name())
-		named()
-	}
+	)
 }

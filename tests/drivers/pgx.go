@@ -10,8 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"reflect"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -20,14 +18,6 @@ import (
 	"github.com/jackc/pgx/v4"
 	"github.com/jackc/pgx/v4/pgxpool"
 )
-
-const (
-	crowd    = 24
-	rounds   = 8
-	megabyte = 1024 * 1024
-)
-
-var ctx = context.Background()
 
 // The one variable of libpq that pgx does not look at.
 func settings() *pgx.ConnConfig {
@@ -40,26 +30,9 @@ func settings() *pgx.ConnConfig {
 
 func connect() *pgx.Conn { return must(pgx.ConnectConfig(ctx, settings())) }
 
-func must[T any](value T, err error) T {
-	check(err)
-	return value
-}
-
-func check(err error) {
-	if err != nil {
-		panic(err)
-	}
-}
-
 func require(condition bool) {
 	if !condition {
 		panic("does not hold")
-	}
-}
-
-func equal[T any](found, expected T) {
-	if !reflect.DeepEqual(found, expected) {
-		panic(fmt.Sprintf("%v is not %v", found, expected))
 	}
 }
 
@@ -258,7 +231,7 @@ func settingsStayWithTheirClient() {
 }
 
 func main() {
-	for _, named := range []func(){
+	run(
 		aMegabyteGoesBothWays,
 		preparedStatementsOfConnectionsInterleave,
 		aCrowdSharesTheBackends,
@@ -268,8 +241,5 @@ func main() {
 		rowsAreCopiedInAndOut,
 		aCancelledQueryLeavesTheConnectionUsable,
 		settingsStayWithTheirClient,
-	} {
-		fmt.Println(runtime.FuncForPC(reflect.ValueOf(named).Pointer()).Name())
-		named()
-	}
+	)
 }

@@ -164,7 +164,8 @@ fn go(name: &str) -> PathBuf {
         .env("GO111MODULE", "off")
         .env("GOPATH", "/usr/share/gocode")
         .args(["build", "-o"])
-        .args([&program, &program_source(&format!("{name}.go"))]);
+        .args([&program, &program_source(&format!("{name}.go"))])
+        .arg(program_source("cases.go"));
     run(compiler);
     program
 }
