@@ -10,10 +10,13 @@ use std::{
     hash::{Hash, Hasher},
 };
 
+use super::reading::Reading;
+
 /// The settings of one session, by lower-case name. Compared by hash first, so unequal ones cost next to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     hash: u64,
+    reading: Reading,
     values: BTreeMap<String, String>,
 }
 
@@ -32,7 +35,11 @@ impl FromIterator<(String, String)> for Settings {
             .collect();
         let mut hasher = DefaultHasher::new();
         values.hash(&mut hasher);
+        let pairs = values
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
         Self {
+            reading: Reading::of_settings(pairs),
             hash: if values.is_empty() {
                 0
             } else {
@@ -47,6 +54,12 @@ impl Settings {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
+    }
+
+    /// What they do to the texts of statements.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        self.reading
     }
 
     #[must_use]

@@ -14,6 +14,7 @@ use crate::{
     protocol::{
         parameters::Settings,
         prepared::{NameLimits, SqlStatements},
+        reading,
         residue::{self, Residue},
         sql,
     },
@@ -59,10 +60,13 @@ const QUESTIONS: [(Residue, &str); 5] = [
 
 /// Looks at a statement's text, as far as it has come. What has not come could be anything.
 pub(super) fn look_at_text(text: &[u8], is_whole: bool, backend: &mut Backend) {
+    let has_set = backend.residue.contains(Residue::SETTINGS);
+    backend.may_reread |= reading::may_change(text, has_set);
     backend.residue |= residue::of_text(text);
     backend.may_forget |= residue::may_forget_statements(text);
     backend.own_settings.read(text, is_whole);
     if !is_whole {
+        backend.may_reread = true;
         backend.residue |= Residue::SETTINGS;
     }
 }

@@ -202,6 +202,7 @@ impl Translator<'_, '_> {
                 self.make_known_for(&statement, tag)?;
                 self.backend.residue |= statement.residue();
                 self.backend.may_forget |= statement.may_forget();
+                self.backend.may_reread |= statement.may_reread();
                 self.backend.own_settings.extend(statement.own_settings());
                 Text::Translated(format!("EXECUTE {canonical}{rest}"), None)
             }

@@ -23,8 +23,8 @@ use crate::{
         frame::{HEADER_BYTES, Header, backend, frontend},
         pipeline::{Answer, TransactionStatus},
         prepared::{
-            NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements, UTF8,
-            Undo,
+            Meaning, NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements,
+            UTF8, Undo,
         },
         residue::Residue,
     },
@@ -115,8 +115,8 @@ impl Translator<'_, '_> {
             self.backend.residue |= Residue::DIRTY;
             return Ok(Step::AsIs);
         }
-        let encoding = encoding(self.backend, rest.is_ascii());
-        let statement = self.own.statements.borrow_mut().intern(rest, encoding);
+        let meaning = meaning(self.backend, rest.is_ascii());
+        let statement = self.own.statements.borrow_mut().intern(rest, meaning);
         if self.is_undecided(name, Some(&statement)) {
             return Ok(Step::Hold);
         }
@@ -133,7 +133,7 @@ impl Translator<'_, '_> {
         let pipeline = &self.backend.pipeline;
         let may_fail =
             pipeline.status() == TransactionStatus::Failed || !pipeline.is_status_certain();
-        if known && !may_fail {
+        if known && !may_fail && !statement.is_noticed() {
             self.write_close(
                 NO_STATEMENT,
                 Answer::ParseComplete,
@@ -182,6 +182,7 @@ impl Translator<'_, '_> {
         self.make_known(&statement)?;
         self.backend.residue |= statement.residue();
         self.backend.may_forget |= statement.may_forget();
+        self.backend.may_reread |= statement.may_reread();
         self.backend.own_settings.extend(statement.own_settings());
         if self.own.listening.is_subscribed() {
             self.own.listening.read(statement.text());
@@ -244,9 +245,10 @@ impl Translator<'_, '_> {
     /// The client's statement of that name, as the pool has it now.
     pub(super) fn find(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
         let statement = self.own.prepared.names.find(name)?;
-        let encoding = encoding(self.backend, statement.is_ascii());
+        let is_known = self.backend.known.contains(statement);
+        let meaning = meaning(self.backend, statement.is_ascii());
         let mut statements = self.own.statements.borrow_mut();
-        if let Some(renewed) = statements.renewed(statement, encoding) {
+        if let Some(renewed) = statements.renewed(statement, meaning, is_known) {
             *statement = renewed;
         }
         Some(Rc::clone(statement))
@@ -406,13 +408,20 @@ fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// What the client's text is encoded in, where that matters.
-fn encoding(backend: &Backend, is_ascii: bool) -> &str {
-    if is_ascii {
-        return UTF8;
-    }
+/// What a client's text means on `backend`, which has the client's settings. One in ASCII is the same in every encoding.
+fn meaning(backend: &mut Backend, is_ascii: bool) -> Meaning<'_> {
+    // With ReadyForQuery, and not before, the server has told what has changed.
+    backend.may_reread &= !backend.pipeline.is_quiet();
     let parameters = &backend.connection.parameters;
-    parameters.get("client_encoding").unwrap_or_default()
+    let reading = parameters.reading().and(backend.settings.reading());
+    Meaning {
+        encoding: if is_ascii {
+            UTF8
+        } else {
+            parameters.get("client_encoding").unwrap_or_default()
+        },
+        reading: (!backend.may_reread).then_some(reading),
+    }
 }
 
 pub(super) fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {
