@@ -88,16 +88,28 @@ impl Settings {
             let _ = write!(sql, "RESET {};", quote_name(name));
         }
         let mut call = "SELECT ";
-        for (name, value) in self
+        let mut others: Vec<_> = self
             .values
             .iter()
             .filter(|(name, value)| from.values.get(*name) != Some(value))
-        {
+            .collect();
+        others.sort_by_key(|(name, _)| rank(name));
+        for (name, value) in others {
             let (name, value) = (quote_literal(name), quote_literal(value));
             let _ = write!(sql, "{call}pg_catalog.set_config({name},{value},false)");
             call = ",";
         }
         sql
+    }
+}
+
+/// Who somebody is decides what may be set: first what the role that logged in may set, then who the session is, and
+/// then as which role it acts.
+fn rank(name: &str) -> u8 {
+    match name {
+        "role" => 2,
+        "session_authorization" => 1,
+        _ => 0,
     }
 }
 
@@ -156,6 +168,18 @@ mod tests {
             "RESET \"a\".\"b\";SELECT pg_catalog.set_config(E'search_path',E'x, y',false),\
              pg_catalog.set_config(E'work_mem',E'8MB',false)"
         );
+    }
+
+    #[test]
+    fn who_the_session_is_comes_last_and_its_role_behind_it() {
+        let to = settings(&[
+            ("role", "r"),
+            ("session_authorization", "s"),
+            ("work_mem", "8MB"),
+        ]);
+        let sql = to.statements_from(&Settings::default());
+        let places = ["'work_mem'", "'session_authorization'", "'role'"].map(|name| sql.find(name));
+        assert!(places.is_sorted() && places[0].is_some(), "{sql}");
     }
 
     #[test]

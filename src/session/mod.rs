@@ -489,7 +489,11 @@ impl Session {
         let handle = self.registration.handle();
         let (mut channels, mut notifications) = (Vec::new(), Vec::new());
         if !backend.residue.is_empty() {
-            let learning = Box::pin(session_state::learn(backend, &self.initial));
+            let learning = Box::pin(session_state::learn(
+                backend,
+                &self.pool.key.role,
+                &self.initial,
+            ));
             let learnt = unless_ended(handle, learning).await?;
             self.settings = learnt.settings;
             if let Some(of_sql) = learnt.of_sql {

@@ -167,10 +167,6 @@ impl Translator<'_, '_> {
 
     /// The text as the server is to have it; what it needs to know goes ahead.
     fn translate_text(&mut self, text: &[u8], tag: u8) -> Result<Text, End> {
-        // Whatever went ahead would fail, and take the query with it.
-        if self.backend.pipeline.status() == TransactionStatus::Failed {
-            return Ok(Text::AsIs);
-        }
         let Some(Naming {
             command,
             name,
@@ -186,6 +182,12 @@ impl Translator<'_, '_> {
         let Some(statement) = statement else {
             return Ok(Text::AsIs);
         };
+        // In a failed transaction whatever went ahead would fail, and take the query with it.
+        match self.backend.pipeline.status() {
+            _ if !self.backend.pipeline.is_status_certain() => return Ok(Text::Hold),
+            TransactionStatus::Failed => return Ok(Text::AsIs),
+            TransactionStatus::Idle | TransactionStatus::InTransaction => {}
+        }
         let canonical = statement.name();
         Ok(match command {
             Command::Deallocate => {

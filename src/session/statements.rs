@@ -129,11 +129,11 @@ impl Translator<'_, '_> {
             .names
             .insert(name, Rc::clone(&statement), self.own.prepared.limits)?;
         let known = self.backend.known.touch(&statement);
-        // A Parse fails in a failed transaction, a Close does not.
+        // In a transaction a Parse does more than a Close: it takes the snapshot, or fails where the transaction has.
         let pipeline = &self.backend.pipeline;
-        let may_fail =
-            pipeline.status() == TransactionStatus::Failed || !pipeline.is_status_certain();
-        if known && !may_fail && !statement.is_noticed() {
+        let is_outside =
+            pipeline.status() == TransactionStatus::Idle && pipeline.is_status_certain();
+        if known && is_outside && !statement.is_noticed() {
             self.write_close(
                 NO_STATEMENT,
                 Answer::ParseComplete,

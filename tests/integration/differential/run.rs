@@ -70,6 +70,8 @@ fn comparable(tag: u8, body: Bytes) -> Bytes {
             Bytes::from_static(b"application_name\0\0")
         }
         b'E' if body.starts_with(b"SFATAL\0") => without_source(&body),
+        // Where a statement has to be prepared first, it is that which a failed transaction refuses.
+        b'E' if memchr::memmem::find(&body, b"\0C25P02\0").is_some() => without_source(&body),
         b'E' => without_message_type(body),
         _ => body,
     }
