@@ -245,6 +245,7 @@ async fn admit(
             of_sql: None,
             limits,
             unnamed,
+            given_up: Box::default(),
         },
         listening: Listening::default(),
         listen_limits: ListenLimits {

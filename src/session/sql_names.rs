@@ -11,7 +11,7 @@ use crate::{
     net::buffer::BUFFER_BYTES,
     protocol::{
         frame::{HEADER_BYTES, Header, frontend},
-        pipeline::{Answer, TransactionStatus},
+        pipeline::{Answer, Awaited, TransactionStatus},
         prepared::Undo,
         sql,
     },
@@ -183,8 +183,11 @@ impl Translator<'_, '_> {
             return Ok(Text::AsIs);
         };
         // In a failed transaction whatever went ahead would fail, and take the query with it.
-        match self.backend.pipeline.status() {
-            _ if !self.backend.pipeline.is_status_certain() => return Ok(Text::Hold),
+        let pipeline = &self.backend.pipeline;
+        match pipeline.status() {
+            // The server does not expect it here, and says so.
+            _ if pipeline.awaited() == Awaited::CopyData => return Ok(Text::AsIs),
+            _ if !pipeline.is_status_certain() => return Ok(Text::Hold),
             TransactionStatus::Failed => return Ok(Text::AsIs),
             TransactionStatus::Idle | TransactionStatus::InTransaction => {}
         }

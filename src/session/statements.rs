@@ -37,6 +37,8 @@ pub(super) struct Prepared {
     pub(super) of_sql: Option<Rc<SqlStatements>>,
     pub(super) limits: NameLimits,
     pub(super) unnamed: Unnamed,
+    /// The name that the server's errors about `GIVEN_UP` mean.
+    pub(super) given_up: Box<[u8]>,
 }
 
 /// What a client has beyond a transaction, wherever it is served, and what it shares with its pool.
@@ -121,7 +123,7 @@ impl Translator<'_, '_> {
             return Ok(Step::Hold);
         }
         if let Some(existing) = self.find(name) {
-            self.parse_duplicate(&existing, rest)?;
+            self.parse_duplicate(&existing, name, rest)?;
             return Ok(Step::Written(header.message_bytes()));
         }
         self.own
@@ -155,11 +157,18 @@ impl Translator<'_, '_> {
     }
 
     /// Has the server itself report that the client has `existing` under that name.
-    fn parse_duplicate(&mut self, existing: &Rc<Statement>, rest: &[u8]) -> Result<(), End> {
+    fn parse_duplicate(
+        &mut self,
+        existing: &Rc<Statement>,
+        name: &[u8],
+        rest: &[u8],
+    ) -> Result<(), End> {
         let is_failed = self.backend.pipeline.status() == TransactionStatus::Failed;
         if is_failed && !self.backend.known.touch(existing) {
-            // What would have to go ahead fails, as the client's own Parse does.
+            // What would have to go ahead fails, unless it may be parsed here. So may the client's own then.
+            self.own.prepared.given_up = name.into();
             self.write_close(GIVEN_UP, Answer::Swallow, None)?;
+            self.write_parse(GIVEN_UP, rest, Answer::Swallow, None)?;
             return self.write_parse(GIVEN_UP, rest, Answer::Pass, None);
         }
         self.make_known(existing)?;
@@ -386,7 +395,10 @@ impl Prepared {
         if !before.split(|byte| *byte == 0).any(names_statement) {
             return None;
         }
-        let name = self.names.name_of(std::str::from_utf8(canonical).ok()?)?;
+        let name = match canonical {
+            GIVEN_UP => &*self.given_up,
+            _ => self.names.name_of(std::str::from_utf8(canonical).ok()?)?,
+        };
         let length = u32::try_from(4 + before.len() + name.len() + after.len()).ok()?;
         let mut message = BytesMut::new();
         message.put_u8(backend::ERROR_RESPONSE);

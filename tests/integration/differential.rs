@@ -11,7 +11,7 @@
 //! - a setting of the client's own (`my.own`) that was never set: on a backend where another client had it, it is
 //!   empty, as it is after RESET;
 //! - the lines of PostgreSQL's source in a FATAL, which Sluice says itself where it ends the session, and in the refusal
-//!   of a failed transaction, which may meet what Sluice sends ahead;
+//!   of a failed transaction, which may meet what Sluice sends ahead (before a wrong number of parameters is noticed);
 //! - the order of ParameterStatus messages that come together: the server keeps them in no order.
 //!
 //! What a transaction pooler cannot give, and Sluice documents, is not generated: session state without a setting
