@@ -216,7 +216,7 @@ class Sluice(Program):
         values = {"port": self.port, "pool": POOL_SIZE, "admin": self.admin.rsplit(":", 1)[1]}
         self.write("pooler.toml", SLUICE.format(**values))
         self.spawn(binary, "serve", "--config", "pooler.toml")
-        self.wait_for(lambda: self.call("GET", "/ready"))
+        self.wait_for(lambda: urllib.request.urlopen(f"{self.admin}/ready").close())
         self.add_tenant("bench")
         self.target = Target(name, "127.0.0.1", self.port, Processes(self.process.pid), user=f"{ROLE}.bench")
 

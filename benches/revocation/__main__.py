@@ -29,7 +29,7 @@ import states
 from load import say
 from programs import REPOSITORY
 from tables import table, text
-from watch import Times, revoke
+from watch import Times, answered, revoke
 from world import ROLE, TENANT, Call, Crowd, World
 
 
@@ -71,10 +71,11 @@ def everybody(world, crowd):
     start = time.monotonic()
     call.send()
     report = call.answer()
-    answered = (time.monotonic() - start) * 1000
+    took = (time.monotonic() - start) * 1000
     told, untold = crowd.ends()
-    say(f"everybody: {report}")
-    return Times(told=[(at - start) * 1000 for at in told], answered=[answered], missing=untold)
+    times = Times(told=[(at - start) * 1000 for at in told], missing=untold)
+    answered(times, took, report)
+    return times
 
 
 def at(values, share):
@@ -89,7 +90,7 @@ def three(values):
 def row(name, times):
     told = three(times.told) + (f" ({times.cut} cut)" if times.cut else "")
     return [name, text(len(times.told), "{:,}"), told, three(times.last_byte), three(times.gone), three(times.unlocked),
-            three(times.answered)]
+            three(times.committed), three(times.answered)]
 
 
 def measure(world, options):
@@ -110,7 +111,8 @@ def measure(world, options):
             rows.append(row("all of the tenant", times))
             missing += times.missing
         table(f"{count:,} other sessions open: ms, p50 / p99 / max",
-              ["", "sessions", "FATAL at the client", "last byte", "gone from the server", "lock taken over", "call answered"],
+              ["", "sessions", "FATAL at the client", "last byte", "gone from the server", "lock taken over", "change stored",
+               "call answered"],
               rows)
     crowd.stop()
     return missing

@@ -29,11 +29,13 @@ class Times:
     unlocked: list = field(default_factory=list)
     # The call was answered.
     answered: list = field(default_factory=list)
+    # Of that, what was spent before the change was in the catalogue: the rest is what Sluice reports to have taken.
+    committed: list = field(default_factory=list)
     # What did not come to pass in time.
     missing: int = 0
 
     def add(self, other):
-        for name in ("told", "last_byte", "gone", "unlocked", "answered"):
+        for name in ("told", "last_byte", "gone", "unlocked", "answered", "committed"):
             getattr(self, name).extend(getattr(other, name))
         self.cut += other.cut
         self.missing += other.missing
@@ -51,6 +53,14 @@ def revoke(world, scene, call):
     present = set(world.rows(PRESENT))
     watch.run(call, present)
     return watch.times
+
+
+def answered(times, took, answer):
+    """Notes the answer to a call that was over after `took` milliseconds."""
+    report = answer["revocation"]
+    times.answered.append(took)
+    times.committed.append(took - report["elapsed_ms"])
+    times.missing += report["unconfirmed"]
 
 
 class _Watch:
@@ -141,9 +151,7 @@ class _Answer:
         self.call, self.times = call, times
 
     def read(self, start):
-        self.times.answered.append((time.monotonic() - start) * 1000)
-        answer = self.call.answer()
-        self.times.missing += answer.get("revocation", answer)["unconfirmed"]
+        answered(self.times, (time.monotonic() - start) * 1000, self.call.answer())
         return True
 
 
