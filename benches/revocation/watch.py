@@ -50,8 +50,7 @@ def revoke(world, scene, call):
     for contender in scene.contenders:
         watch.add(contender.sock, _Contender(contender, watch.times))
     watch.add(call, _Answer(call, watch.times))
-    present = set(world.rows(PRESENT))
-    watch.run(call, present)
+    watch.run(call)
     return watch.times
 
 
@@ -74,10 +73,11 @@ class _Watch:
             what.setblocking(False)
         self.selector.register(what, selectors.EVENT_READ, side)
 
-    def run(self, call, present):
+    def run(self, call):
+        self.looker.begin(self.selector)
         start = time.monotonic()
         call.send()
-        self.looker.begin(present, start, self.selector)
+        self.looker.look()
         while self.selector.get_map() and time.monotonic() < start + PATIENCE_SECONDS:
             for key, _ in self.selector.select(self.looker.pause()):
                 if key.data.read(start):
@@ -163,11 +163,12 @@ class _Looker:
         self.gone, self.present = [], set()
         self.is_asking = False
 
-    def begin(self, present, start, selector):
-        self.present, self.start, self.selector = present, start, selector
+    def begin(self, selector):
+        """Notes who is there. A connection's first look is its slowest, so it comes before the clock starts."""
+        self.client.ask(PRESENT)
+        self.present = self._answer()
         selector.register(self.client.sock, selectors.EVENT_READ, self)
-        self.next = start
-        self.look()
+        self.next = time.monotonic()
 
     def pause(self):
         return 0.1 if self.is_asking else max(0.0, self.next - time.monotonic())
@@ -178,12 +179,16 @@ class _Looker:
             self.is_asking = True
 
     def read(self, start):
-        left = set()
-        while (message := self.client.receive())[0] != b"Z":
-            if message[0] == b"D":
-                left.add(message[1][6:].decode())
+        left = self._answer()
         now = time.monotonic()
         self.gone += [(now - start) * 1000] * len(self.present - left)
         self.present &= left
         self.next, self.is_asking = now + PAUSE_SECONDS, False
         return not self.present
+
+    def _answer(self):
+        found = set()
+        while (message := self.client.receive())[0] != b"Z":
+            if message[0] == b"D":
+                found.add(message[1][6:].decode())
+        return found
