@@ -8,18 +8,11 @@
 //! revision is what reading it again would give; nothing here has an age. The revision is read in the caller's own
 //! thread: a few microseconds, where asking one of the readers means several switches of threads.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    io,
-    path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, hash::Hash, io, path::Path, sync::Mutex, time::Duration};
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::catalog::{CatalogError, types::Revision};
+use crate::catalog::{CatalogError, cache::locked, types::Revision};
 
 /// Values of one kind that are remembered.
 const VALUES_MAX: usize = 4_096;
@@ -93,11 +86,6 @@ impl<K: Eq + Hash, V: Clone> AsOf<K, V> {
         }
         values.by_key.insert(key, value);
     }
-}
-
-/// Nothing here can be left half done by a panic, so a poisoned lock is as good as any.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
