@@ -12,12 +12,15 @@ use std::{
 
 use super::reading::Reading;
 
+type Text = Box<str>;
+
 /// The settings of one session, by lower-case name. Compared by hash first, so unequal ones cost next to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     hash: u64,
     reading: Reading,
-    values: BTreeMap<String, String>,
+    /// Sorted by name, and no larger than it must be: every session has some.
+    values: Box<[(Text, Text)]>,
 }
 
 impl Hash for Settings {
@@ -29,15 +32,14 @@ impl Hash for Settings {
 impl FromIterator<(String, String)> for Settings {
     /// Of two settings of one name the later one counts.
     fn from_iter<I: IntoIterator<Item = (String, String)>>(settings: I) -> Self {
-        let values: BTreeMap<_, _> = settings
+        let values: BTreeMap<Text, Text> = settings
             .into_iter()
-            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .map(|(name, value)| (name.to_ascii_lowercase().into(), value.into()))
             .collect();
+        let values: Box<[_]> = values.into_iter().collect();
         let mut hasher = DefaultHasher::new();
         values.hash(&mut hasher);
-        let pairs = values
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let pairs = values.iter().map(|(name, value)| (&**name, &**value));
         Self {
             reading: Reading::of_settings(pairs),
             hash: if values.is_empty() {
@@ -64,13 +66,14 @@ impl Settings {
 
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
+        let found = self
+            .values
+            .binary_search_by(|(known, _)| (**known).cmp(name));
+        Some(&*self.values.get(found.ok()?)?.1)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.values
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        self.values.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// The statements that turn a session with settings `from` into one with these; empty: nothing to do.
@@ -80,18 +83,13 @@ impl Settings {
     #[must_use]
     pub fn statements_from(&self, from: &Self) -> String {
         let mut sql = String::new();
-        for name in from
-            .values
-            .keys()
-            .filter(|name| !self.values.contains_key(*name))
-        {
+        for (name, _) in from.iter().filter(|(name, _)| self.get(name).is_none()) {
             let _ = write!(sql, "RESET {};", quote_name(name));
         }
         let mut call = "SELECT ";
         let mut others: Vec<_> = self
-            .values
             .iter()
-            .filter(|(name, value)| from.values.get(*name) != Some(value))
+            .filter(|(name, value)| from.get(name) != Some(*value))
             .collect();
         others.sort_by_key(|(name, _)| rank(name));
         for (name, value) in others {
