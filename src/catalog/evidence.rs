@@ -80,7 +80,7 @@ async fn gather(
         Bearer::Person(person) => (None, person),
     };
     let person = people::find(connection, owner).await?;
-    let member = members::standing(connection, (own, parent), owner).await?;
+    let standing = members::standing(connection, (own, parent), owner).await?;
     let rules = rule_rows::find_inherited(connection, (own, parent), owner, role).await?;
     Ok(Evidence {
         revision,
@@ -88,7 +88,7 @@ async fn gather(
         tenant: tenant.map(Arc::new),
         token,
         person,
-        member,
+        standing,
         rules,
     })
 }

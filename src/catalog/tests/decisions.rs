@@ -21,7 +21,7 @@ async fn the_evidence_for_a_plain_grant_is_all_there() {
     assert_eq!(evidence.parent_token_access, None);
     assert_eq!(evidence.token, Some(record));
     assert_eq!(evidence.person.unwrap().id, person);
-    assert_eq!(evidence.member, Some(MemberKind::Member));
+    assert_eq!(evidence.standing, Some(Standing::Member));
     assert_eq!(evidence.rules, [rule]);
 }
 
@@ -69,7 +69,7 @@ async fn each_kind_of_revocation_is_in_the_next_evidence() {
     assert!(evidence().await.rules.is_empty());
 
     catalog.remove_member(&demo, person, "test").await.unwrap();
-    assert_eq!(evidence().await.member, None);
+    assert_eq!(evidence().await.standing, None);
 
     catalog.remove_person(person, "test").await.unwrap();
     assert!(evidence().await.token.is_none());
