@@ -80,6 +80,8 @@ async fn add(
         reach: addition.reach,
         reason: addition.reason,
     };
+    // Before the order is held: nobody else waits for this tenant's server.
+    refuse_powers(&state, &tenant, [&new.role]).await?;
     let _order = state.changes.in_order().await;
     let person = people::find(&state.catalog, &addition.person).await?;
     // One that has run out is replaced: it allows nothing any more.
@@ -87,7 +89,6 @@ async fn add(
     if old.is_some_and(|old| old.expires_at > now) {
         return Err(already_there(&person, &new.role));
     }
-    refuse_powers(&state, &tenant, [&new.role]).await?;
     write(&state, &actor, tenant, person, new)
         .await
         .map(|done| (StatusCode::CREATED, Json(done)))

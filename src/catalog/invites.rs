@@ -6,6 +6,8 @@
 //!                └────────── revoked: gone, with the rules that it gave ◀─┘
 //! ```
 
+use std::net::Ipv4Addr;
+
 use serde_json::{Value, json};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use zeroize::Zeroizing;
@@ -113,7 +115,8 @@ impl Catalog {
         if let Err(refusal) = &accepted
             && let Some(reason) = reason(refusal)
         {
-            self.record(refused_event(&invite, reason)).await?;
+            // Where it came from is not known here; whoever holds a token that is used up cannot fill the trail with it.
+            self.record_refusal(refused_event(&invite, reason), Ipv4Addr::UNSPECIFIED.into());
         }
         accepted
     }
@@ -370,9 +373,9 @@ fn refused_event(invite: &Invite, reason: &str) -> AuditEvent {
 /// Why an acceptance with the right token came to nothing; `None`: it is nothing of the invitation's.
 fn reason(refusal: &CatalogError) -> Option<&'static str> {
     match refusal {
-        CatalogError::InviteUsed => Some("used"),
-        CatalogError::InviteExpired => Some("expired"),
-        CatalogError::InviteNotValid => Some("revoked"),
+        CatalogError::InviteUsed => Some("invite_used"),
+        CatalogError::InviteExpired => Some("invite_expired"),
+        CatalogError::InviteNotValid => Some("invite_revoked"),
         CatalogError::PrivilegedRole { .. } => Some("privileged_role"),
         _ => None,
     }

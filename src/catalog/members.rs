@@ -80,10 +80,11 @@ impl Catalog {
     ) -> Result<Option<Standing>, CatalogError> {
         let mut reader = self.shared.readers.acquire().await?;
         let mut transaction = reader.begin().await?;
-        let Some(found) = tenant_rows::find(&mut transaction, tenant).await? else {
-            return Ok(None);
+        let found = tenant_rows::find(&mut transaction, tenant).await?;
+        let standing = match &found {
+            Some(found) => standing(&mut transaction, tenant_rows::lineage(found), person).await?,
+            None => None,
         };
-        let standing = standing(&mut transaction, tenant_rows::lineage(&found), person).await?;
         transaction.commit().await?;
         Ok(standing)
     }

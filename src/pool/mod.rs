@@ -387,18 +387,21 @@ impl Pool {
         Ok((connection, server))
     }
 
-    /// Asks the server what a person's role is. A walsender is asked nothing: nobody gets one who may not have such a
-    /// role.
+    /// Asks the server what a person's role is. A walsender is asked nothing: who has one can replicate.
     async fn learn_powers(
         &self,
         connection: &mut Connection,
         server: &Server,
     ) -> Result<(), CheckoutError> {
-        if self.key.principal.person().is_none() || self.key.service != Service::Queries {
+        if self.key.principal.person().is_none() {
             return Ok(());
         }
-        let told = server::is_privileged(connection, server.connect_timeout).await;
-        let is_privileged = told.map_err(|error| CheckoutError::Connect(Rc::new(error)))?;
+        let is_privileged = match self.key.service {
+            Service::Queries => server::is_privileged(connection, server.connect_timeout)
+                .await
+                .map_err(|error| CheckoutError::Connect(Rc::new(error)))?,
+            Service::Walsender { .. } => true,
+        };
         self.is_privileged.set(is_privileged);
         Ok(())
     }

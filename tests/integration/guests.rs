@@ -167,7 +167,7 @@ fn an_invitation_is_good_for_its_address_and_tenant_only_and_once() {
         "invite.created",
         "invite.accepted",
         "rule.created",
-        "invite.refused used",
+        "invite.refused invite_used",
     ] {
         assert_eq!(
             trail.iter().filter(|row| *row == kind).count(),
@@ -206,7 +206,7 @@ fn an_invitation_that_nobody_took_up_in_time_is_refused() {
         (late.status, late.error().0.as_str()),
         (410, "invite_expired")
     );
-    assert!(trail(&fixture).contains(&"invite.refused expired".to_owned()));
+    assert!(trail(&fixture).contains(&"invite.refused invite_expired".to_owned()));
     let unknown = format!("/v1/people/{EMAIL}");
     let person = fixture.sluice.admin.call(Method::GET, &unknown, None);
     assert_eq!(person.status, 404, "nobody was made");
