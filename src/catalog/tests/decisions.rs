@@ -95,7 +95,7 @@ async fn a_branch_has_the_rules_and_members_of_its_parent_besides_its_own() {
 
     let there = evidence(&branch).await;
     assert_eq!(there.rules, [own, inherited.clone()]);
-    assert_eq!(there.member, Some(MemberKind::Member));
+    assert_eq!(there.standing, Some(Standing::Member));
     assert_eq!(there.parent_token_access, Some(TokenAccess::Enabled));
     assert_eq!(evidence(&sibling).await.rules[0], inherited);
     // Nothing flows from a branch to its parent.
@@ -109,9 +109,9 @@ async fn a_branch_has_the_rules_and_members_of_its_parent_besides_its_own() {
             .await
             .unwrap()
     };
-    assert_eq!(guest_of(&main).await.member, None);
-    assert_eq!(guest_of(&sibling).await.member, None);
-    assert_eq!(guest_of(&branch).await.member, Some(MemberKind::Member));
+    assert_eq!(guest_of(&main).await.standing, None);
+    assert_eq!(guest_of(&sibling).await.standing, None);
+    assert_eq!(guest_of(&branch).await.standing, Some(Standing::Member));
 
     let disabled = Tenant {
         token_access: TokenAccess::Disabled,
@@ -136,10 +136,10 @@ async fn a_branchs_own_word_about_a_member_goes_first() {
         .unwrap();
     let member = async |tenant| {
         let evidence = catalog.evidence(token.id(), tenant, &role("app")).await;
-        evidence.unwrap().member
+        evidence.unwrap().standing
     };
-    assert_eq!(member(&branch).await, Some(MemberKind::Owner));
-    assert_eq!(member(&main).await, Some(MemberKind::Member));
+    assert_eq!(member(&branch).await, Some(Standing::Owner));
+    assert_eq!(member(&main).await, Some(Standing::Member));
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn nothing_is_known_of_strangers() {
             .await
             .unwrap();
         assert!(evidence.token.is_none() && evidence.person.is_none());
-        assert!(evidence.member.is_none() && evidence.rules.is_empty());
+        assert!(evidence.standing.is_none() && evidence.rules.is_empty());
         assert!(!catalog.verify_token(&stranger, &evidence));
     }
 }
