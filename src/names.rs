@@ -158,6 +158,10 @@ uuid_name!(
     RuleId
 );
 uuid_name!(
+    /// One invitation of somebody who is no member.
+    InviteId
+);
+uuid_name!(
     /// One client's life in our process.
     SessionId
 );

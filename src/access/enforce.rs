@@ -4,7 +4,7 @@
 //! change committed at revision R
 //!   │ floor      every tenant concerned: decisions older than R are no longer believed
 //!   │ scan       live token sessions in scope, those still logging in too
-//!   │ decide     again, from the catalogue as it is now, once per (token, tenant, role, address, superuser or not)
+//!   │ decide     again, from the catalogue as it is now, once per (token, tenant, role, address, privileged or not)
 //!   │ end        those refused; purge idle backends of the people concerned
 //!   ▼ wait       until the sessions and their backends are gone: then the caller gets its report
 //! ```
@@ -222,7 +222,7 @@ impl Access {
                 identity.tenant.clone(),
                 identity.role.clone(),
                 identity.peer.ip(),
-                session.is_superuser(),
+                session.is_privileged(),
             );
             if !verdicts.contains_key(&key) {
                 let verdict = match self.decide_again(&session).await {
@@ -402,15 +402,15 @@ fn concerns(session: &SessionHandle, scope: &Scope, tenants: Option<&[TenantRef]
 /// What the server has told of a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Powers {
-    Superuser,
+    Privileged,
     /// None that anybody has been told of.
     Usual,
 }
 
 impl Powers {
     pub(super) fn of(session: &SessionHandle) -> Self {
-        if session.is_superuser() {
-            Self::Superuser
+        if session.is_privileged() {
+            Self::Privileged
         } else {
             Self::Usual
         }
@@ -421,8 +421,8 @@ impl Powers {
         let refused =
             tenant.is_some_and(|tenant| tenant.privileged_roles == PrivilegedRoles::Refuse);
         match self {
-            Self::Superuser if refused => Err(Denial::PrivilegedRole),
-            Self::Superuser | Self::Usual => Ok(()),
+            Self::Privileged if refused => Err(Denial::PrivilegedRole),
+            Self::Privileged | Self::Usual => Ok(()),
         }
     }
 }

@@ -284,7 +284,7 @@ fn by_rule(
     if !is_enabled(at.evidence, tenant) {
         return Err(Denial::NotEnabled);
     }
-    if at.evidence.member.is_none() {
+    if at.evidence.standing.is_none() {
         return Err(Denial::NotAMember);
     }
     within_tenant(tenant, at.role, at.from)?;
@@ -452,7 +452,7 @@ mod tests {
             parent_token_access: None,
             token: Some(token),
             person: Some(person),
-            member: Some(MemberKind::Member),
+            standing: Some(Standing::Member),
             rules: vec![rule],
         }
     }
@@ -501,7 +501,7 @@ mod tests {
             (
                 "not_a_member",
                 Evidence {
-                    member: None,
+                    standing: None,
                     ..whole.clone()
                 },
             ),

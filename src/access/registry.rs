@@ -109,8 +109,8 @@ pub struct SessionHandle {
     decided_at: AtomicI64,
     activity: AtomicU8,
     backend_pid: AtomicU32,
-    /// Its role is a superuser, which its server has told.
-    superuser: AtomicBool,
+    /// Its role is a superuser, replicates or makes roles, which its server has told.
+    privileged: AtomicBool,
     /// Its backend was closed, but nothing proves that the server process is gone.
     unconfirmed: AtomicBool,
     pub transactions: AtomicU64,
@@ -134,7 +134,7 @@ impl SessionHandle {
             decided_at: AtomicI64::new(0),
             activity: AtomicU8::new(Activity::Login as u8),
             backend_pid: AtomicU32::new(0),
-            superuser: AtomicBool::new(false),
+            privileged: AtomicBool::new(false),
             unconfirmed: AtomicBool::new(false),
             transactions: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
@@ -191,14 +191,14 @@ impl SessionHandle {
         self.backend_pid.store(pid, Relaxed);
     }
 
-    /// Notes that the session's role is a superuser: whatever its name, it is a privileged one.
-    pub fn mark_superuser(&self) {
-        self.superuser.store(true, Relaxed);
+    /// Notes that the session's role is a privileged one, whatever its name.
+    pub fn mark_privileged(&self) {
+        self.privileged.store(true, Relaxed);
     }
 
     #[must_use]
-    pub fn is_superuser(&self) -> bool {
-        self.superuser.load(Relaxed)
+    pub fn is_privileged(&self) -> bool {
+        self.privileged.load(Relaxed)
     }
 
     #[must_use]

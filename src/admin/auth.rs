@@ -1,10 +1,11 @@
 //! Who calls: whoever holds the admin key, or a person with a token.
 //!
-//! The admin key opens everything; a token opens what a person may ask about themselves. The key is one for
-//! all administrators, so a caller may add who they are in a header: a claim, kept in the audit trail as one.
+//! The admin key opens everything; a token opens what a person may ask about themselves and, where that person is an
+//! owner or administrator, the access of that tenant. The key is one for all who run the pooler, so a caller may add
+//! who they are in a header: a claim, kept in the audit trail as one. A person is in the trail as who they are.
 
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    extract::{FromRequestParts, RawPathParams, Request, State},
     http::{HeaderMap, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -14,7 +15,10 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{AdminState, error::ApiError};
-use crate::catalog::Token;
+use crate::{
+    catalog::{Token, types::Standing},
+    names::{PersonId, TenantRef},
+};
 
 /// Header with the name of the administrator who calls.
 pub const ACTOR_HEADER: &str = "sluice-actor";
@@ -31,6 +35,67 @@ pub(super) async fn require_admin_key(
         Some(_) => refusal("this is not the admin key").into_response(),
         None => refusal("this call needs the admin key").into_response(),
     }
+}
+
+/// Who manages the access of a tenant.
+#[derive(Clone, Copy)]
+pub(super) enum Manager {
+    AdminKey,
+    /// One of the tenant's owners and administrators.
+    Person {
+        id: PersonId,
+        standing: Standing,
+    },
+}
+
+/// Lets the request through if it bears the admin key, or the token of somebody who manages access of the tenant
+/// that its path names.
+pub(super) async fn require_manager(
+    State(state): State<AdminState>,
+    path: RawPathParams,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let tenant = path.iter().find(|(name, _)| *name == "ref");
+    let tenant = tenant.and_then(|(_, text)| TenantRef::parse(text).ok());
+    let given = bearer(request.headers()).unwrap_or_default();
+    match manager(&state, tenant.as_ref(), given).await {
+        Ok(manager) => {
+            request.extensions_mut().insert(manager);
+            next.run(request).await
+        }
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn manager(
+    state: &AdminState,
+    tenant: Option<&TenantRef>,
+    given: &str,
+) -> Result<Manager, ApiError> {
+    if is_admin_key(state, given) {
+        return Ok(Manager::AdminKey);
+    }
+    let token = Token::parse(given).ok_or_else(|| {
+        refusal("this call needs the admin key, or the token of an owner or administrator")
+    })?;
+    let id = state.access.authenticate(&token).await?;
+    let id = id.ok_or_else(invalid_token)?;
+    let standing = match tenant {
+        Some(tenant) => state.catalog.standing(tenant, id).await?,
+        None => None,
+    };
+    // Told of tenants that do not exist as well: a token must not find out which ones do.
+    let standing = standing.filter(|standing| standing.manages_access());
+    let standing = standing
+        .ok_or_else(|| forbidden("only owners and administrators of a tenant manage its access"))?;
+    Ok(Manager::Person { id, standing })
+}
+
+/// The caller is known and may not do this.
+pub(super) fn forbidden(message: &'static str) -> ApiError {
+    ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
+        .with_hint("ask an owner of the tenant, or whoever runs the pooler")
 }
 
 pub(super) fn is_admin_key(state: &AdminState, given: &str) -> bool {
@@ -57,7 +122,8 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
         .then(|| credentials.trim())
 }
 
-/// Who an administrator says they are, for the audit trail: `admin-key` or `admin-key:name`.
+/// Who calls, for the audit trail: `person:id`, or who the bearer of the admin key says they are, `admin-key` or
+/// `admin-key:name`.
 pub(super) struct Actor(pub(super) String);
 
 /// Whether [`ACTOR_HEADER`] may have this value.
@@ -70,6 +136,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        if let Some(Manager::Person { id, .. }) = parts.extensions.get() {
+            return Ok(Self(format!("person:{id}")));
+        }
         let Some(name) = parts.headers.get(ACTOR_HEADER) else {
             return Ok(Self("admin-key".to_owned()));
         };

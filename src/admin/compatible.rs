@@ -10,43 +10,55 @@ use axum::{
     extract::State,
     http::StatusCode,
     middleware,
-    routing::{delete, get, put},
+    routing::{delete, get, post, put},
 };
 use time::OffsetDateTime;
 
 use super::{
     AdminState,
     auth::{self, Actor, Bearer, BearerToken},
+    change::harmless,
     compatible_values::{
-        Authorisation, AuthorisationRequest, Grants, ListItem, NewGrants, Switch, SwitchState,
-        UserGrants, UserRole, with_message,
+        Authorisation, AuthorisationRequest, Grants, Invited, ListItem, NewGrants, NewInvitation,
+        Switch, SwitchState, UserGrants, UserRole, with_message,
     },
     error::ApiError,
-    extract::{Body, Segments},
-    people, tenants,
-    values::{Done, Removed},
+    extract::{Body, SecretBody, Segments},
+    invites, people, rules, tenants,
+    values::{Acceptance, Done, Removed},
 };
 use crate::{
     access::{AccessError, Denial, Grant, Scope},
-    catalog::types::{AuditEvent, Outcome, Rule},
-    names::{RoleName, TenantRef, TokenId},
+    catalog::types::{AcceptedInvite, AuditEvent, InviteStatus, NewInvite, Outcome, Rule},
+    names::{InviteId, RoleName, TenantRef, TokenId},
 };
 
 pub(super) fn routes(state: &AdminState) -> Router<AdminState> {
-    // What administrators do, with the admin key.
-    let guarded = Router::new()
+    // What those do who manage access: with the admin key, or with their token.
+    let managed = Router::new()
         .route("/v1/projects/{ref}/jit-access", get(switch).put(set_switch))
         .route("/v1/projects/{ref}/database/jit", put(replace))
         .route("/v1/projects/{ref}/database/jit/list", get(list))
         .route("/v1/projects/{ref}/database/jit/{person}", delete(remove))
+        .route("/v1/projects/{ref}/database/jit/invite", post(invite))
+        .route(
+            "/v1/projects/{ref}/database/jit/invite/{invite}",
+            delete(revoke_invite),
+        )
         .route_layer(middleware::from_fn_with_state(
             state.clone(),
-            auth::require_admin_key,
+            auth::require_manager,
         ));
     // What a person asks about themselves, with their token.
     let own = Router::new().route("/v1/projects/{ref}/database/jit", get(own).post(authorise));
-    guarded
+    // Whoever was invited shows the acceptance token.
+    let open = Router::new().route(
+        "/v1/projects/{ref}/database/jit/invite/accept",
+        post(accept_invite),
+    );
+    managed
         .merge(own)
+        .merge(open)
         .layer(middleware::map_response(with_message))
 }
 
@@ -54,11 +66,8 @@ async fn switch(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
 ) -> Result<Json<SwitchState>, ApiError> {
-    let tenant = tenants::find(&state.catalog, &tenant).await?;
-    Ok(Json(SwitchState {
-        state: tenant.token_access,
-        applied: None,
-    }))
+    let found = tenants::access_state(&state, &tenant).await?;
+    Ok(Json(SwitchState::found(found)))
 }
 
 async fn set_switch(
@@ -69,10 +78,7 @@ async fn set_switch(
 ) -> Result<Json<SwitchState>, ApiError> {
     let done = tenants::switch_access(&state, &actor, tenant, wanted.state).await?;
     let all_gone = done.revocation.is_none_or(|report| report.unconfirmed == 0);
-    Ok(Json(SwitchState {
-        state: done.value.state,
-        applied: Some(all_gone),
-    }))
+    Ok(Json(SwitchState::turned(done.value.state, Some(all_gone))))
 }
 
 async fn replace(
@@ -85,6 +91,10 @@ async fn replace(
     let rules = wanted.roles.into_iter().map(|role| role.into_rule(now));
     let rules = rules.collect::<Result<Vec<_>, _>>()?;
     let person = people::find(&state.catalog, &wanted.user_id).await?.id;
+    let old = state.catalog.rules_of(&tenant, person).await?;
+    let new = rules.iter().map(|rule| &rule.role);
+    let new = new.filter(|role| old.iter().all(|old| old.role != **role));
+    rules::refuse_powers(&state, &tenant, new).await?;
     let changed = state
         .catalog
         .replace_rules(&tenant, person, rules, &actor)
@@ -105,20 +115,29 @@ async fn list(
     Segments(tenant): Segments<TenantRef>,
 ) -> Result<Json<UserGrants>, ApiError> {
     tenants::find(&state.catalog, &tenant).await?;
-    let rules = state.catalog.rules(&tenant).await?;
-    let members = state.catalog.members(&tenant).await?;
-    let items = members.into_iter().filter_map(|member| {
-        let own = rules.iter().filter(|rule| rule.person == member.person);
-        let user_roles: Vec<_> = own.map(UserRole::from).collect();
-        (!user_roles.is_empty()).then_some(ListItem {
-            user_id: member.person,
-            user_roles,
-            primary_email: member.email,
+    let rules = state.catalog.rules_with_addresses(&tenant).await?;
+    let invites = state.catalog.invites(&tenant).await?;
+    let now = OffsetDateTime::now_utc();
+    let people = rules.chunk_by(|(one, _), (other, _)| one.person == other.person);
+    let people = people.filter_map(|rules| {
+        let (first, email) = rules.first()?;
+        let invite = invites
+            .iter()
+            .find(|invite| invite.person == Some(first.person));
+        Some(ListItem {
+            user_id: Some(first.person),
+            user_roles: rules.iter().map(|(rule, _)| UserRole::from(rule)).collect(),
+            primary_email: email.clone(),
+            invite_id: invite.map(|invite| invite.id),
+            expires_at: None,
         })
     });
-    Ok(Json(UserGrants {
-        items: items.collect(),
-    }))
+    let mut items: Vec<_> = people.collect();
+    let pending = invites
+        .into_iter()
+        .filter(|invite| invite.status(now) == InviteStatus::Pending);
+    items.extend(pending.map(ListItem::from));
+    Ok(Json(UserGrants { items }))
 }
 
 async fn remove(
@@ -130,6 +149,47 @@ async fn remove(
     let changed = state.catalog.remove_rules(&tenant, person, &actor).await?;
     let scope = Scope::Member(tenant, person);
     Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
+}
+
+async fn invite(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(tenant): Segments<TenantRef>,
+    Body(wanted): Body<NewInvitation>,
+) -> Result<Json<Done<Invited>>, ApiError> {
+    let now = OffsetDateTime::now_utc();
+    let roles = wanted.roles.into_iter().map(|role| role.into_invited(now));
+    let new = NewInvite {
+        email: wanted.email,
+        roles: roles.collect::<Result<_, _>>()?,
+        expires_at: invites::usual_end(now),
+    };
+    let made = invites::invite(&state, &tenant, new, &actor).await?;
+    Ok(Json(harmless(made, Invited::new)))
+}
+
+async fn accept_invite(
+    State(state): State<AdminState>,
+    Segments(tenant): Segments<TenantRef>,
+    SecretBody(shown): SecretBody<Acceptance>,
+) -> Result<Json<Done<Grants>>, ApiError> {
+    let changed = invites::accepted(&state, &tenant, shown).await?;
+    let scope = Scope::Member(tenant, changed.value.person.id);
+    let answer = |accepted: AcceptedInvite| Grants {
+        user_id: accepted.person.id,
+        user_roles: accepted.rules.iter().map(UserRole::from).collect(),
+    };
+    Ok(Json(state.enforced(changed, scope, answer).await))
+}
+
+async fn revoke_invite(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((tenant, invite)): Segments<(TenantRef, InviteId)>,
+) -> Result<Json<Done<Removed>>, ApiError> {
+    invites::revoked(&state, tenant, invite, &actor)
+        .await
+        .map(Json)
 }
 
 /// The caller's rules: the tenant's own and, for a branch, its parent's.

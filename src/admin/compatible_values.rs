@@ -8,17 +8,21 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
+use zeroize::Zeroizing;
+
 use super::{
     error::{ApiError, ErrorBody},
     networks,
+    values::AccessState,
 };
 use crate::{
     access::Grant,
     catalog::{
-        RULE_DAYS_MAX,
-        types::{NewRule, Rule, RuleReach, TokenAccess},
+        CatalogError, RULE_DAYS_MAX,
+        types::{Invite, InvitedRole, NewRule, Rule, RuleReach, TokenAccess},
     },
-    names::{PersonId, RoleName},
+    doctor::UnavailableReason,
+    names::{InviteId, PersonId, RoleName},
 };
 
 #[derive(Deserialize)]
@@ -27,14 +31,48 @@ pub(super) struct Switch {
     pub(super) state: TokenAccess,
 }
 
+/// How the switch stands, with what speaks against token sessions in its place.
 #[derive(Serialize)]
-pub(super) struct SwitchState {
-    pub(super) state: TokenAccess,
+#[serde(tag = "state", rename_all = "lowercase")]
+pub(super) enum SwitchState {
+    Enabled(Applied),
+    Disabled(Applied),
+    Unavailable {
+        #[serde(rename = "unavailableReason")]
+        reason: UnavailableReason,
+        /// Not the peer's: what is the matter.
+        message: String,
+    },
+}
+
+#[derive(Default, Serialize)]
+pub(super) struct Applied {
     #[serde(
         rename = "appliedSuccessfully",
         skip_serializing_if = "Option::is_none"
     )]
     pub(super) applied: Option<bool>,
+}
+
+impl SwitchState {
+    /// What was found; where it was asked for, a switch that was turned is told as turned.
+    pub(super) fn found(found: AccessState) -> Self {
+        match found.unavailable {
+            Some(why) => Self::Unavailable {
+                reason: why.reason,
+                message: why.message,
+            },
+            None => Self::turned(found.state, None),
+        }
+    }
+
+    pub(super) fn turned(state: TokenAccess, applied: Option<bool>) -> Self {
+        let applied = Applied { applied };
+        match state {
+            TokenAccess::Enabled => Self::Enabled(applied),
+            TokenAccess::Disabled => Self::Disabled(applied),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -70,11 +108,61 @@ pub(super) struct UserGrants {
     pub(super) items: Vec<ListItem>,
 }
 
+/// Somebody with rules, or an invitation that waits for its acceptance (`user_id` is missing then).
 #[derive(Serialize)]
 pub(super) struct ListItem {
-    pub(super) user_id: PersonId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user_id: Option<PersonId>,
     pub(super) user_roles: Vec<UserRole>,
     pub(super) primary_email: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) invite_id: Option<InviteId>,
+    /// Until when the invitation can be accepted, in Unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) expires_at: Option<i64>,
+}
+
+/// Somebody to be invited.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewInvitation {
+    pub(super) email: String,
+    pub(super) roles: Vec<UserRole>,
+}
+
+/// An invitation just made.
+#[derive(Serialize)]
+pub(super) struct Invited {
+    email: String,
+    invite_id: InviteId,
+    user_roles: Vec<UserRole>,
+    expires_at: i64,
+    /// For its acceptance; the only answer that holds it.
+    token: Zeroizing<String>,
+}
+
+impl Invited {
+    pub(super) fn new((invite, token): (Invite, Zeroizing<String>)) -> Self {
+        Self {
+            email: invite.email,
+            invite_id: invite.id,
+            user_roles: invite.roles.iter().map(UserRole::from).collect(),
+            expires_at: invite.expires_at.unix_timestamp(),
+            token,
+        }
+    }
+}
+
+impl From<Invite> for ListItem {
+    fn from(invite: Invite) -> Self {
+        Self {
+            user_id: None,
+            user_roles: invite.roles.iter().map(UserRole::from).collect(),
+            primary_email: invite.email,
+            invite_id: Some(invite.id),
+            expires_at: Some(invite.expires_at.unix_timestamp()),
+        }
+    }
 }
 
 /// One role that a person may use.
@@ -83,7 +171,11 @@ pub(super) struct ListItem {
 pub(super) struct UserRole {
     role: RoleName,
     /// Unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<i64>,
+    /// In place of `expires_at`: how long, from the writing of the rule or the acceptance of an invitation on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_after_seconds: Option<u64>,
     #[serde(default)]
     allowed_networks: Networks,
     #[serde(default)]
@@ -148,6 +240,7 @@ impl UserRole {
         Self {
             role,
             expires_at: Some(expires_at.unix_timestamp()),
+            expires_after_seconds: None,
             allowed_networks: Networks::new(networks),
             branches_only: reach == RuleReach::BranchesOnly,
         }
@@ -155,28 +248,68 @@ impl UserRole {
 
     /// The rule that is asked for at the time `now`.
     pub(super) fn into_rule(self, now: OffsetDateTime) -> Result<NewRule, ApiError> {
-        let reach = if self.branches_only {
-            RuleReach::BranchesOnly
-        } else {
-            RuleReach::Everywhere
-        };
         Ok(NewRule {
-            role: self.role,
-            expires_at: expiry(self.expires_at, now)?,
+            expires_at: self.expiry(now)?,
+            reach: self.reach(),
             networks: self.allowed_networks.into_list()?,
-            reach,
+            role: self.role,
             reason: None,
         })
     }
+
+    /// What an invitation sent at the time `now` promises: as long as is left until `expires_at`, from the acceptance
+    /// on.
+    pub(super) fn into_invited(self, now: OffsetDateTime) -> Result<InvitedRole, ApiError> {
+        let lasts = self.expiry(now)? - now;
+        let lasts = lasts
+            .try_into()
+            .map_err(|_| CatalogError::ExpiryInThePast)?;
+        Ok(InvitedRole {
+            lasts,
+            reach: self.reach(),
+            networks: self.allowed_networks.into_list()?,
+            role: self.role,
+            reason: None,
+        })
+    }
+
+    fn reach(&self) -> RuleReach {
+        if self.branches_only {
+            RuleReach::BranchesOnly
+        } else {
+            RuleReach::Everywhere
+        }
+    }
+
+    fn expiry(&self, now: OffsetDateTime) -> Result<OffsetDateTime, ApiError> {
+        match (self.expires_at, self.expires_after_seconds) {
+            (None, None) => Ok(now + Duration::days(RULE_DAYS_MAX)),
+            (Some(seconds), None) => OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| {
+                ApiError::invalid(
+                    "`expires_at` is in seconds since 1970; this looks like milliseconds",
+                )
+            }),
+            (None, Some(seconds)) => i64::try_from(seconds)
+                .ok()
+                .and_then(|seconds| now.checked_add(Duration::seconds(seconds)))
+                .ok_or_else(|| ApiError::invalid("`expires_after_seconds` is out of range")),
+            (Some(_), Some(_)) => Err(ApiError::malformed(
+                "give either `expires_at` or `expires_after_seconds`",
+            )),
+        }
+    }
 }
 
-fn expiry(seconds: Option<i64>, now: OffsetDateTime) -> Result<OffsetDateTime, ApiError> {
-    let Some(seconds) = seconds else {
-        return Ok(now + Duration::days(RULE_DAYS_MAX));
-    };
-    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| {
-        ApiError::invalid("`expires_at` is in seconds since 1970; this looks like milliseconds")
-    })
+impl From<&InvitedRole> for UserRole {
+    fn from(invited: &InvitedRole) -> Self {
+        Self {
+            role: invited.role.clone(),
+            expires_at: None,
+            expires_after_seconds: Some(invited.lasts.as_secs()),
+            allowed_networks: Networks::new(&invited.networks),
+            branches_only: invited.reach == RuleReach::BranchesOnly,
+        }
+    }
 }
 
 impl From<&Rule> for UserRole {

@@ -18,13 +18,18 @@ async fn examine(
     Segments(name): Segments<TenantRef>,
 ) -> Result<Json<Report>, ApiError> {
     let tenant = tenants::find(&state.catalog, &name).await?;
-    let examined = state.doctor.examine(tenant).await;
-    examined.map(Json).map_err(|error| match error {
-        ExaminationError::Catalog(error) => error.into(),
-        ExaminationError::Runtime(error) => ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "examination_unavailable",
-            format!("the examination cannot begin: {error}"),
-        ),
-    })
+    Ok(Json(state.doctor.examine(tenant).await?))
+}
+
+impl From<ExaminationError> for ApiError {
+    fn from(error: ExaminationError) -> Self {
+        match error {
+            ExaminationError::Catalog(error) => error.into(),
+            ExaminationError::Runtime(error) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "examination_unavailable",
+                format!("the examination cannot begin: {error}"),
+            ),
+        }
+    }
 }

@@ -107,8 +107,17 @@ impl From<CatalogError> for ApiError {
             CatalogError::HasBranches { .. } => refused(StatusCode::CONFLICT, "has_branches"),
             CatalogError::NotAMember { .. } => {
                 refused(StatusCode::UNPROCESSABLE_ENTITY, "not_a_member")
-                    .with_hint("`sluice member add TENANT PERSON` makes someone a member")
+                    .with_hint("`sluice member add TENANT PERSON` makes someone a member, `sluice invite create` lets a guest in")
             }
+            CatalogError::MemberAlready { .. } => refused(StatusCode::CONFLICT, "exists")
+                .with_hint("`sluice rule add TENANT PERSON ROLE` gives a member access"),
+            CatalogError::InviteNotValid => refused(StatusCode::UNAUTHORIZED, "invalid_invite")
+                .with_hint(
+                    "give the address that was invited and the whole acceptance token, sli_…",
+                ),
+            CatalogError::InviteUsed => refused(StatusCode::GONE, "invite_used"),
+            CatalogError::InviteExpired => refused(StatusCode::GONE, "invite_expired")
+                .with_hint("ask whoever invited you for another one"),
             CatalogError::PrivilegedRole { .. } => {
                 refused(StatusCode::UNPROCESSABLE_ENTITY, "privileged_role").with_hint(
                     "grant a role made for the task, or set the tenant's privileged_roles to allow",
@@ -159,6 +168,7 @@ const fn where_to_look(what: What) -> &'static str {
     match what {
         What::Tenant | What::Parent => "`sluice tenant list` shows the tenants",
         What::Person => "`sluice person list` shows the people",
+        What::Invite => "`sluice invite list TENANT` shows the invitations",
         What::Member => "`sluice member list TENANT` shows the members",
         What::Token => "`sluice token list PERSON` shows a person's tokens",
         What::Rule => "`sluice rule list TENANT` shows the rules",

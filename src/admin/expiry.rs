@@ -8,6 +8,8 @@ pub enum ExpiryError {
     BareNumber(String),
     #[error("`{0}` is neither a while (30m, 24h, 7d) nor a time such as 2026-05-25T18:00:00Z")]
     Neither(String),
+    #[error("`{0}` is no while: write it with its unit, as 30m, 8h or 7d")]
+    NotAWhile(String),
     #[error("`{0}` would be over already: write a while from now (30m, 24h, 7d) or a time to come")]
     Backwards(String),
     #[error("`{0}` reaches beyond the year 9999")]
@@ -37,6 +39,14 @@ pub fn parse(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, ExpiryEr
         .ok_or_else(|| ExpiryError::OutOfRange(text.to_owned()))
 }
 
+/// How long `text` means: `8h`, `7d`.
+pub fn span(text: &str) -> Result<std::time::Duration, ExpiryError> {
+    humantime::parse_duration(text.trim())
+        .ok()
+        .filter(|span| !span.is_zero())
+        .ok_or_else(|| ExpiryError::NotAWhile(text.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use time::macros::datetime;
@@ -60,6 +70,17 @@ mod tests {
         let refused = parse("1780000000", NOW).unwrap_err();
         assert!(matches!(refused, ExpiryError::BareNumber(_)));
         assert!(refused.to_string().contains("no unit"));
+    }
+
+    #[test]
+    fn a_while_has_a_unit_and_is_not_nothing() {
+        assert_eq!(span("8h"), Ok(std::time::Duration::from_secs(28_800)));
+        for wrong in ["28800", "0s", "never", "", "2026-06-01T12:00:00Z"] {
+            assert!(
+                matches!(span(wrong), Err(ExpiryError::NotAWhile(_))),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

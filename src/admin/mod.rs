@@ -4,6 +4,8 @@
 //! /health /ready                      open
 //! /metrics                            open on a loopback address, else with the admin key
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
+//! …/invites/accept, …/invite/accept   with the acceptance token in the body
+//! rules, members, invites, switch     of a tenant: with the admin key, or the token of one who manages its access
 //! /v1/tenants/{ref}/guard             with the tenant's guard key
 //! /v1/tenants/{ref}/authority/…       a tenant's external authority, with its webhook key
 //! /v1/…                               everything else: with the admin key
@@ -24,6 +26,7 @@ pub mod expiry;
 mod extract;
 mod guard;
 mod health;
+mod invites;
 mod misfit;
 mod moment;
 pub mod networks;
@@ -111,7 +114,6 @@ pub fn router(state: AdminState) -> Router {
         .merge(tenants::routes())
         .merge(people::routes())
         .merge(tokens::routes())
-        .merge(rules::routes())
         .merge(sessions::routes())
         .merge(doctor::routes())
         .merge(guard::key_route())
@@ -121,8 +123,18 @@ pub fn router(state: AdminState) -> Router {
             state.clone(),
             auth::require_admin_key,
         ));
+    let managed = Router::new()
+        .merge(tenants::managed_routes())
+        .merge(rules::routes())
+        .merge(invites::routes())
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            auth::require_manager,
+        ));
     Router::new()
         .merge(guarded)
+        .merge(managed)
+        .merge(invites::open_routes())
         .merge(guard::routes())
         .merge(compatible::routes(&state))
         .merge(authority::routes(&state))

@@ -21,8 +21,8 @@ use super::{
 use crate::{
     access::Scope,
     catalog::{
-        Catalog,
-        types::{NewRule, Person, Rule, RuleReach},
+        Catalog, CatalogError,
+        types::{NewRule, Person, PrivilegedRoles, Rule, RuleReach},
     },
     names::{PersonId, RoleName, TenantRef},
 };
@@ -55,24 +55,12 @@ async fn list(
     Params(filter): Params<Filter>,
 ) -> Result<Json<Rules>, ApiError> {
     tenants::find(&state.catalog, &tenant).await?;
-    let rules = match filter.person {
-        None => state.catalog.rules(&tenant).await?,
-        Some(person) => {
-            let person = people::find(&state.catalog, &person).await?.id;
-            state.catalog.rules_of(&tenant, person).await?
-        }
-    };
-    let members = state.catalog.members(&tenant).await?;
-    let email = |person| {
-        let member = members.iter().find(|member| member.person == person);
-        member
-            .map(|member| member.email.clone())
-            .unwrap_or_default()
-    };
-    let rules = rules.into_iter().map(|rule| {
-        let email = email(rule.person);
-        view(rule, email)
-    });
+    let mut rules = state.catalog.rules_with_addresses(&tenant).await?;
+    if let Some(person) = filter.person {
+        let person = people::find(&state.catalog, &person).await?.id;
+        rules.retain(|(rule, _)| rule.person == person);
+    }
+    let rules = rules.into_iter().map(|(rule, email)| view(rule, email));
     Ok(Json(Rules {
         rules: rules.collect(),
     }))
@@ -92,6 +80,8 @@ async fn add(
         reach: addition.reach,
         reason: addition.reason,
     };
+    // Before the order is held: nobody else waits for this tenant's server.
+    refuse_powers(&state, &tenant, [&new.role]).await?;
     let _order = state.changes.in_order().await;
     let person = people::find(&state.catalog, &addition.person).await?;
     // One that has run out is replaced: it allows nothing any more.
@@ -122,6 +112,12 @@ async fn replace(
         reason: terms.reason.flatten(),
     };
     let person = people::find(&state.catalog, &person).await?;
+    if current(&state.catalog, &tenant, person.id, &new.role)
+        .await?
+        .is_none()
+    {
+        refuse_powers(&state, &tenant, [&new.role]).await?;
+    }
     write(&state, &actor, tenant, person, new).await.map(Json)
 }
 
@@ -178,6 +174,29 @@ async fn remove_all(
     Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
 }
 
+/// Refuses roles that the tenant's server calls superuser, `REPLICATION` or `CREATEROLE`, unless the tenant allows
+/// such. Asked about roles that are new to somebody only, for a rule that is narrowed must not wait for a server. One
+/// that does not answer is no reason to refuse: it will say the same at the login.
+pub(super) async fn refuse_powers(
+    state: &AdminState,
+    tenant: &TenantRef,
+    roles: impl IntoIterator<Item = &RoleName>,
+) -> Result<(), ApiError> {
+    let found = tenants::find(&state.catalog, tenant).await?;
+    let roles: Vec<_> = roles.into_iter().cloned().collect();
+    if roles.is_empty() || found.privileged_roles == PrivilegedRoles::Allow {
+        return Ok(());
+    }
+    match state.doctor.privileged(found, roles).await {
+        Some(role) => Err(CatalogError::PrivilegedRole {
+            tenant: tenant.clone(),
+            role,
+        }
+        .into()),
+        None => Ok(()),
+    }
+}
+
 async fn current(
     catalog: &Catalog,
     tenant: &TenantRef,
@@ -216,7 +235,7 @@ fn already_there(person: &Person, role: &RoleName) -> ApiError {
     .with_hint("`sluice rule set` (PATCH) changes it")
 }
 
-fn view(rule: Rule, email: String) -> RuleView {
+pub(super) fn view(rule: Rule, email: String) -> RuleView {
     let status = if rule.expires_at > OffsetDateTime::now_utc() {
         RuleStatus::Active
     } else {

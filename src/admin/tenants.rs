@@ -1,7 +1,7 @@
 //! Tenants, their switch for token access, their members and the secrets of their roles.
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::State,
     http::StatusCode,
     routing::{get, put},
@@ -9,23 +9,24 @@ use axum::{
 
 use super::{
     AdminState,
-    auth::Actor,
+    auth::{self, Actor, Manager},
     change::harmless,
     error::ApiError,
     extract::{Body, SecretBody, Segments},
     people, tenant_fields,
     values::{
         AccessState, Done, MemberGone, MemberTerms, Members, OneMember, OneTenant, Removed,
-        SecretText, TenantFields, Tenants,
+        SecretText, TenantFields, Tenants, WantedAccess,
     },
 };
 use crate::{
     access::Scope,
     catalog::{
         Catalog,
-        types::{RoleSecret, Tenant, TokenAccess},
+        types::{MemberKind, RoleSecret, Standing, Tenant, TokenAccess},
     },
-    names::{RoleName, TenantRef},
+    doctor::Unavailable,
+    names::{PersonId, RoleName, TenantRef},
     protocol::scram::Verifier,
 };
 
@@ -33,15 +34,20 @@ pub(super) fn routes() -> Router<AdminState> {
     Router::new()
         .route("/v1/tenants", get(list).post(add))
         .route("/v1/tenants/{ref}", get(show).patch(set).delete(remove))
+        .route(
+            "/v1/tenants/{ref}/roles/{role}/secret",
+            put(set_secret).delete(remove_secret),
+        )
+}
+
+/// What the tenant's own owners and administrators do as well.
+pub(super) fn managed_routes() -> Router<AdminState> {
+    Router::new()
         .route("/v1/tenants/{ref}/access", get(access).put(set_access))
         .route("/v1/tenants/{ref}/members", get(members))
         .route(
             "/v1/tenants/{ref}/members/{person}",
             put(set_member).delete(remove_member),
-        )
-        .route(
-            "/v1/tenants/{ref}/roles/{role}/secret",
-            put(set_secret).delete(remove_secret),
         )
 }
 
@@ -112,17 +118,42 @@ async fn access(
     State(state): State<AdminState>,
     Segments(name): Segments<TenantRef>,
 ) -> Result<Json<AccessState>, ApiError> {
-    let tenant = find(&state.catalog, &name).await?;
-    Ok(Json(AccessState {
-        state: tenant.token_access,
-    }))
+    access_state(&state, &name).await.map(Json)
+}
+
+/// How the switch stands, and whether the server is one that token sessions can be on.
+pub(super) async fn access_state(
+    state: &AdminState,
+    name: &TenantRef,
+) -> Result<AccessState, ApiError> {
+    let tenant = find(&state.catalog, name).await?;
+    let switch = match enabling_parent(state, &tenant).await? {
+        Some(_) => TokenAccess::Enabled,
+        None => tenant.token_access,
+    };
+    Ok(AccessState {
+        state: switch,
+        unavailable: state.doctor.unavailable(tenant).await?,
+    })
+}
+
+/// The parent of a branch, if the branch is on because that one is.
+async fn enabling_parent(
+    state: &AdminState,
+    tenant: &Tenant,
+) -> Result<Option<TenantRef>, ApiError> {
+    let Some(name) = &tenant.parent else {
+        return Ok(None);
+    };
+    let parent = find(&state.catalog, name).await?;
+    Ok((parent.token_access == TokenAccess::Enabled).then_some(parent.tenant))
 }
 
 async fn set_access(
     State(state): State<AdminState>,
     Actor(actor): Actor,
     Segments(name): Segments<TenantRef>,
-    Body(wanted): Body<AccessState>,
+    Body(wanted): Body<WantedAccess>,
 ) -> Result<Json<Done<AccessState>>, ApiError> {
     switch_access(&state, &actor, name, wanted.state)
         .await
@@ -136,16 +167,51 @@ pub(super) async fn switch_access(
     name: TenantRef,
     wanted: TokenAccess,
 ) -> Result<Done<AccessState>, ApiError> {
+    let unavailable = match wanted {
+        TokenAccess::Enabled => {
+            let tenant = find(&state.catalog, &name).await?;
+            let found = state.doctor.unavailable(tenant).await?;
+            if let Some(reason) = &found
+                && reason.reason.is_for_good()
+            {
+                return Err(never(reason));
+            }
+            found
+        }
+        // Whoever turns it off need not wait for a server.
+        TokenAccess::Disabled => None,
+    };
     let _order = state.changes.in_order().await;
     let tenant = Tenant {
         token_access: wanted,
         ..find(&state.catalog, &name).await?
     };
+    if wanted == TokenAccess::Disabled
+        && let Some(parent) = enabling_parent(state, &tenant).await?
+    {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "enabled_by_parent",
+            format!("`{parent}` enables token access for all its branches"),
+        )
+        .with_hint("`sluice access disable` the parent, or take away rules"));
+    }
     let changed = state.catalog.update_tenant(tenant, actor).await?;
     let answer = |tenant: Tenant| AccessState {
         state: tenant.token_access,
+        unavailable,
     };
     Ok(state.enforced(changed, Scope::Tenant(name), answer).await)
+}
+
+/// It would be on and let nobody in.
+fn never(found: &Unavailable) -> ApiError {
+    ApiError::new(
+        StatusCode::CONFLICT,
+        found.reason.word(),
+        format!("token access cannot be enabled: {}", found.message),
+    )
+    .with_hint("`sluice doctor --tenant TENANT` says what to change on the server")
 }
 
 async fn members(
@@ -159,11 +225,14 @@ async fn members(
 
 async fn set_member(
     State(state): State<AdminState>,
+    Extension(manager): Extension<Manager>,
     Actor(actor): Actor,
     Segments((name, person)): Segments<(TenantRef, String)>,
     Body(terms): Body<MemberTerms>,
 ) -> Result<Json<Done<OneMember>>, ApiError> {
+    let _order = state.changes.in_order().await;
     let person = people::find(&state.catalog, &person).await?.id;
+    spare_owners(&state, manager, &name, person, Some(terms.kind)).await?;
     let changed = state
         .catalog
         .set_member(&name, person, terms.kind, &actor)
@@ -178,14 +247,40 @@ async fn set_member(
 
 async fn remove_member(
     State(state): State<AdminState>,
+    Extension(manager): Extension<Manager>,
     Actor(actor): Actor,
     Segments((name, person)): Segments<(TenantRef, String)>,
 ) -> Result<Json<Done<MemberGone>>, ApiError> {
+    let _order = state.changes.in_order().await;
     let person = people::find(&state.catalog, &person).await?.id;
+    spare_owners(&state, manager, &name, person, None).await?;
     let changed = state.catalog.remove_member(&name, person, &actor).await?;
     let scope = Scope::Member(name, person);
     let answer = |rules_removed| MemberGone { rules_removed };
     Ok(Json(state.enforced(changed, scope, answer).await))
+}
+
+/// Owners are made, changed and removed by owners and with the admin key; administrators do the rest.
+async fn spare_owners(
+    state: &AdminState,
+    manager: Manager,
+    tenant: &TenantRef,
+    person: PersonId,
+    wanted: Option<MemberKind>,
+) -> Result<(), ApiError> {
+    match manager {
+        Manager::AdminKey
+        | Manager::Person {
+            standing: Standing::Owner,
+            ..
+        } => return Ok(()),
+        Manager::Person { .. } => {}
+    }
+    let standing = state.catalog.standing(tenant, person).await?;
+    if standing == Some(Standing::Owner) || wanted == Some(MemberKind::Owner) {
+        return Err(auth::forbidden("only an owner makes or unmakes owners"));
+    }
+    Ok(())
 }
 
 async fn set_secret(

@@ -13,10 +13,11 @@ use super::{extract::Described, networks};
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
-        AuditRow, Authority, BackendLogin, BackendTls, ClientTls, Member, MemberKind, Person,
-        Presence, PrivilegedRoles, Revision, Rule, RuleReach, Tenant, TimeLimit, TokenAccess,
-        TokenRecord,
+        AuditRow, Authority, BackendLogin, BackendTls, ClientTls, Invite, InviteStatus, Member,
+        MemberKind, Person, Presence, PrivilegedRoles, Revision, Rule, RuleReach, Tenant,
+        TimeLimit, TokenAccess, TokenRecord,
     },
+    doctor::Unavailable,
     names::{DatabaseName, PersonId, RoleName, TenantRef, TokenId},
 };
 
@@ -230,10 +231,20 @@ mod wiped {
     }
 }
 
+/// Which way the switch is to be turned.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct WantedAccess {
+    pub state: TokenAccess,
+}
+
+/// How the switch stands; a branch is on where its parent is.
+#[derive(Serialize, Deserialize)]
 pub struct AccessState {
     pub state: TokenAccess,
+    /// What speaks against token sessions all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<Unavailable>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -356,6 +367,73 @@ pub struct RuleTerms {
     pub reach: Option<RuleReach>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
     pub reason: Option<Option<String>>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Invites {
+    pub invites: Vec<InviteView>,
+}
+
+/// An invitation with what a reader would work out next.
+#[derive(Serialize, Deserialize)]
+pub struct InviteView {
+    #[serde(flatten)]
+    pub invite: Invite,
+    pub status: InviteStatus,
+}
+
+/// Somebody to be invited.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invitation {
+    pub email: String,
+    pub roles: Vec<InvitationRole>,
+    /// Until when it can be accepted: RFC 3339 time or duration from now; a week unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+/// A role that acceptance grants.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InvitationRole {
+    pub role: RoleName,
+    /// For how long, from the acceptance on.
+    pub lasts: String,
+    #[serde(default, deserialize_with = "networks::list")]
+    pub networks: Vec<IpNet>,
+    #[serde(default = "everywhere")]
+    pub reach: RuleReach,
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// An invitation just made; the only answer that holds its acceptance token.
+#[derive(Serialize, Deserialize)]
+pub struct IssuedInvite {
+    pub invite: InviteView,
+    #[serde(with = "wiped")]
+    pub token: Zeroizing<String>,
+}
+
+/// What whoever was invited shows.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acceptance {
+    pub email: String,
+    #[serde(with = "wiped")]
+    pub token: Zeroizing<String>,
+}
+
+impl Described for Acceptance {
+    const TAKEN: &'static str = "give `email` and `token`, the acceptance token, as text";
+}
+
+/// What an acceptance has made.
+#[derive(Serialize, Deserialize)]
+pub struct Accepted {
+    pub person: Person,
+    pub rules: Vec<RuleView>,
 }
 
 const fn everywhere() -> RuleReach {

@@ -4,6 +4,7 @@ mod cancel;
 mod close;
 mod connect;
 mod connection;
+mod powers;
 mod terminate;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ pub use self::{
     close::{Parting, close},
     connect::{ConnectError, Credentials},
     connection::{Connection, ExchangeError, Notification, ParameterStatuses, Reply},
+    powers::{is_privileged, privileged_sql},
     terminate::{TerminateError, Terminator},
 };
 use crate::{

@@ -56,6 +56,15 @@ pub enum CatalogError {
         "role `{role}` is privileged and tenant `{tenant}` does not allow such roles to be granted"
     )]
     PrivilegedRole { tenant: TenantRef, role: RoleName },
+    #[error("`{email}` is a member of tenant `{tenant}` already")]
+    MemberAlready { tenant: TenantRef, email: String },
+    /// No such invitation, a wrong token, another address or tenant: one answer, so that nothing is given away.
+    #[error("the invitation is not valid")]
+    InviteNotValid,
+    #[error("the invitation was accepted already")]
+    InviteUsed,
+    #[error("the invitation has expired")]
+    InviteExpired,
     #[error("role `{role}` is named twice")]
     RoleTwice { role: RoleName },
     #[error("the expiry is in the past")]
@@ -94,6 +103,7 @@ pub enum CatalogError {
 /// The kinds of thing that a refusal speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
+    Invite,
     Member,
     Parent,
     Person,
@@ -122,6 +132,7 @@ impl CatalogError {
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Invite => "invitation",
             Self::Member => "member",
             Self::Parent => "parent tenant",
             Self::Person => "person",

@@ -120,7 +120,7 @@ async fn gather(
         Bearer::Person(person) => (None, person),
     };
     let person = people::find(connection, owner).await?;
-    let member = members::standing(connection, (own, parent), owner).await?;
+    let standing = members::standing(connection, (own, parent), owner).await?;
     let rules = rule_rows::find_inherited(connection, (own, parent), owner, role).await?;
     Ok(Evidence {
         revision,
@@ -128,7 +128,7 @@ async fn gather(
         tenant: tenant.map(Arc::new),
         token,
         person,
-        member,
+        standing,
         rules,
     })
 }

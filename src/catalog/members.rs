@@ -1,15 +1,15 @@
 //! Membership: which people belong to which tenant. A member of a tenant is one of its branches as well.
 
 use serde_json::json;
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Connection as _, Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     catalog::{
         Catalog, CatalogError, Changed, What,
         changes::{Effect, change_event},
         columns::{milliseconds, now, parsed, time, word, worded},
-        people, tenant_rows,
-        types::{AuditEvent, Member, MemberKind},
+        invites, people, tenant_rows,
+        types::{AuditEvent, Member, MemberKind, Standing},
     },
     names::{PersonId, TenantRef},
 };
@@ -72,8 +72,25 @@ impl Catalog {
             .await
     }
 
-    /// Ends a membership, and with it the person's rules for the tenant and for those of its branches that
-    /// the person is no member of otherwise. Answers how many rules went.
+    /// What the person is to the tenant; `None` as well where there is no such tenant.
+    pub async fn standing(
+        &self,
+        tenant: &TenantRef,
+        person: PersonId,
+    ) -> Result<Option<Standing>, CatalogError> {
+        let mut reader = self.shared.readers.acquire().await?;
+        let mut transaction = reader.begin().await?;
+        let found = tenant_rows::find(&mut transaction, tenant).await?;
+        let standing = match &found {
+            Some(found) => standing(&mut transaction, tenant_rows::lineage(found), person).await?,
+            None => None,
+        };
+        transaction.commit().await?;
+        Ok(standing)
+    }
+
+    /// Ends what a member or guest is to the tenant, and with it their invitations, their rules for the tenant
+    /// and those for branches that they do not belong to otherwise. Answers how many rules went.
     pub async fn remove_member(
         &self,
         tenant: &TenantRef,
@@ -89,12 +106,13 @@ impl Catalog {
                     .bind(person.to_string())
                     .execute(&mut *connection)
                     .await?;
-                if done.rows_affected() == 0 {
+                let invites = invites::drop_all(connection, &tenant, person).await?;
+                if done.rows_affected() + invites.accepted == 0 {
                     return Err(CatalogError::missing(What::Member, person));
                 }
                 let rules = drop_rules(connection, &tenant, person).await?;
                 let event = AuditEvent {
-                    detail: json!({ "rules_removed": rules }),
+                    detail: json!({ "rules_removed": rules, "invites_revoked": invites.all }),
                     ..member_event("member.removed", &tenant, person, &actor)
                 };
                 Ok(Effect::one(rules, event))
@@ -103,15 +121,19 @@ impl Catalog {
     }
 }
 
-/// What the person is in the tenant or, for a branch, in its parent; the branch's own word goes first.
+/// What the person is to the tenant or, for a branch, to its parent; the branch's own word goes first, and a
+/// member is no guest.
 pub(super) async fn standing(
     connection: &mut SqliteConnection,
     (own, parent): (&TenantRef, &TenantRef),
     person: PersonId,
-) -> Result<Option<MemberKind>, CatalogError> {
+) -> Result<Option<Standing>, CatalogError> {
     let row = sqlx::query(
-        "SELECT kind FROM members WHERE person = $1 AND tenant IN ($2, $3) \
-         ORDER BY CASE tenant WHEN $2 THEN 0 ELSE 1 END LIMIT 1",
+        "SELECT kind, CASE tenant WHEN $2 THEN 0 ELSE 1 END AS distance FROM members \
+           WHERE person = $1 AND tenant IN ($2, $3) \
+         UNION ALL SELECT 'guest', 2 FROM invites \
+           WHERE person = $1 AND tenant IN ($2, $3) AND accepted_at IS NOT NULL \
+         ORDER BY distance LIMIT 1",
     )
     .bind(person.to_string())
     .bind(own.as_str())
@@ -157,7 +179,8 @@ async fn store(
     stored.ok_or_else(|| CatalogError::missing(What::Member, person))
 }
 
-async fn drop_rules(
+/// Takes away the rules of somebody who is nothing to the tenant any more.
+pub(super) async fn drop_rules(
     connection: &mut SqliteConnection,
     tenant: &TenantRef,
     person: PersonId,
@@ -165,7 +188,8 @@ async fn drop_rules(
     let done = sqlx::query(
         "DELETE FROM rules WHERE person = $2 AND (tenant = $1 OR tenant IN ( \
            SELECT ref FROM tenants WHERE parent = $1 \
-           AND ref NOT IN (SELECT tenant FROM members WHERE person = $2)))",
+           AND ref NOT IN (SELECT tenant FROM members WHERE person = $2 \
+             UNION SELECT tenant FROM invites WHERE person = $2 AND accepted_at IS NOT NULL)))",
     )
     .bind(tenant.as_str())
     .bind(person.to_string())

@@ -24,6 +24,8 @@ mod entry;
 mod error;
 mod evidence;
 mod external_token;
+mod invite;
+mod invites;
 mod keys;
 mod members;
 mod people;
@@ -65,6 +67,7 @@ pub use self::{
     changes::Changed,
     error::{CatalogError, What},
     external_token::ExternalToken,
+    invite::InviteToken,
     keys::Pepper,
     refusals::Novelty,
     rules::{RULE_DAYS_MAX, is_privileged},

@@ -59,22 +59,14 @@ impl Catalog {
                 if find_by_email(connection, &new.email).await?.is_some() {
                     return Err(CatalogError::exists(What::Person, &new.email));
                 }
-                sqlx::query(
-                    "INSERT INTO people (id, email, name, created_at) VALUES ($1, $2, $3, $4)",
-                )
-                .bind(new.id.to_string())
-                .bind(&new.email)
-                .bind(&new.name)
-                .bind(milliseconds(new.created_at))
-                .execute(connection)
-                .await?;
+                insert(connection, &new).await?;
                 let event = person_event("person.created", &new, &actor);
                 Ok(Effect::one(new, event))
             })
             .await
     }
 
-    /// Removes a person with their tokens, memberships and rules. Answers who it was.
+    /// Removes a person with their tokens, memberships, rules and invitations. Answers who it was.
     pub async fn remove_person(
         &self,
         person: PersonId,
@@ -85,6 +77,11 @@ impl Catalog {
             .writer
             .change(async move |connection| {
                 let old = require(connection, person).await?;
+                // An invitation under way would bring them back.
+                sqlx::query("DELETE FROM invites WHERE email = $1")
+                    .bind(&old.email)
+                    .execute(&mut *connection)
+                    .await?;
                 sqlx::query("DELETE FROM people WHERE id = $1")
                     .bind(person.to_string())
                     .execute(connection)
@@ -135,7 +132,21 @@ pub(super) fn checked_name(name: &str) -> Result<String, CatalogError> {
     Ok(name.to_owned())
 }
 
-async fn find_by_email(
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    person: &Person,
+) -> Result<(), CatalogError> {
+    sqlx::query("INSERT INTO people (id, email, name, created_at) VALUES ($1, $2, $3, $4)")
+        .bind(person.id.to_string())
+        .bind(&person.email)
+        .bind(&person.name)
+        .bind(milliseconds(person.created_at))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn find_by_email(
     connection: &mut SqliteConnection,
     email: &str,
 ) -> Result<Option<Person>, CatalogError> {
@@ -156,7 +167,7 @@ fn person(row: &SqliteRow) -> Result<Person, CatalogError> {
 }
 
 /// Not a grammar of addresses, only what tells one from a typing error.
-fn checked_email(email: &str) -> Result<String, CatalogError> {
+pub(super) fn checked_email(email: &str) -> Result<String, CatalogError> {
     let email = email.trim();
     let plain = email.len() <= EMAIL_MAX_BYTES
         && !email.contains(|c: char| c.is_whitespace() || c.is_control());
@@ -170,7 +181,7 @@ fn checked_email(email: &str) -> Result<String, CatalogError> {
     Ok(email.to_lowercase())
 }
 
-fn person_event(kind: &str, person: &Person, actor: &str) -> AuditEvent {
+pub(super) fn person_event(kind: &str, person: &Person, actor: &str) -> AuditEvent {
     AuditEvent {
         person: Some(person.id),
         detail: json!({ "email": person.email, "name": person.name }),

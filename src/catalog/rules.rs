@@ -1,7 +1,7 @@
 //! Rules: which member may use which role of a tenant, until when and from where.
 
 use serde_json::{Value, json};
-use sqlx::SqliteConnection;
+use sqlx::{Row as _, SqliteConnection};
 
 use crate::{
     catalog::{
@@ -36,6 +36,24 @@ impl Catalog {
             .fetch_all(&mut *reader)
             .await?;
         rows.iter().map(rule).collect()
+    }
+
+    /// The same, each with the address of its person.
+    pub async fn rules_with_addresses(
+        &self,
+        tenant: &TenantRef,
+    ) -> Result<Vec<(Rule, String)>, CatalogError> {
+        let mut reader = self.shared.readers.acquire().await?;
+        let rows = sqlx::query(
+            "SELECT rules.*, people.email FROM rules JOIN people ON people.id = rules.person \
+             WHERE rules.tenant = $1 ORDER BY rules.person, rules.role",
+        )
+        .bind(tenant.as_str())
+        .fetch_all(&mut *reader)
+        .await?;
+        rows.iter()
+            .map(|row| Ok((rule(row)?, row.try_get("email")?)))
+            .collect()
     }
 
     /// The person's rules of the tenant itself, by role.
@@ -168,20 +186,25 @@ async fn require_member(
     }
 }
 
+pub(super) fn check_privilege(tenant: &Tenant, role: &RoleName) -> Result<(), CatalogError> {
+    if is_privileged(role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
+        return Err(CatalogError::PrivilegedRole {
+            tenant: tenant.tenant.clone(),
+            role: role.clone(),
+        });
+    }
+    Ok(())
+}
+
 /// Writes the rule anew; of an older one for the role only the id stays.
-async fn store(
+pub(super) async fn store(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
     person: PersonId,
     new: NewRule,
     actor: &str,
 ) -> Result<(Rule, AuditEvent), CatalogError> {
-    if is_privileged(&new.role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
-        return Err(CatalogError::PrivilegedRole {
-            tenant: tenant.tenant.clone(),
-            role: new.role,
-        });
-    }
+    check_privilege(tenant, &new.role)?;
     let old = find(connection, &tenant.tenant, person, &new.role).await?;
     let rule = Rule {
         id: old.as_ref().map_or_else(RuleId::generate, |old| old.id),
@@ -206,7 +229,7 @@ async fn store(
     Ok((rule, event))
 }
 
-fn check(rule: &NewRule) -> Result<(), CatalogError> {
+pub(super) fn check(rule: &NewRule) -> Result<(), CatalogError> {
     tokens::check_expiry(rule.expires_at, RULE_DAYS_MAX)?;
     let invalid = |field, problem| Err(CatalogError::Invalid { field, problem });
     if rule.networks.len() > NETWORKS_MAX {
@@ -222,7 +245,7 @@ fn check(rule: &NewRule) -> Result<(), CatalogError> {
     Ok(())
 }
 
-fn check_roles_differ(rules: &[NewRule]) -> Result<(), CatalogError> {
+pub(super) fn check_roles_differ(rules: &[NewRule]) -> Result<(), CatalogError> {
     for (at, rule) in rules.iter().enumerate() {
         if rules
             .iter()
@@ -237,7 +260,7 @@ fn check_roles_differ(rules: &[NewRule]) -> Result<(), CatalogError> {
     Ok(())
 }
 
-fn rule_event(kind: &str, rule: &Rule, actor: &str) -> AuditEvent {
+pub(super) fn rule_event(kind: &str, rule: &Rule, actor: &str) -> AuditEvent {
     AuditEvent {
         tenant: Some(rule.tenant.clone()),
         person: Some(rule.person),

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 pub use super::authority::{
     Authority, AuthorityUrl, HttpAuthority, InvalidUrl, JwtAlgorithm, JwtAuthority, JwtKeys,
 };
+pub use super::invite::{AcceptedInvite, Invite, InviteStatus, InvitedRole, NewInvite};
 pub use super::timeouts::{InvalidLimit, TenantTimeouts, TimeLimit};
 use crate::names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId};
 
@@ -156,6 +157,28 @@ pub enum MemberKind {
     Member,
 }
 
+/// What somebody is to a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    Owner,
+    Administrator,
+    Member,
+    /// Has accepted an invitation and is no member.
+    Guest,
+}
+
+impl Standing {
+    /// Whether rules, members and invitations are theirs to manage.
+    #[must_use]
+    pub fn manages_access(self) -> bool {
+        match self {
+            Self::Owner | Self::Administrator => true,
+            Self::Member | Self::Guest => false,
+        }
+    }
+}
+
 /// What the catalogue knows of a token; never the secret itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRecord {
@@ -221,8 +244,8 @@ pub struct Evidence {
     pub parent_token_access: Option<TokenAccess>,
     pub token: Option<TokenRecord>,
     pub person: Option<Person>,
-    /// Membership in the tenant or, for a branch, in its parent.
-    pub member: Option<MemberKind>,
+    /// What the person is to the tenant or, for a branch, to its parent.
+    pub standing: Option<Standing>,
     /// The person's rules for the role: the tenant's own and, for a branch, its parent's.
     pub rules: Vec<Rule>,
 }
@@ -309,6 +332,10 @@ pub const AUDIT_KINDS: &[&str] = &[
     "auth.denied",
     "auth.succeeded",
     "guard_key.created",
+    "invite.accepted",
+    "invite.created",
+    "invite.refused",
+    "invite.revoked",
     "member.removed",
     "member.set",
     "node.started",

@@ -9,7 +9,7 @@ use super::{
     output,
 };
 use crate::{
-    admin::values::{AccessState, Done},
+    admin::values::{AccessState, Done, WantedAccess},
     catalog::types::TokenAccess,
     names::TenantRef,
 };
@@ -22,7 +22,7 @@ pub enum AccessAction {
     /// Refuse all tokens and end all token sessions. Rules are kept and hold again once enabled
     #[command(after_help = "Example:\n  sluice access disable demo")]
     Disable { tenant: TenantRef },
-    /// Say whether token access is enabled
+    /// Say whether token access is enabled, and whether the server is one that it can work with
     #[command(after_help = "Example:\n  sluice access status demo")]
     Status { tenant: TenantRef },
 }
@@ -35,7 +35,7 @@ impl AccessAction {
             Self::Status { tenant } => {
                 let path = ["v1", "tenants", tenant.as_str(), "access"];
                 let found = client.get::<AccessState>(&path).await?;
-                Ok(found.shown(|found| sentence(&tenant, found.state)))
+                Ok(found.shown(|found| sentence(&tenant, found)))
             }
         }
     }
@@ -48,11 +48,15 @@ async fn switch(
 ) -> Result<Answer, CliError> {
     let path = ["v1", "tenants", tenant.as_str(), "access"];
     let set = client
-        .send::<Done<AccessState>>(Method::PUT, &path, &AccessState { state })
+        .send::<Done<AccessState>>(Method::PUT, &path, &WantedAccess { state })
         .await?;
-    Ok(set.shown(|done| output::done(&sentence(tenant, done.value.state), done)))
+    Ok(set.shown(|done| output::done(&sentence(tenant, &done.value), done)))
 }
 
-fn sentence(tenant: &TenantRef, state: TokenAccess) -> String {
-    format!("token access of {tenant} is {}", output::word(&state))
+fn sentence(tenant: &TenantRef, found: &AccessState) -> String {
+    let said = format!("token access of {tenant} is {}", output::word(&found.state));
+    match &found.unavailable {
+        None => said,
+        Some(why) => format!("{said}, but not available: {}", output::tame(&why.message)),
+    }
 }

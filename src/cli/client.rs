@@ -36,8 +36,8 @@ pub struct Connection {
     #[command(flatten)]
     address: Address,
 
-    /// The admin key; better in the environment or in a file than here, where `ps` shows it [env:
-    /// SLUICE_ADMIN_KEY]
+    /// The admin key (an owner's or administrator's own token will do for rules, members, invitations and the switch of
+    /// their tenant); better in the environment or in a file than here, where `ps` shows it [env: SLUICE_ADMIN_KEY]
     #[arg(long, global = true, value_name = "KEY", value_parser = secret)]
     admin_key: Option<Zeroizing<String>>,
 
@@ -131,6 +131,14 @@ impl Connection {
         };
         Client::new(self.address.resolve(environment)?, &key)
     }
+
+    /// For the calls that somebody makes who has no key.
+    pub(super) fn open_without_key(
+        self,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Client, CliError> {
+        Client::of(self.address.resolve(environment)?, None)
+    }
 }
 
 /// The environment of this process; a value that is empty or not text counts as none.
@@ -143,7 +151,8 @@ pub(super) fn environment(variable: &str) -> Option<String> {
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
-    authorization: HeaderValue,
+    /// `None`: for calls that need none.
+    authorization: Option<HeaderValue>,
 }
 
 impl Client {
@@ -153,6 +162,10 @@ impl Client {
         let mut authorization =
             HeaderValue::from_str(&bearer).map_err(|_| CliError::KeyCharacters)?;
         authorization.set_sensitive(true);
+        Self::of(base, Some(authorization))
+    }
+
+    fn of(base: impl IntoUrl, authorization: Option<HeaderValue>) -> Result<Self, CliError> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
@@ -236,10 +249,10 @@ impl Client {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
-        let mut request = self
-            .http
-            .request(method, url)
-            .header(header::AUTHORIZATION, self.authorization.clone());
+        let mut request = self.http.request(method, url);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization.clone());
+        }
         if let Some(user) = operating_user() {
             request = request.header(ACTOR_HEADER, user);
         }

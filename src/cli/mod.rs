@@ -20,6 +20,7 @@ mod doctor;
 mod error;
 mod health;
 mod input;
+mod invite;
 mod member;
 mod memory;
 mod output;

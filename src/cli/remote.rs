@@ -12,6 +12,7 @@ use super::{
     doctor::DoctorArgs,
     environment,
     error::CliError,
+    invite::InviteAction,
     member::MemberAction,
     person::PersonAction,
     rule::RuleAction,
@@ -28,6 +29,8 @@ pub enum Remote {
     Person(Call<PersonAction>),
     /// Which people belong to a tenant
     Member(Call<MemberAction>),
+    /// People who are no members, let in for a while
+    Invite(Call<InviteAction>),
     /// Personal access tokens: what a person types as password
     Token(Call<TokenAction>),
     /// Rules: which member may use which role, until when, from where
@@ -75,6 +78,13 @@ impl Remote {
         match self {
             Self::Tenant(call) => call.outcome(earlier, TenantAction::run).await,
             Self::Person(call) => call.outcome(earlier, PersonAction::run).await,
+            Self::Invite(call) if call.action.is_open() => {
+                let connection = call.connection.or(earlier);
+                let json = connection.json;
+                let client = connection.open_without_key(environment)?;
+                Ok(Outcome::of(call.action.run(&client).await?, json))
+            }
+            Self::Invite(call) => call.outcome(earlier, InviteAction::run).await,
             Self::Member(call) => call.outcome(earlier, MemberAction::run).await,
             Self::Token(call) => call.outcome(earlier, TokenAction::run).await,
             Self::Rule(call) => call.outcome(earlier, RuleAction::run).await,
@@ -107,16 +117,7 @@ pub(super) async fn outcome(
 ) -> Result<Outcome, CliError> {
     let json = connection.json;
     let client = connection.open(environment)?;
-    let answer = act(&client).await?;
-    let text = if json && !answer.json.is_null() {
-        format!("{:#}", answer.json)
-    } else {
-        answer.text
-    };
-    Ok(Outcome {
-        text,
-        verdict: answer.verdict,
-    })
+    Ok(Outcome::of(act(&client).await?, json))
 }
 
 /// What is printed in the end.
@@ -126,6 +127,19 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// The answer as it was asked for.
+    fn of(answer: Answer, json: bool) -> Self {
+        let text = if json && !answer.json.is_null() {
+            format!("{:#}", answer.json)
+        } else {
+            answer.text
+        };
+        Self {
+            text,
+            verdict: answer.verdict,
+        }
+    }
+
     fn print(&self) -> ExitCode {
         if !self.text.is_empty() {
             // A reader that has seen enough (`| head`) is no failure.

@@ -214,9 +214,10 @@ async fn an_administrator_sets_up_a_tenant_and_grants_a_role() {
         .await
         .unwrap();
     assert!(said.contains("pool size         7"), "{said}");
-    assert_eq!(
-        typed(&world, &["access", "status", "demo"]).await.unwrap(),
-        "token access of demo is enabled"
+    let said = typed(&world, &["access", "status", "demo"]).await.unwrap();
+    assert!(
+        said.starts_with("token access of demo is enabled, but not available: cannot connect"),
+        "{said}"
     );
 }
 

@@ -6,6 +6,7 @@
 //! Nothing is changed. What the server's files say is read through its own views; what it does is found out by trying,
 //! from here. Each finding says what to add where, word for word (design.md section 9).
 
+mod brief;
 mod doors;
 mod host_rules;
 mod ident_map;
@@ -19,6 +20,7 @@ use std::{io, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 
+pub use self::brief::{Unavailable, UnavailableReason};
 pub use self::report::{Addition, Finding, Report, Topic, Verdict};
 use self::{doors::Door, probe::Probe, report::Findings, roles::Role, session::Session};
 use crate::{

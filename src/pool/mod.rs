@@ -98,6 +98,8 @@ pub struct Pool {
     epochs: Epochs,
     outage: RefCell<Option<Outage>>,
     parameters: RefCell<Option<Rc<ParameterStatuses>>>,
+    /// The server calls a person's role a superuser, or one that replicates or makes roles.
+    is_privileged: Cell<bool>,
     greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
     statements: RefCell<Statements>,
     subscriptions: Subscriptions,
@@ -122,6 +124,7 @@ impl Pool {
             epochs: Epochs::default(),
             outage: RefCell::default(),
             parameters: RefCell::default(),
+            is_privileged: Cell::default(),
             greetings: RefCell::default(),
             subscriptions: Subscriptions::default(),
         }
@@ -361,7 +364,7 @@ impl Pool {
             .credentials()
             .map_err(|error| CheckoutError::Mint(Rc::new(error)))?;
         let server = self.tenant.server();
-        let connection = server
+        let mut connection = server
             .connect(
                 &self.key.role,
                 &self.key.database,
@@ -370,6 +373,7 @@ impl Pool {
             )
             .await
             .map_err(|error| CheckoutError::Connect(Rc::new(error)))?;
+        self.learn_powers(&mut connection, &server).await?;
         if let Err(denied) = self.allows(&connection.parameters) {
             // It has done nothing yet: a process that does not end by itself would be a wonder.
             let _ = server::close(connection).await;
@@ -383,8 +387,32 @@ impl Pool {
         Ok((connection, server))
     }
 
+    /// Asks the server what a person's role is. A walsender is asked nothing: who has one can replicate.
+    async fn learn_powers(
+        &self,
+        connection: &mut Connection,
+        server: &Server,
+    ) -> Result<(), CheckoutError> {
+        if self.key.principal.person().is_none() {
+            return Ok(());
+        }
+        let is_privileged = match self.key.service {
+            Service::Queries => server::is_privileged(connection, server.connect_timeout)
+                .await
+                .map_err(|error| CheckoutError::Connect(Rc::new(error)))?,
+            Service::Walsender { .. } => true,
+        };
+        self.is_privileged.set(is_privileged);
+        Ok(())
+    }
+
+    /// Whether the server says that a person's role has powers beyond its own tables.
+    pub fn is_privileged(&self) -> bool {
+        self.is_privileged.get()
+    }
+
     /// Whether what the server itself says speaks against a person's session: it is too old, or the role is a
-    /// superuser.
+    /// privileged one.
     pub fn allows(&self, parameters: &ParameterStatuses) -> Result<(), CheckoutError> {
         if self.key.principal.person().is_none() {
             return Ok(());
@@ -393,7 +421,7 @@ impl Pool {
         let denial = match parameters.server_major() {
             Some(version) if version < needed => Denial::ServerTooOld { version, needed },
             Some(_) | None
-                if parameters.get("is_superuser") == Some("on")
+                if (self.is_privileged() || parameters.get("is_superuser") == Some("on"))
                     && !self.tenant.allows_privileged_roles() =>
             {
                 Denial::PrivilegedRole

@@ -130,7 +130,14 @@ async fn attend(mut socket: TcpStream, counts: Rc<Counts>) {
     greeting.extend_from_slice(&counts.accepted.get().to_be_bytes());
     greeting.extend_from_slice(b"fourZ\0\0\0\x05I");
     socket.write_all(&greeting).await.unwrap();
-    let _ = socket.read_u8().await;
+    // The one question that comes: is a person's role a privileged one?
+    while socket.read_u8().await.is_ok_and(|tag| tag == b'Q') {
+        let length = socket.read_u32().await.unwrap();
+        let mut question = vec![0; length as usize - 4];
+        socket.read_exact(&mut question).await.unwrap();
+        let answer = b"D\0\0\0\x0f\0\x01\0\0\0\x05falseC\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+        socket.write_all(answer).await.unwrap();
+    }
     counts.open.set(counts.open.get() - 1);
 }
 

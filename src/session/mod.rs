@@ -185,8 +185,9 @@ async fn establish(
         let parameters = unless_ended(session.handle(), greeting).await?;
         // Of the login itself: what the client's settings make of it (a `role`, say) can be undone.
         let login = session.pool.parameters();
-        if login.is_some_and(|login| login.get("is_superuser") == Some("on")) {
-            session.handle().mark_superuser();
+        let is_superuser = login.is_some_and(|login| login.get("is_superuser") == Some("on"));
+        if is_superuser || session.pool.is_privileged() {
+            session.handle().mark_privileged();
         }
         session.confirm_grant().await?;
         Ok(parameters)

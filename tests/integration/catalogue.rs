@@ -6,7 +6,8 @@ use serde_json::json;
 
 use crate::support::{
     Fixture,
-    postgres::{PASSWORD, SECRET_ROLE},
+    fixture::text,
+    postgres::{PASSWORD, SECRET_ROLE, TOKEN_ROLE},
     sluice::ended_in_order,
 };
 
@@ -28,7 +29,7 @@ fn tenants_people_rules_and_tokens_survive_a_restart() {
 fn a_revoked_rule_stays_revoked_over_a_crash() {
     let fixture = Fixture::start();
     let person = fixture.granted("first");
-    fixture.remove_rule(&person, crate::support::postgres::TOKEN_ROLE);
+    fixture.remove_rule(&person, TOKEN_ROLE);
     fixture.sluice.signal("KILL");
     fixture.sluice.wait_for_end();
     fixture.sluice.start_again();
@@ -41,6 +42,10 @@ fn neither_tokens_nor_passwords_lie_in_the_file() {
     let person = fixture.granted("first");
     fixture.set_password(&fixture.tenant, SECRET_ROLE, PASSWORD);
     drop(fixture.token_client(&person).unwrap());
+    let path = format!("/v1/tenants/{}/invites", fixture.tenant);
+    let roles = json!([{ "role": TOKEN_ROLE, "lasts": "1h" }]);
+    let invitation = json!({ "email": "guest@example.com", "roles": roles });
+    let invitation = text(&fixture.sluice.admin.post(&path, invitation)["token"]);
     assert!(ended_in_order(fixture.sluice.stop()));
     let secret_half = &person.token[16..];
     let mut searched = 0;
@@ -49,7 +54,7 @@ fn neither_tokens_nor_passwords_lie_in_the_file() {
             continue;
         };
         searched += bytes.len();
-        for secret in [secret_half, PASSWORD] {
+        for secret in [secret_half, &invitation[36..], PASSWORD] {
             let found = bytes
                 .windows(secret.len())
                 .any(|window| window == secret.as_bytes());

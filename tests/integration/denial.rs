@@ -237,26 +237,91 @@ fn privileged_roles_are_granted_only_where_the_tenant_allows_it() {
         );
         assert!((400..500).contains(&answer.status), "{role}: {answer:?}");
     }
-    let superuser = unique_name();
+}
+
+/// Attributes that make a role a privileged one, whatever its name.
+const POWERS: [&str; 3] = ["superuser", "replication", "createrole"];
+
+#[test]
+fn roles_that_the_server_calls_privileged_are_not_granted() {
+    let fixture = Fixture::start();
+    let person = fixture.person("first");
+    let admin = &fixture.sluice.admin;
+    for power in POWERS {
+        let role = unique_name();
+        let above = format!("{role}_above");
+        fixture.cluster.run(&format!(
+            "create role {above} {power}; create role {role} login in role jit_assumable, {above}"
+        ));
+        for role in [&role, &above] {
+            let rules = format!("/v1/tenants/{}/rules", fixture.tenant);
+            let jit = format!("/v1/projects/{}/database/jit", fixture.tenant);
+            let asked = [
+                (
+                    reqwest::Method::POST,
+                    rules,
+                    json!({ "person": person.id, "role": role, "expires": "1h" }),
+                ),
+                (
+                    reqwest::Method::PUT,
+                    fixture.rule_path(&person, role),
+                    json!({ "expires": "1h" }),
+                ),
+                (
+                    reqwest::Method::PUT,
+                    jit.clone(),
+                    json!({ "user_id": person.id, "roles": [{ "role": role }] }),
+                ),
+                (
+                    reqwest::Method::POST,
+                    format!("{jit}/invite"),
+                    json!({ "email": "guest@example.com", "roles": [{ "role": role }] }),
+                ),
+            ];
+            for (method, path, body) in asked {
+                let refused = admin.call(method, &path, Some(body));
+                assert_eq!(refused.status, 422, "{power}, {path}: {refused:?}");
+                assert_eq!(refused.error().0, "privileged_role");
+            }
+        }
+    }
+    let tenant = format!("/v1/tenants/{}", fixture.tenant);
+    admin.patch(&tenant, json!({ "privileged_roles": "allow" }));
+    let role = unique_name();
     fixture.cluster.run(&format!(
-        "create role {superuser} login superuser in role jit_assumable"
+        "create role {role} login createrole in role jit_assumable"
     ));
-    // The API does not ask the server who is a superuser: the login is where it shows.
-    fixture.grant(&person, &superuser, json!({ "expires": "1h" }));
-    denied(
-        fixture.token_login_as(&person, &superuser).open(),
-        &superuser,
-        "privileged",
-    );
+    fixture.grant(&person, &role, json!({ "expires": "1h" }));
+    assert!(fixture.token_login_as(&person, &role).open().is_ok());
+}
+
+#[test]
+fn a_role_that_has_become_privileged_since_is_denied_at_the_login() {
+    let fixture = Fixture::start();
+    let person = fixture.person("first");
+    for power in POWERS {
+        let role = unique_name();
+        fixture
+            .cluster
+            .run(&format!("create role {role} login in role jit_assumable"));
+        fixture.grant(&person, &role, json!({ "expires": "1h" }));
+        fixture.cluster.run(&format!("alter role {role} {power}"));
+        denied(
+            fixture.token_login_as(&person, &role).open(),
+            &role,
+            "privileged",
+        );
+    }
 }
 
 #[test]
 fn refusing_privileged_roles_ends_the_sessions_and_backends_of_such_roles() {
     let fixture = Fixture::with_tenant(json!({ "privileged_roles": "allow" }));
     let person = fixture.granted("first");
-    let superuser = unique_name();
+    let (superuser, maker) = (unique_name(), unique_name());
     fixture.cluster.run(&format!(
-        "create role {superuser} login superuser in role jit_assumable"
+        "create role {superuser} login superuser in role jit_assumable;
+         create role {maker} login createrole in role jit_assumable"
     ));
     let open = |role: &str| {
         fixture.grant(&person, role, json!({ "expires": "1h" }));
@@ -267,19 +332,20 @@ fn refusing_privileged_roles_ends_the_sessions_and_backends_of_such_roles() {
     let mut idle = open(&superuser);
     let mut busy = open(&superuser);
     busy.query("begin").unwrap();
+    let mut of_maker = open(&maker);
     let mut kept = open(TOKEN_ROLE);
     let tenant = format!("/v1/tenants/{}", fixture.tenant);
     let refuse = json!({ "privileged_roles": "refuse" });
     let answer = fixture.sluice.admin.patch(&tenant, refuse);
     let report = Revocation::of(&answer);
-    assert_eq!((report.sessions_ended, report.unconfirmed), (2, 0));
+    assert_eq!((report.sessions_ended, report.unconfirmed), (3, 0));
     assert!(
         fixture
             .backends()
             .iter()
-            .all(|backend| backend.user != superuser)
+            .all(|backend| backend.user == TOKEN_ROLE)
     );
-    for client in [&mut idle, &mut busy] {
+    for client in [&mut idle, &mut busy, &mut of_maker] {
         assert_eq!(client.farewell().code, "57P01");
     }
     assert_eq!(kept.value("select 1"), "1");

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::support::{
     Client, Fixture, Reply,
+    admin::Revocation,
     login::Login,
     postgres::{self, PASSWORD_ROLE, REPLICA_ROLE, REPLICA_TOKEN_ROLE},
     programs,
@@ -153,9 +154,15 @@ fn who_may_not_replicate_is_told_so() {
 
 #[test]
 fn a_token_replicates_only_where_privileged_roles_are_allowed_and_only_while_it_may() {
-    let fixture = Fixture::start();
+    let fixture = Fixture::with_tenant(json!({ "privileged_roles": "allow" }));
+    let path = format!("/v1/tenants/{}", fixture.tenant);
+    let set = |powers: &str| {
+        let fields = json!({ "privileged_roles": powers });
+        fixture.sluice.admin.patch(&path, fields)
+    };
     let person = fixture.person("first");
     fixture.grant(&person, REPLICA_TOKEN_ROLE, json!({ "expires": "1h" }));
+    set("refuse");
     let mut login = fixture
         .token_login_as(&person, REPLICA_TOKEN_ROLE)
         .parameter("replication", "database");
@@ -163,9 +170,12 @@ fn a_token_replicates_only_where_privileged_roles_are_allowed_and_only_while_it_
     let fault = login.open().err().expect("a refusal");
     assert_eq!(fault.code, "28000", "{fault:?}");
 
-    let path = format!("/v1/tenants/{}", fixture.tenant);
-    let allowed = json!({ "privileged_roles": "allow" });
-    fixture.sluice.admin.patch(&path, allowed);
+    set("allow");
+    let mut ended = login.open().unwrap();
+    let report = Revocation::of(&set("refuse"));
+    assert_eq!((report.sessions_ended, report.unconfirmed), (1, 0));
+    assert_eq!(ended.farewell().code, "57P01");
+    set("allow");
     let mut client = login.open().unwrap();
     follow(
         &mut client,

@@ -15,6 +15,7 @@ async fn every_call_but_health_and_readiness_needs_a_key() {
         "/v1/tenants/demo/access",
         "/v1/tenants/demo/members",
         "/v1/tenants/demo/rules",
+        "/v1/tenants/demo/invites",
         "/v1/people",
         "/v1/people/first@example.com/tokens",
         "/v1/sessions",

@@ -146,7 +146,9 @@ impl World {
 
     /// Tenant `demo`, its member [`EMAIL`] and their token. No rule yet.
     pub(crate) async fn settle(&self) -> String {
-        let tenant = json!({"ref": "demo", "host": "127.0.0.1", "token_access": "enabled"});
+        // No server listens there.
+        let tenant =
+            json!({"ref": "demo", "host": "127.0.0.1", "port": 1, "token_access": "enabled"});
         self.make(Method::POST, "/v1/tenants", tenant).await;
         self.make(Method::POST, "/v1/people", json!({ "email": EMAIL }))
             .await;

@@ -23,7 +23,7 @@ async fn the_evidence_for_a_plain_grant_is_all_there() {
     assert_eq!(evidence.parent_token_access, None);
     assert_eq!(evidence.token, Some(record));
     assert_eq!(evidence.person.unwrap().id, person);
-    assert_eq!(evidence.member, Some(MemberKind::Member));
+    assert_eq!(evidence.standing, Some(Standing::Member));
     assert_eq!(evidence.rules, [rule]);
 }
 
@@ -77,7 +77,7 @@ async fn each_kind_of_revocation_is_in_the_next_evidence() {
     assert!(evidence().await.rules.is_empty());
 
     catalog.remove_member(&demo, person, "test").await.unwrap();
-    assert_eq!(evidence().await.member, None);
+    assert_eq!(evidence().await.standing, None);
 
     catalog.remove_person(person, "test").await.unwrap();
     assert!(evidence().await.token.is_none());
@@ -103,7 +103,7 @@ async fn a_branch_has_the_rules_and_members_of_its_parent_besides_its_own() {
 
     let there = evidence(&branch).await;
     assert_eq!(there.rules, [own, inherited.clone()]);
-    assert_eq!(there.member, Some(MemberKind::Member));
+    assert_eq!(there.standing, Some(Standing::Member));
     assert_eq!(there.parent_token_access, Some(TokenAccess::Enabled));
     assert_eq!(evidence(&sibling).await.rules[0], inherited);
     // Nothing flows from a branch to its parent.
@@ -117,9 +117,9 @@ async fn a_branch_has_the_rules_and_members_of_its_parent_besides_its_own() {
             .await
             .unwrap()
     };
-    assert_eq!(guest_of(&main).await.member, None);
-    assert_eq!(guest_of(&sibling).await.member, None);
-    assert_eq!(guest_of(&branch).await.member, Some(MemberKind::Member));
+    assert_eq!(guest_of(&main).await.standing, None);
+    assert_eq!(guest_of(&sibling).await.standing, None);
+    assert_eq!(guest_of(&branch).await.standing, Some(Standing::Member));
 
     let disabled = Tenant {
         token_access: TokenAccess::Disabled,
@@ -144,10 +144,10 @@ async fn a_branchs_own_word_about_a_member_goes_first() {
         .unwrap();
     let member = async |tenant| {
         let evidence = catalog.evidence(token.id(), tenant, &role("app")).await;
-        evidence.unwrap().member
+        evidence.unwrap().standing
     };
-    assert_eq!(member(&branch).await, Some(MemberKind::Owner));
-    assert_eq!(member(&main).await, Some(MemberKind::Member));
+    assert_eq!(member(&branch).await, Some(Standing::Owner));
+    assert_eq!(member(&main).await, Some(Standing::Member));
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn nothing_is_known_of_strangers() {
             .await
             .unwrap();
         assert!(evidence.token.is_none() && evidence.person.is_none());
-        assert!(evidence.member.is_none() && evidence.rules.is_empty());
+        assert!(evidence.standing.is_none() && evidence.rules.is_empty());
         for _ in 0..2 {
             let app = role("app");
             let proven = catalog.proven_evidence(&stranger, &tenant, &app);

@@ -9,6 +9,7 @@ macro_rules! assert_refused {
 }
 
 mod decisions;
+mod invites;
 mod opening;
 mod people;
 mod rules;

@@ -1,0 +1,166 @@
+//! Invitations: people who are no members are given roles for a while that begins when they accept.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    routing::{delete, get, post},
+};
+use time::{Duration, OffsetDateTime};
+
+use super::{
+    AdminState,
+    auth::Actor,
+    change::harmless,
+    error::ApiError,
+    expiry,
+    extract::{Body, SecretBody, Segments},
+    rules, tenants,
+    values::{
+        Acceptance, Accepted, Done, Invitation, InvitationRole, InviteView, Invites, IssuedInvite,
+        Removed,
+    },
+};
+use crate::{
+    access::Scope,
+    catalog::{
+        CatalogError, Changed, InviteToken,
+        types::{AcceptedInvite, Invite, InvitedRole, NewInvite},
+    },
+    names::{InviteId, TenantRef},
+};
+
+/// How long an invitation waits for its acceptance unless it says otherwise.
+const WAITS: Duration = Duration::days(7);
+
+pub(super) fn routes() -> Router<AdminState> {
+    Router::new()
+        .route("/v1/tenants/{ref}/invites", get(list).post(create))
+        .route("/v1/tenants/{ref}/invites/{invite}", delete(revoke))
+}
+
+/// Without a key: whoever was invited shows the acceptance token.
+pub(super) fn open_routes() -> Router<AdminState> {
+    Router::new().route("/v1/tenants/{ref}/invites/accept", post(accept))
+}
+
+async fn list(
+    State(state): State<AdminState>,
+    Segments(tenant): Segments<TenantRef>,
+) -> Result<Json<Invites>, ApiError> {
+    tenants::find(&state.catalog, &tenant).await?;
+    let invites = state.catalog.invites(&tenant).await?;
+    Ok(Json(Invites {
+        invites: invites.into_iter().map(view).collect(),
+    }))
+}
+
+async fn create(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(tenant): Segments<TenantRef>,
+    Body(wanted): Body<Invitation>,
+) -> Result<(StatusCode, Json<Done<IssuedInvite>>), ApiError> {
+    let now = OffsetDateTime::now_utc();
+    let roles = wanted.roles.into_iter().map(invited);
+    let new = NewInvite {
+        email: wanted.email,
+        roles: roles.collect::<Result<_, _>>()?,
+        expires_at: match wanted.expires {
+            Some(text) => expiry::parse(&text, now)?,
+            None => usual_end(now),
+        },
+    };
+    let made = invite(&state, &tenant, new, &actor).await?;
+    let answer = |(invite, token)| IssuedInvite {
+        invite: view(invite),
+        token,
+    };
+    Ok((StatusCode::CREATED, Json(harmless(made, answer))))
+}
+
+async fn accept(
+    State(state): State<AdminState>,
+    Segments(tenant): Segments<TenantRef>,
+    SecretBody(shown): SecretBody<Acceptance>,
+) -> Result<(StatusCode, Json<Done<Accepted>>), ApiError> {
+    let changed = accepted(&state, &tenant, shown).await?;
+    let scope = Scope::Member(tenant, changed.value.person.id);
+    let answer = |AcceptedInvite { person, rules, .. }| {
+        let rules = rules
+            .into_iter()
+            .map(|rule| rules::view(rule, person.email.clone()))
+            .collect();
+        Accepted { person, rules }
+    };
+    let done = state.enforced(changed, scope, answer).await;
+    Ok((StatusCode::CREATED, Json(done)))
+}
+
+async fn revoke(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments((tenant, invite)): Segments<(TenantRef, InviteId)>,
+) -> Result<Json<Done<Removed>>, ApiError> {
+    revoked(&state, tenant, invite, &actor).await.map(Json)
+}
+
+/// Makes an invitation, also for a route of another shape.
+pub(super) async fn invite(
+    state: &AdminState,
+    tenant: &TenantRef,
+    new: NewInvite,
+    actor: &str,
+) -> Result<Changed<(Invite, zeroize::Zeroizing<String>)>, ApiError> {
+    rules::refuse_powers(state, tenant, new.roles.iter().map(|role| &role.role)).await?;
+    Ok(state.catalog.create_invite(tenant, new, actor).await?)
+}
+
+/// When an invitation that says nothing of its end can be accepted no more.
+pub(super) fn usual_end(now: OffsetDateTime) -> OffsetDateTime {
+    now + WAITS
+}
+
+pub(super) async fn accepted(
+    state: &AdminState,
+    tenant: &TenantRef,
+    shown: Acceptance,
+) -> Result<Changed<AcceptedInvite>, ApiError> {
+    let token = InviteToken::parse(&shown.token).ok_or(CatalogError::InviteNotValid)?;
+    let accepted = state.catalog.accept_invite(tenant, &shown.email, token);
+    Ok(accepted.await?)
+}
+
+pub(super) async fn revoked(
+    state: &AdminState,
+    tenant: TenantRef,
+    invite: InviteId,
+    actor: &str,
+) -> Result<Done<Removed>, ApiError> {
+    let changed = state.catalog.revoke_invite(&tenant, invite, actor).await?;
+    Ok(match changed.value.person {
+        Some(person) => {
+            let scope = Scope::Member(tenant, person);
+            state.enforced(changed, scope, |_| Removed {}).await
+        }
+        None => harmless(changed, |_| Removed {}),
+    })
+}
+
+fn invited(role: InvitationRole) -> Result<InvitedRole, ApiError> {
+    Ok(InvitedRole {
+        role: role.role,
+        lasts: expiry::span(&role.lasts)
+            .map_err(|error| ApiError::invalid(format!("lasts: {error}")))?,
+        networks: role.networks,
+        reach: role.reach,
+        reason: role.reason,
+    })
+}
+
+fn view(invite: Invite) -> InviteView {
+    InviteView {
+        status: invite.status(OffsetDateTime::now_utc()),
+        invite,
+    }
+}
