@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{AdminState, error::ApiError};
-use crate::catalog::Token;
+use crate::catalog::{Token, types::TokenRecord};
 
 /// Header with the name of the administrator who calls.
 pub const ACTOR_HEADER: &str = "sluice-actor";
@@ -93,6 +93,26 @@ impl<S: Send + Sync> FromRequestParts<S> for BearerToken {
             .and_then(Token::parse)
             .map(Self)
             .ok_or_else(invalid_token)
+    }
+}
+
+/// A person who calls about themselves, with a valid token of theirs.
+pub(super) struct Oneself(pub(super) TokenRecord);
+
+impl Oneself {
+    /// For the audit trail.
+    pub(super) fn actor(&self) -> String {
+        format!("person:{}", self.0.person)
+    }
+}
+
+impl FromRequestParts<AdminState> for Oneself {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminState) -> Result<Self, ApiError> {
+        let BearerToken(token) = BearerToken::from_request_parts(parts, state).await?;
+        let record = state.access.known(&token).await?;
+        record.map(Self).ok_or_else(invalid_token)
     }
 }
 

@@ -37,6 +37,16 @@ pub fn parse(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, ExpiryEr
         .ok_or_else(|| ExpiryError::OutOfRange(text.to_owned()))
 }
 
+/// A while that may be none at all: `24h`, `0`.
+pub fn span(text: &str) -> Result<time::Duration, ExpiryError> {
+    if text.trim() == "0" {
+        return Ok(time::Duration::ZERO);
+    }
+    let now = OffsetDateTime::now_utc();
+    // A time says as well how long it is until then.
+    parse(text, now).map(|at| at - now)
+}
+
 #[cfg(test)]
 mod tests {
     use time::macros::datetime;
@@ -60,6 +70,14 @@ mod tests {
         let refused = parse("1780000000", NOW).unwrap_err();
         assert!(matches!(refused, ExpiryError::BareNumber(_)));
         assert!(refused.to_string().contains("no unit"));
+    }
+
+    #[test]
+    fn a_span_may_be_none() {
+        assert_eq!(span("0"), Ok(time::Duration::ZERO));
+        assert_eq!(span("24h"), Ok(time::Duration::DAY));
+        assert!(matches!(span("24"), Err(ExpiryError::BareNumber(_))));
+        assert!(matches!(span("-1h"), Err(ExpiryError::Backwards(_))));
     }
 
     #[test]

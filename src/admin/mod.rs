@@ -4,6 +4,8 @@
 //! /health /ready                      open
 //! /metrics                            open on a loopback address, else with the admin key
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
+//! /v1/me…                             the same: what they may reach, their sessions and tokens
+//! /v1/tokens/leaked                   open: who shows a token has it revoked
 //! /v1/tenants/{ref}/guard             with the tenant's guard key
 //! /v1/tenants/{ref}/authority/…       a tenant's external authority, with its webhook key
 //! /v1/…                               everything else: with the admin key
@@ -24,9 +26,12 @@ pub mod expiry;
 mod extract;
 mod guard;
 mod health;
+mod leaks;
 mod misfit;
 mod moment;
 pub mod networks;
+mod own;
+pub mod own_values;
 mod people;
 mod rules;
 mod server;
@@ -124,6 +129,8 @@ pub fn router(state: AdminState) -> Router {
     Router::new()
         .merge(guarded)
         .merge(guard::routes())
+        .merge(own::routes())
+        .merge(leaks::routes())
         .merge(compatible::routes(&state))
         .merge(authority::routes(&state))
         .merge(health::routes(&state))

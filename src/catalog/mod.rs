@@ -37,6 +37,9 @@ mod tenant_rows;
 mod tenants;
 mod timeouts;
 mod token;
+mod token_changes;
+mod token_limits;
+mod token_uses;
 mod tokens;
 mod trail;
 pub mod types;
@@ -66,6 +69,7 @@ pub use self::{
     rules::{RULE_DAYS_MAX, is_privileged},
     service_keys::ServiceKey,
     token::{NoRandomness, Token, verify},
+    token_changes::Rotated,
     trail::{AuditFault, AuditVerdict, Checkpoint},
 };
 

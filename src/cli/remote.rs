@@ -58,17 +58,7 @@ impl Remote {
     /// before the noun.
     #[must_use]
     pub fn run(self, earlier: Connection) -> ExitCode {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(CliError::Runtime);
-        match runtime.and_then(|runtime| runtime.block_on(self.outcome(earlier))) {
-            Ok(outcome) => outcome.print(),
-            Err(error) => {
-                eprintln!("error: {error}");
-                ExitCode::FAILURE
-            }
-        }
+        conclude(self.outcome(earlier))
     }
 
     pub(super) async fn outcome(self, earlier: Connection) -> Result<Outcome, CliError> {
@@ -83,6 +73,21 @@ impl Remote {
             Self::Session(call) => call.outcome(earlier, SessionAction::run).await,
             Self::Audit(call) => call.outcome(earlier, AuditAction::run).await,
             Self::Doctor(args) => args.outcome(earlier).await,
+        }
+    }
+}
+
+/// Runs the calls of a command to their end, and prints what came of them.
+pub(super) fn conclude(calls: impl Future<Output = Result<Outcome, CliError>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime);
+    match runtime.and_then(|runtime| runtime.block_on(calls)) {
+        Ok(outcome) => outcome.print(),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -107,16 +112,20 @@ pub(super) async fn outcome(
 ) -> Result<Outcome, CliError> {
     let json = connection.json;
     let client = connection.open(environment)?;
-    let answer = act(&client).await?;
+    Ok(worded(act(&client).await?, json))
+}
+
+/// The answer, as people or as programs read it.
+pub(super) fn worded(answer: Answer, json: bool) -> Outcome {
     let text = if json && !answer.json.is_null() {
         format!("{:#}", answer.json)
     } else {
         answer.text
     };
-    Ok(Outcome {
+    Outcome {
         text,
         verdict: answer.verdict,
-    })
+    }
 }
 
 /// What is printed in the end.

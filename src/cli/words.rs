@@ -117,6 +117,11 @@ pub(super) fn expiry(text: &str) -> Result<String, ExpiryError> {
     expiry::parse(text, OffsetDateTime::now_utc()).map(|_| text.to_owned())
 }
 
+/// How long something is to last on, or `0`; read by the pooler as well.
+pub(super) fn overlap(text: &str) -> Result<String, ExpiryError> {
+    expiry::span(text).map(|_| text.to_owned())
+}
+
 /// A while: `5s`, `2min`.
 pub(super) fn span(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::parse_duration(text)

@@ -45,6 +45,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use self::{
     arrive::{Arrival, accept},
+    cancel_keys::Guesses,
     error::End,
     verifier::AUTH_QUERY,
     worker::{Command, Parts, Process, Worker},
