@@ -123,7 +123,7 @@ fn connect_starts_psql_with_the_token_out_of_sight() {
     let connect = |role: &str, query: &str| {
         let words = ["connect", &fixture.tenant, role, "--psql", "--ca", &ca];
         let arguments = ["--", "--no-psqlrc", "-tAc", query];
-        fixture.own_cli(&person, &[&words[..], &arguments].concat())
+        fixture.own_cli(&person, &[&words[..], &arguments[..]].concat())
     };
     assert_eq!(
         connect(TOKEN_ROLE, "select current_user").trim(),

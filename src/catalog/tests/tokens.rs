@@ -18,7 +18,7 @@ async fn a_token_from_before_limits_logs_in_anywhere_and_manages_nothing() {
          created_at, expires_at FROM tokens WHERE id = '{}'",
         record.id
     );
-    let fixture = fixture.reopened(&[&old]).await;
+    let fixture = fixture.reopened(&[old.as_str()]).await;
     let id = "abcdefghijkl".parse().unwrap();
     let found = fixture.catalog.token(&id).await.unwrap().unwrap();
     assert_eq!(found.limits, TokenLimits::default());
