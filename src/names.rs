@@ -106,6 +106,12 @@ text_name!(
     TokenId, "token id", 12, "letters and digits", |c| c.is_ascii_alphanumeric()
 );
 
+text_name!(
+    /// The first 8 bytes of a keyed hash of a token, in hexadecimal: names it and tells nothing of it.
+    Fingerprint, "fingerprint", 16, "hexadecimal digits in lower case",
+    |c| c.is_ascii_digit() || ('a'..='f').contains(&c)
+);
+
 impl DatabaseName {
     /// The database that every server has.
     #[must_use]

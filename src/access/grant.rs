@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{authority::Verdict, external::Told, jwt::Proven};
 use crate::{
     catalog::types::{
-        Authority, Evidence, Person, PrivilegedRoles, Revision, Rule, RuleReach, Tenant,
-        TokenAccess,
+        Authority, Evidence, OutsideLimits, Person, PrivilegedRoles, Revision, Rule, RuleReach,
+        Tenant, TokenAccess, TokenRecord,
     },
     catalog::{RULE_DAYS_MAX, is_privileged},
     names::{PersonId, RoleName, RuleId, TenantRef, TokenId},
@@ -33,6 +33,8 @@ pub struct Grant {
     reach: RuleReach,
     expires_at: OffsetDateTime,
     revision: Revision,
+    /// Another token was made in place of this one, which works on for a while.
+    replaced_by: Option<TokenId>,
 }
 
 impl Grant {
@@ -72,6 +74,12 @@ impl Grant {
         &self.token
     }
 
+    /// The token that was made in place of the one that was shown.
+    #[must_use]
+    pub fn replaced_by(&self) -> Option<&TokenId> {
+        self.replaced_by.as_ref()
+    }
+
     /// Networks of the rule; empty: anywhere.
     #[must_use]
     pub fn networks(&self) -> &[IpNet] {
@@ -102,6 +110,8 @@ pub enum Denial {
     /// No such token, a wrong secret, an expired or a revoked one: one answer, so that nothing is given away.
     #[error("the token is not valid")]
     InvalidToken(InvalidToken),
+    #[error("the token is {0}")]
+    OutsideToken(OutsideLimits),
     #[error("token access is not enabled for this database")]
     NotEnabled,
     #[error("the person is not a member of this project")]
@@ -150,6 +160,9 @@ impl Denial {
             Self::InvalidToken(InvalidToken::Revoked) => "token_revoked",
             Self::InvalidToken(InvalidToken::Tenant) => "unknown_tenant",
             Self::InvalidToken(InvalidToken::OtherRole) => "other_role",
+            Self::OutsideToken(OutsideLimits::Scope) => "token_scope",
+            Self::OutsideToken(OutsideLimits::Tenant) => "token_tenant",
+            Self::OutsideToken(OutsideLimits::Role) => "token_role",
             Self::NotEnabled => "access_disabled",
             Self::NotAMember => "not_a_member",
             Self::NoRule => "no_rule",
@@ -175,6 +188,49 @@ pub(super) fn decide(
     from: IpAddr,
     now: OffsetDateTime,
 ) -> Result<Grant, Denial> {
+    let (token, person, tenant) = by_token(evidence, role, now)?;
+    let at = Moment {
+        evidence,
+        token: &token.id,
+        role,
+        from,
+        now,
+    };
+    let grant = by_rule(&at, tenant, person, token.expires_at)?;
+    Ok(Grant {
+        replaced_by: token.replaced_by.clone(),
+        ..grant
+    })
+}
+
+/// What a person may use from the right address. No grant: nobody has come from anywhere yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reachable {
+    pub expires_at: OffsetDateTime,
+    /// Of the rule; empty: anywhere.
+    pub networks: Vec<IpNet>,
+}
+
+/// Decides like [`decide`], but for whether the address is right.
+pub(super) fn reachable(
+    evidence: &Evidence,
+    role: &RoleName,
+    now: OffsetDateTime,
+) -> Result<Reachable, Denial> {
+    let (token, _, tenant) = by_token(evidence, role, now)?;
+    let rule = standing_rule(evidence, tenant, role, None, now)?;
+    Ok(Reachable {
+        expires_at: rule.expires_at.min(token.expires_at),
+        networks: rule.networks.clone(),
+    })
+}
+
+/// Whose token it is and for which tenant, if it is good for `role` there.
+fn by_token<'a>(
+    evidence: &'a Evidence,
+    role: &RoleName,
+    now: OffsetDateTime,
+) -> Result<(&'a TokenRecord, &'a Person, &'a Tenant), Denial> {
     let (Some(token), Some(person)) = (&evidence.token, &evidence.person) else {
         return Err(Denial::InvalidToken(InvalidToken::Unknown));
     };
@@ -192,14 +248,11 @@ pub(super) fn decide(
         // Who is asked there knows nothing of our tokens.
         return Err(Denial::InvalidToken(InvalidToken::Unknown));
     }
-    let at = Moment {
-        evidence,
-        token: &token.id,
-        role,
-        from,
-        now,
-    };
-    by_rule(&at, tenant, person, token.expires_at)
+    token
+        .limits
+        .allow_login(tenant, role)
+        .map_err(Denial::OutsideToken)?;
+    Ok((token, person, tenant))
 }
 
 /// What is asked for, and the evidence of one moment to decide it by.
@@ -232,7 +285,7 @@ pub(super) fn decide_by_word(at: &Moment<'_>, told: &Told) -> Result<Grant, Deni
     if !is_enabled(evidence, tenant) {
         return Err(Denial::NotEnabled);
     }
-    within_tenant(tenant, role, from)?;
+    within_tenant(tenant, role, Some(from))?;
     let Verdict {
         person,
         expires_at,
@@ -241,7 +294,7 @@ pub(super) fn decide_by_word(at: &Moment<'_>, told: &Told) -> Result<Grant, Deni
     } = &told.verdict;
     let longest = now + Duration::days(RULE_DAYS_MAX);
     let expires_at = expires_at.map_or(longest, |at| at.min(longest));
-    within_limits(expires_at, *reach, networks, tenant, from, now)?;
+    within_limits(expires_at, *reach, networks, tenant, Some(from), now)?;
     let known = evidence.person.as_ref();
     Ok(Grant {
         person: *person,
@@ -254,6 +307,7 @@ pub(super) fn decide_by_word(at: &Moment<'_>, told: &Told) -> Result<Grant, Deni
         reach: *reach,
         expires_at,
         revision: evidence.revision,
+        replaced_by: None,
     })
 }
 
@@ -281,14 +335,7 @@ fn by_rule(
     person: &Person,
     token_end: OffsetDateTime,
 ) -> Result<Grant, Denial> {
-    if !is_enabled(at.evidence, tenant) {
-        return Err(Denial::NotEnabled);
-    }
-    if at.evidence.standing.is_none() {
-        return Err(Denial::NotAMember);
-    }
-    within_tenant(tenant, at.role, at.from)?;
-    let rule = best_rule(&at.evidence.rules, tenant, at.from, at.now)?;
+    let rule = standing_rule(at.evidence, tenant, at.role, Some(at.from), at.now)?;
     Ok(Grant {
         person: person.id,
         email: person.email.clone(),
@@ -300,11 +347,30 @@ fn by_rule(
         reach: rule.reach,
         expires_at: rule.expires_at.min(token_end),
         revision: at.evidence.revision,
+        replaced_by: None,
     })
 }
 
+/// The rule that lets the person use `role` now; `from` is `None` where it is not asked whether the address is right.
+fn standing_rule<'a>(
+    evidence: &'a Evidence,
+    tenant: &Tenant,
+    role: &RoleName,
+    from: Option<IpAddr>,
+    now: OffsetDateTime,
+) -> Result<&'a Rule, Denial> {
+    if !is_enabled(evidence, tenant) {
+        return Err(Denial::NotEnabled);
+    }
+    if evidence.standing.is_none() {
+        return Err(Denial::NotAMember);
+    }
+    within_tenant(tenant, role, from)?;
+    best_rule(&evidence.rules, tenant, from, now)
+}
+
 /// What the tenant itself allows, to anybody.
-fn within_tenant(tenant: &Tenant, role: &RoleName, from: IpAddr) -> Result<(), Denial> {
+fn within_tenant(tenant: &Tenant, role: &RoleName, from: Option<IpAddr>) -> Result<(), Denial> {
     if is_privileged(role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
         return Err(Denial::PrivilegedRole);
     }
@@ -322,7 +388,7 @@ fn is_enabled(evidence: &Evidence, tenant: &Tenant) -> bool {
 fn best_rule<'a>(
     rules: &'a [Rule],
     tenant: &Tenant,
-    from: IpAddr,
+    from: Option<IpAddr>,
     now: OffsetDateTime,
 ) -> Result<&'a Rule, Denial> {
     let mut refusal = Denial::NoRule;
@@ -352,7 +418,7 @@ fn within_limits(
     reach: RuleReach,
     networks: &[IpNet],
     tenant: &Tenant,
-    from: IpAddr,
+    from: Option<IpAddr>,
     now: OffsetDateTime,
 ) -> Result<(), Denial> {
     if expires_at <= now {
@@ -367,10 +433,12 @@ fn within_limits(
     Ok(())
 }
 
-/// Whether `address` is in one of `networks`; no networks: anywhere. An IPv4 address that comes mapped into
-/// IPv6 is judged as the IPv4 address it is.
-fn within(networks: &[IpNet], address: IpAddr) -> bool {
-    let address = address.to_canonical();
+/// Whether `address`, if one is to be judged, is in one of `networks`; no networks: anywhere. An IPv4 address that
+/// comes mapped into IPv6 is judged as the IPv4 address it is.
+fn within(networks: &[IpNet], address: Option<IpAddr>) -> bool {
+    let Some(address) = address.map(|address| address.to_canonical()) else {
+        return true;
+    };
     networks.is_empty() || networks.iter().any(|network| network.contains(&address))
 }
 
@@ -427,9 +495,13 @@ mod tests {
             id: TokenId::parse("abcdefghijkl").unwrap(),
             person: person.id,
             name: "t".into(),
+            limits: TokenLimits::default(),
             created_at: now,
+            created_by: None,
             expires_at: now + Duration::hours(2),
             revoked_at: None,
+            revoked_by: None,
+            replaced_by: None,
             last_used_at: None,
             last_used_from: None,
             mac: [0; 32],
@@ -535,6 +607,51 @@ mod tests {
         for (reason, evidence) in cases {
             assert_eq!(refuse(&evidence), reason);
         }
+    }
+
+    #[test]
+    fn what_a_token_is_limited_to_is_all_that_it_opens() {
+        let now = OffsetDateTime::now_utc();
+        let limited = |change: &dyn Fn(&mut TokenLimits)| {
+            let mut evidence = evidence(now);
+            change(&mut evidence.token.as_mut().unwrap().limits);
+            decide(&evidence, &role(), home(), now).map_err(|denial| denial.reason())
+        };
+        let tenant = |name| [TenantRef::parse(name).unwrap()].into();
+        assert!(limited(&|limits| limits.tenants = tenant("demo")).is_ok());
+        assert!(limited(&|limits| limits.roles = [role()].into()).is_ok());
+        assert_eq!(
+            limited(&|limits| limits.tenants = tenant("other")).unwrap_err(),
+            "token_tenant"
+        );
+        let other = RoleName::parse("other").unwrap();
+        assert_eq!(
+            limited(&|limits| limits.roles = [other.clone()].into()).unwrap_err(),
+            "token_role"
+        );
+        assert_eq!(
+            limited(&|limits| limits.scopes = [TokenScope::Manage].into()).unwrap_err(),
+            "token_scope"
+        );
+    }
+
+    #[test]
+    fn what_is_reachable_holds_from_the_right_address_only() {
+        let now = OffsetDateTime::now_utc();
+        let elsewhere = changed_rule(&evidence(now), |r| {
+            r.networks = vec!["10.0.0.0/8".parse().unwrap()]
+        });
+        let reach = reachable(&elsewhere, &role(), now).unwrap();
+        assert_eq!(reach.networks.len(), 1);
+        assert_eq!(
+            decide(&elsewhere, &role(), home(), now).unwrap_err(),
+            Denial::Network
+        );
+        let over = changed_rule(&elsewhere, |r| r.expires_at = now);
+        assert_eq!(
+            reachable(&over, &role(), now).unwrap_err(),
+            Denial::RuleExpired
+        );
     }
 
     fn changed_rule(evidence: &Evidence, change: impl FnOnce(&mut Rule)) -> Evidence {

@@ -10,6 +10,7 @@ mod enforce;
 mod external;
 mod grant;
 mod jwt;
+mod own;
 mod registry;
 mod signal;
 
@@ -33,14 +34,15 @@ use self::{authority::Authorities, enforce::Powers, external::Asked, jwt::Keyrin
 pub use self::{
     authority::{Outage, Revoked},
     enforce::{Purge, Purged, RevocationReport, Scope},
-    grant::{Denial, Grant, InvalidToken},
+    grant::{Denial, Grant, InvalidToken, Reachable},
+    own::Opening,
     registry::{Activity, External, Identity, Registration, Registry, SessionHandle, SessionView},
     signal::EndCause,
 };
 use crate::{
     catalog::{
         self, Catalog, CatalogError, ExternalToken, Token,
-        types::{Authority, HttpAuthority, JwtAuthority, Revision, Tenant},
+        types::{Authority, HttpAuthority, JwtAuthority, Revision, Tenant, TokenRecord},
     },
     config::AuthoritySettings,
     names::{PersonId, RoleName, TenantRef, TokenId},
@@ -323,13 +325,17 @@ impl Access {
 
     /// Whose token this is, if it is valid, whatever it may reach.
     pub async fn authenticate(&self, token: &Token) -> Result<Option<PersonId>, CatalogError> {
-        let Some(record) = self.inner.catalog.token(token.id()).await? else {
-            return Ok(None);
-        };
-        let valid = record.revoked_at.is_none()
-            && record.expires_at > OffsetDateTime::now_utc()
-            && catalog::verify(Some(&record), token, self.inner.catalog.pepper());
-        Ok(valid.then_some(record.person))
+        Ok(self.known(token).await?.map(|record| record.person))
+    }
+
+    /// The record of a token that is valid; what it is good for is in its limits. Does the same work for a stranger.
+    pub async fn known(&self, token: &Token) -> Result<Option<TokenRecord>, CatalogError> {
+        let catalog = &self.inner.catalog;
+        let record = catalog.token(token.id()).await?;
+        let verified = catalog::verify(record.as_ref(), token, catalog.pepper());
+        let now = OffsetDateTime::now_utc();
+        Ok(record
+            .filter(|record| verified && record.revoked_at.is_none() && record.expires_at > now))
     }
 
     /// The floor of `tenant`, to be compared with a session's decision at every checkout.

@@ -25,7 +25,7 @@ use crate::{
         AuditVerdict, Catalog, CatalogError,
         types::{AUDIT_KINDS, AuditFilter, AuditOrder, AuditRow},
     },
-    names::{PersonId, SessionId, TenantRef},
+    names::{Fingerprint, PersonId, SessionId, TenantRef},
 };
 
 const LIMIT_MAX: u32 = 1_000;
@@ -46,6 +46,8 @@ struct Filter {
     person: Option<String>,
     kind: Option<String>,
     session: Option<SessionId>,
+    /// Of one token, also when it is gone.
+    fingerprint: Option<Fingerprint>,
     since: Option<Moment>,
     until: Option<Moment>,
     before: Option<i64>,
@@ -175,6 +177,7 @@ impl Filter {
             email,
             kind: self.kind,
             session: self.session,
+            fingerprint: self.fingerprint,
             since: self.since.map(|moment| moment.0),
             until: self.until.map(|moment| moment.0),
             before: self.before,

@@ -16,7 +16,10 @@ use zeroize::Zeroizing;
 
 use super::{AdminState, error::ApiError};
 use crate::{
-    catalog::{Token, types::Standing},
+    catalog::{
+        Token,
+        types::{Standing, TokenRecord},
+    },
     names::{PersonId, TenantRef},
 };
 
@@ -79,16 +82,29 @@ async fn manager(
     let token = Token::parse(given).ok_or_else(|| {
         refusal("this call needs the admin key, or the token of an owner or administrator")
     })?;
-    let id = state.access.authenticate(&token).await?;
-    let id = id.ok_or_else(invalid_token)?;
-    let standing = match tenant {
-        Some(tenant) => state.catalog.standing(tenant, id).await?,
-        None => None,
+    let record = state.access.known(&token).await?;
+    let TokenRecord {
+        person: id, limits, ..
+    } = record.ok_or_else(invalid_token)?;
+    let (standing, found) = match tenant {
+        Some(tenant) => (
+            state.catalog.standing(tenant, id).await?,
+            state.catalog.tenant(tenant).await?,
+        ),
+        None => (None, None),
     };
     // Told of tenants that do not exist as well: a token must not find out which ones do.
     let standing = standing.filter(|standing| standing.manages_access());
     let standing = standing
         .ok_or_else(|| forbidden("only owners and administrators of a tenant manage its access"))?;
+    if found.is_none_or(|found| limits.allow_management(&found).is_err()) {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "this token is not for managing this tenant",
+        )
+        .with_hint("use a token that has the scope `manage` and is not limited to other tenants"));
+    }
     Ok(Manager::Person { id, standing })
 }
 
@@ -162,6 +178,26 @@ impl<S: Send + Sync> FromRequestParts<S> for BearerToken {
             .and_then(Token::parse)
             .map(Self)
             .ok_or_else(invalid_token)
+    }
+}
+
+/// A person who calls about themselves, with a valid token of theirs.
+pub(super) struct Oneself(pub(super) TokenRecord);
+
+impl Oneself {
+    /// For the audit trail.
+    pub(super) fn actor(&self) -> String {
+        format!("person:{}", self.0.person)
+    }
+}
+
+impl FromRequestParts<AdminState> for Oneself {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminState) -> Result<Self, ApiError> {
+        let BearerToken(token) = BearerToken::from_request_parts(parts, state).await?;
+        let record = state.access.known(&token).await?;
+        record.map(Self).ok_or_else(invalid_token)
     }
 }
 

@@ -33,6 +33,11 @@ impl Changes {
         self.tasks.len()
     }
 
+    /// Does something that nobody waits for; the end of service does.
+    pub(super) fn later(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(work);
+    }
+
     /// Waits for what is under way, but no longer than `patience`.
     pub(super) async fn finish(&self, patience: Duration) {
         self.tasks.close();

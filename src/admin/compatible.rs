@@ -198,16 +198,16 @@ async fn own(
     BearerToken(token): BearerToken,
     Segments(tenant): Segments<TenantRef>,
 ) -> Result<Json<Grants>, ApiError> {
-    let person = state
-        .access
-        .authenticate(&token)
-        .await?
-        .ok_or_else(auth::invalid_token)?;
+    let token = state.access.known(&token).await?;
+    let token = token.ok_or_else(auth::invalid_token)?;
+    let (person, limits) = (token.person, token.limits);
     let mut rules = state.catalog.rules_of(&tenant, person).await?;
     let known = state.catalog.tenant(&tenant).await?;
     if let Some(parent) = known.as_ref().and_then(|tenant| tenant.parent.as_ref()) {
         rules.extend(state.catalog.rules_of(parent, person).await?);
     }
+    let is_covered = known.is_some_and(|tenant| limits.cover(&tenant));
+    rules.retain(|rule| is_covered && limits.name_role(&rule.role));
     if rules.is_empty() {
         // Also where there is no such tenant: a token must not find out which ones exist.
         return Err(refusal(Denial::NoRule));
@@ -292,6 +292,13 @@ fn event(
         Ok(_) => ("auth.succeeded", Outcome::Success),
         Err(_) => ("auth.denied", Outcome::Failure),
     };
+    let proven = !matches!(
+        decision,
+        Err(AccessError::Denied {
+            denial: Denial::InvalidToken(_),
+            person: None
+        })
+    );
     let person = decision.as_ref().ok().map(Grant::person);
     let actor = person.map_or_else(|| "unknown".to_owned(), |person| format!("person:{person}"));
     AuditEvent {
@@ -304,7 +311,8 @@ fn event(
         tenant: Some(tenant.clone()),
         person,
         role: Some(role.clone()),
-        token: Some(token.clone()),
+        // Whoever has the id alone does not get rows in its name.
+        token: proven.then(|| token.clone()),
         peer: Some(from.to_string()),
         detail: serde_json::json!({ "through": "authorise call" }),
         ..AuditEvent::new(kind, outcome, actor)
@@ -317,6 +325,7 @@ fn refusal(denial: Denial) -> ApiError {
         Denial::InvalidToken(_) => return auth::invalid_token(),
         Denial::NotAMember | Denial::NoRule => StatusCode::NOT_ACCEPTABLE,
         Denial::NotEnabled
+        | Denial::OutsideToken(_)
         | Denial::Restricted
         | Denial::Revoked
         | Denial::RuleExpired

@@ -40,11 +40,21 @@ pub fn parse(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, ExpiryEr
 }
 
 /// How long `text` means: `8h`, `7d`.
-pub fn span(text: &str) -> Result<std::time::Duration, ExpiryError> {
+pub fn lasting(text: &str) -> Result<std::time::Duration, ExpiryError> {
     humantime::parse_duration(text.trim())
         .ok()
         .filter(|span| !span.is_zero())
         .ok_or_else(|| ExpiryError::NotAWhile(text.to_owned()))
+}
+
+/// A while that may be none at all: `24h`, `0`.
+pub fn overlap(text: &str) -> Result<time::Duration, ExpiryError> {
+    if text.trim() == "0" {
+        return Ok(time::Duration::ZERO);
+    }
+    let now = OffsetDateTime::now_utc();
+    // A time says as well how long it is until then.
+    parse(text, now).map(|at| at - now)
 }
 
 #[cfg(test)]
@@ -74,13 +84,21 @@ mod tests {
 
     #[test]
     fn a_while_has_a_unit_and_is_not_nothing() {
-        assert_eq!(span("8h"), Ok(std::time::Duration::from_secs(28_800)));
+        assert_eq!(lasting("8h"), Ok(std::time::Duration::from_secs(28_800)));
         for wrong in ["28800", "0s", "never", "", "2026-06-01T12:00:00Z"] {
             assert!(
-                matches!(span(wrong), Err(ExpiryError::NotAWhile(_))),
+                matches!(lasting(wrong), Err(ExpiryError::NotAWhile(_))),
                 "{wrong}"
             );
         }
+    }
+
+    #[test]
+    fn a_span_may_be_none() {
+        assert_eq!(overlap("0"), Ok(time::Duration::ZERO));
+        assert_eq!(overlap("24h"), Ok(time::Duration::DAY));
+        assert!(matches!(overlap("24"), Err(ExpiryError::BareNumber(_))));
+        assert!(matches!(overlap("-1h"), Err(ExpiryError::Backwards(_))));
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl From<BytesRejection> for ApiError {
             return Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
-                format!("the body is longer than {} bytes", super::BODY_MAX_BYTES),
+                "the body is longer than this route takes",
             );
         }
         Self::malformed(rejection.body_text())

@@ -150,7 +150,7 @@ pub(super) async fn revoked(
 fn invited(role: InvitationRole) -> Result<InvitedRole, ApiError> {
     Ok(InvitedRole {
         role: role.role,
-        lasts: expiry::span(&role.lasts)
+        lasts: expiry::lasting(&role.lasts)
             .map_err(|error| ApiError::invalid(format!("lasts: {error}")))?,
         networks: role.networks,
         reach: role.reach,

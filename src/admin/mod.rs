@@ -6,6 +6,8 @@
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
 //! …/invites/accept, …/invite/accept   with the acceptance token in the body
 //! rules, members, invites, switch     of a tenant: with the admin key, or the token of one who manages its access
+//! /v1/me…                             the same: what they may reach, their sessions and tokens
+//! /v1/tokens/leaked                   open: who shows a token has it revoked
 //! /v1/tenants/{ref}/guard             with the tenant's guard key
 //! /v1/tenants/{ref}/authority/…       a tenant's external authority, with its webhook key
 //! /v1/…                               everything else: with the admin key
@@ -27,9 +29,12 @@ mod extract;
 mod guard;
 mod health;
 mod invites;
+mod leaks;
 mod misfit;
 mod moment;
 pub mod networks;
+mod own;
+pub mod own_values;
 mod people;
 mod rules;
 mod server;
@@ -136,6 +141,8 @@ pub fn router(state: AdminState) -> Router {
         .merge(managed)
         .merge(invites::open_routes())
         .merge(guard::routes())
+        .merge(own::routes())
+        .merge(leaks::routes())
         .merge(compatible::routes(&state))
         .merge(authority::routes(&state))
         .merge(health::routes(&state))

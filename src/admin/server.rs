@@ -1,9 +1,14 @@
 //! The admin listener's connections: so many at once, and none that keeps its place without saying what it wants.
 
-use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -17,6 +22,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// After an accept that failed, for want of file descriptors perhaps.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a request has come from: an extension of each. Behind a proxy, that is the proxy.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
 
 /// What connections may take up.
 #[derive(Debug, Clone, Copy)]
@@ -59,8 +68,14 @@ async fn accept(
         let place = Arc::clone(&places).acquire_owned().await;
         let place = place.map_err(io::Error::other)?;
         match listener.accept().await {
-            Ok((socket, _)) => {
-                let connection = attend(socket, router.clone(), limits, stop.clone());
+            Ok((socket, peer)) => {
+                let connection = attend(
+                    socket,
+                    Peer(peer.ip()),
+                    router.clone(),
+                    limits,
+                    stop.clone(),
+                );
                 connections.spawn(async move {
                     connection.await;
                     drop(place);
@@ -75,11 +90,22 @@ async fn accept(
 }
 
 /// Serves one connection; after `stop` only the call that is under way.
-async fn attend(socket: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
+async fn attend(
+    socket: TcpStream,
+    peer: Peer,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

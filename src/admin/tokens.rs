@@ -1,12 +1,12 @@
-//! Personal access tokens: made for a person, shown once, revoked by id.
+//! Personal access tokens: made for a person, shown once, changed, rotated and revoked by id.
 
 use axum::{
     Json, Router,
     extract::State,
     http::StatusCode,
-    routing::{delete, get},
+    routing::{get, post},
 };
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::{
     AdminState,
@@ -16,14 +16,39 @@ use super::{
     expiry,
     extract::{Body, Segments},
     people,
-    values::{Done, IssuedToken, Removed, TokenTerms, Tokens},
+    values::{
+        Done, IssuedToken, OneToken, Removed, RotatedToken, Rotation, TokenFields, TokenTerms,
+        TokenView, Tokens, TokensGone,
+    },
 };
-use crate::{access::Scope, names::TokenId};
+use crate::{
+    access::Scope,
+    catalog::{
+        Catalog, CatalogError, Rotated, What,
+        types::{NewToken, TokenChange, TokenLimits, TokenRecord},
+    },
+    names::TokenId,
+};
+
+/// How long a rotated token works on unless told.
+const OVERLAP: Duration = Duration::DAY;
 
 pub(super) fn routes() -> Router<AdminState> {
     Router::new()
-        .route("/v1/people/{person}/tokens", get(list).post(create))
-        .route("/v1/tokens/{token}", delete(revoke))
+        .route(
+            "/v1/people/{person}/tokens",
+            get(list).post(create).delete(revoke_all),
+        )
+        .route("/v1/tokens/{token}", get(show).patch(change).delete(revoke))
+        .route("/v1/tokens/{token}/rotate", post(rotate))
+}
+
+/// The token as it is shown.
+pub(super) fn view(catalog: &Catalog, record: TokenRecord) -> TokenView {
+    TokenView {
+        fingerprint: catalog.fingerprint(&record),
+        record,
+    }
 }
 
 async fn list(
@@ -31,8 +56,23 @@ async fn list(
     Segments(person): Segments<String>,
 ) -> Result<Json<Tokens>, ApiError> {
     let person = people::find(&state.catalog, &person).await?;
-    let tokens = state.catalog.tokens(person.id).await?;
-    Ok(Json(Tokens { tokens }))
+    let tokens = state.catalog.tokens(person.id).await?.into_iter();
+    Ok(Json(Tokens {
+        tokens: tokens.map(|token| view(&state.catalog, token)).collect(),
+    }))
+}
+
+async fn show(
+    State(state): State<AdminState>,
+    Segments(token): Segments<TokenId>,
+) -> Result<Json<OneToken>, ApiError> {
+    let found = state.catalog.token(&token).await?;
+    let found = found.ok_or_else(|| CatalogError::NotFound {
+        what: What::Token,
+        name: token.to_string(),
+    })?;
+    let token = view(&state.catalog, found);
+    Ok(Json(OneToken { token }))
 }
 
 async fn create(
@@ -42,13 +82,65 @@ async fn create(
     Body(terms): Body<TokenTerms>,
 ) -> Result<(StatusCode, Json<Done<IssuedToken>>), ApiError> {
     let person = people::find(&state.catalog, &person).await?;
-    let expires_at = expiry::parse(&terms.expires, OffsetDateTime::now_utc())?;
-    let made = state
-        .catalog
-        .create_token(person.id, &terms.name, expires_at, &actor)
-        .await?;
-    let answer = |(token, secret)| IssuedToken { token, secret };
+    let new = NewToken {
+        name: terms.name,
+        expires_at: expiry::parse(&terms.expires, OffsetDateTime::now_utc())?,
+        limits: TokenLimits {
+            scopes: terms.scopes.unwrap_or(TokenLimits::default().scopes),
+            tenants: terms.tenants,
+            roles: terms.roles,
+        },
+    };
+    let made = state.catalog.create_token(person.id, new, &actor).await?;
+    let answer = |(token, secret)| IssuedToken {
+        token: view(&state.catalog, token),
+        secret,
+    };
     Ok((StatusCode::CREATED, Json(harmless(made, answer))))
+}
+
+async fn change(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(token): Segments<TokenId>,
+    Body(fields): Body<TokenFields>,
+) -> Result<Json<Done<OneToken>>, ApiError> {
+    let change = TokenChange {
+        name: fields.name,
+        expires_at: parsed(fields.expires.as_deref())?,
+        scopes: fields.scopes,
+        tenants: fields.tenants,
+        roles: fields.roles,
+    };
+    let changed = state.catalog.change_token(&token, change, &actor).await?;
+    let answer = |record| OneToken {
+        token: view(&state.catalog, record),
+    };
+    let scope = Scope::Token(token);
+    Ok(Json(state.enforced(changed, scope, answer).await))
+}
+
+async fn rotate(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(token): Segments<TokenId>,
+    Body(terms): Body<Rotation>,
+) -> Result<(StatusCode, Json<Done<RotatedToken>>), ApiError> {
+    let overlap = terms.overlap.as_deref().map(expiry::overlap).transpose();
+    let overlap = overlap.map_err(|error| ApiError::invalid(format!("overlap: {error}")))?;
+    let expires_at = parsed(terms.expires.as_deref())?;
+    let changed = state
+        .catalog
+        .rotate_token(&token, overlap.unwrap_or(OVERLAP), expires_at, &actor)
+        .await?;
+    let answer = |Rotated { old, new, secret }| RotatedToken {
+        token: view(&state.catalog, new),
+        secret,
+        replaced: view(&state.catalog, old),
+    };
+    // Its sessions end with it, now or when the overlap is over.
+    let done = state.enforced(changed, Scope::Token(token), answer).await;
+    Ok((StatusCode::CREATED, Json(done)))
 }
 
 async fn revoke(
@@ -59,4 +151,24 @@ async fn revoke(
     let changed = state.catalog.revoke_token(&token, &actor).await?;
     let scope = Scope::Token(token);
     Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
+}
+
+async fn revoke_all(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+    Segments(person): Segments<String>,
+) -> Result<Json<Done<TokensGone>>, ApiError> {
+    let person = people::find(&state.catalog, &person).await?.id;
+    let changed = state.catalog.revoke_tokens(person, &actor).await?;
+    let answer = |revoked: Vec<_>| TokensGone {
+        tokens_revoked: revoked.len(),
+    };
+    let scope = Scope::Person(person);
+    Ok(Json(state.enforced(changed, scope, answer).await))
+}
+
+fn parsed(expires: Option<&str>) -> Result<Option<OffsetDateTime>, ApiError> {
+    let now = OffsetDateTime::now_utc();
+    let parsed = expires.map(|text| expiry::parse(text, now)).transpose();
+    Ok(parsed?)
 }

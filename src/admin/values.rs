@@ -2,7 +2,7 @@
 //!
 //! Fields that are left out of a change stay as they are; `null` clears what may be empty.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -15,10 +15,10 @@ use crate::{
     catalog::types::{
         AuditRow, Authority, BackendLogin, BackendTls, ClientTls, Invite, InviteStatus, Member,
         MemberKind, Person, Presence, PrivilegedRoles, Revision, Rule, RuleReach, Tenant,
-        TimeLimit, TokenAccess, TokenRecord,
+        TimeLimit, TokenAccess, TokenRecord, TokenScope,
     },
     doctor::Unavailable,
-    names::{DatabaseName, PersonId, RoleName, TenantRef, TokenId},
+    names::{DatabaseName, Fingerprint, PersonId, RoleName, TenantRef, TokenId},
 };
 
 /// A committed change: what it left behind, and whom it cut off.
@@ -207,24 +207,24 @@ impl Described for RevokedByAuthority {
 }
 
 /// Text that is wiped from memory when it has been used.
-mod wiped {
+pub(super) mod wiped {
     use serde::{Deserialize, Deserializer, Serializer};
     use zeroize::Zeroizing;
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(in crate::admin) fn serialize<S: Serializer>(
         text: &Zeroizing<String>,
         output: S,
     ) -> Result<S::Ok, S::Error> {
         output.serialize_str(text)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::admin) fn deserialize<'de, D: Deserializer<'de>>(
         input: D,
     ) -> Result<Zeroizing<String>, D::Error> {
         String::deserialize(input).map(Zeroizing::new)
     }
 
-    pub(super) fn optional<'de, D: Deserializer<'de>>(
+    pub(in crate::admin) fn optional<'de, D: Deserializer<'de>>(
         input: D,
     ) -> Result<Option<Zeroizing<String>>, D::Error> {
         Ok(Option::<String>::deserialize(input)?.map(Zeroizing::new))
@@ -290,7 +290,21 @@ pub struct MemberTerms {
 
 #[derive(Serialize, Deserialize)]
 pub struct Tokens {
-    pub tokens: Vec<TokenRecord>,
+    pub tokens: Vec<TokenView>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct OneToken {
+    pub token: TokenView,
+}
+
+/// A token as it is shown: never the secret.
+#[derive(Serialize, Deserialize)]
+pub struct TokenView {
+    #[serde(flatten)]
+    pub record: TokenRecord,
+    /// What the audit trail calls it.
+    pub fingerprint: Fingerprint,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -299,12 +313,65 @@ pub struct TokenTerms {
     pub name: String,
     /// RFC 3339 time or duration from now.
     pub expires: String,
+    /// `db:connect` alone unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<BTreeSet<TokenScope>>,
+    /// These tenants and their branches only; none: any.
+    #[serde(default)]
+    pub tenants: BTreeSet<TenantRef>,
+    /// These database roles only; none: any.
+    #[serde(default)]
+    pub roles: BTreeSet<RoleName>,
+}
+
+/// What is to change in a token.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// RFC 3339 time or duration from now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<BTreeSet<TokenScope>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<BTreeSet<TenantRef>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roles: Option<BTreeSet<RoleName>>,
+}
+
+/// How a token is to be rotated.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rotation {
+    /// How long the old token works on, `0` for not at all; a day unless told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<String>,
+    /// When the new token ends; unless told it lasts as long as the old one was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+/// A token in place of another; the only answer that holds the whole of it.
+#[derive(Serialize, Deserialize)]
+pub struct RotatedToken {
+    pub token: TokenView,
+    #[serde(with = "wiped")]
+    pub secret: Zeroizing<String>,
+    pub replaced: TokenView,
+}
+
+/// What is left when all tokens of a person are revoked.
+#[derive(Serialize, Deserialize)]
+pub struct TokensGone {
+    pub tokens_revoked: usize,
 }
 
 /// A token just made; the only answer that holds the whole of it.
 #[derive(Serialize, Deserialize)]
 pub struct IssuedToken {
-    pub token: TokenRecord,
+    pub token: TokenView,
     #[serde(with = "wiped")]
     pub secret: Zeroizing<String>,
 }

@@ -26,9 +26,10 @@ use crate::{
         columns::{digest, hex, milliseconds, word},
         error::CatalogError,
         keys::Keys,
+        tokens,
         types::AuditEvent,
     },
-    names::PersonId,
+    names::{PersonId, TokenId},
 };
 
 /// What the first row follows.
@@ -72,6 +73,13 @@ pub(super) struct Line {
     pub(super) token: Option<String>,
     pub(super) peer: Option<String>,
     pub(super) detail: String,
+    pub(super) fingerprint: Option<String>,
+}
+
+/// What the catalogue adds to an event when it is written down.
+struct Known {
+    email: Option<String>,
+    fingerprint: Option<String>,
 }
 
 /// A row with its place in the chain.
@@ -90,7 +98,7 @@ pub(super) struct Head {
 }
 
 impl Line {
-    fn new(seq: i64, at: OffsetDateTime, event: &AuditEvent, email: Option<String>) -> Self {
+    fn new(seq: i64, at: OffsetDateTime, event: &AuditEvent, known: Known) -> Self {
         Self {
             seq,
             id: Uuid::now_v7().to_string(),
@@ -101,12 +109,13 @@ impl Line {
             actor: event.actor.clone(),
             tenant: event.tenant.as_ref().map(ToString::to_string),
             person: event.person.as_ref().map(ToString::to_string),
-            email,
+            email: known.email,
             role: event.role.as_ref().map(ToString::to_string),
             session: event.session.as_ref().map(ToString::to_string),
             token: event.token.as_ref().map(ToString::to_string),
             peer: event.peer.clone(),
             detail: detail(event),
+            fingerprint: known.fingerprint,
         }
     }
 
@@ -127,6 +136,7 @@ impl Line {
             token: row.try_get("token")?,
             peer: row.try_get("peer")?,
             detail: row.try_get("detail")?,
+            fingerprint: row.try_get("fingerprint")?,
         })
     }
 
@@ -166,6 +176,12 @@ impl Line {
             hasher.update((email.len() as u64).to_be_bytes());
             hasher.update(email.as_bytes());
         }
+        // So did this. The mark cannot begin a length, so it is never taken for an address.
+        if let Some(fingerprint) = &self.fingerprint {
+            hasher.update([2]);
+            hasher.update((fingerprint.len() as u64).to_be_bytes());
+            hasher.update(fingerprint.as_bytes());
+        }
         hasher.finalize().into()
     }
 }
@@ -180,11 +196,14 @@ pub(super) async fn append(
         return Ok(());
     }
     let (mut seq, mut prev_hash) = next(connection, keys).await?;
-    let mut emails = HashMap::new();
+    let (mut emails, mut fingerprints) = (HashMap::new(), HashMap::new());
     let mut links = Vec::with_capacity(entries.len());
     for (at, event) in entries {
-        let email = email(connection, &mut emails, event).await?;
-        let line = Line::new(seq, *at, event, email);
+        let known = Known {
+            email: email(connection, &mut emails, event).await?,
+            fingerprint: fingerprint(connection, keys, &mut fingerprints, event).await?,
+        };
+        let line = Line::new(seq, *at, event, known);
         let hash = line.hash(&prev_hash);
         links.push(Link {
             line,
@@ -295,6 +314,35 @@ async fn stored_email(
     Ok(known)
 }
 
+/// The fingerprint of the event's token, of one that is gone as the trail has it. `known` is as for addresses.
+async fn fingerprint(
+    connection: &mut SqliteConnection,
+    keys: &Keys,
+    known: &mut HashMap<TokenId, Option<String>>,
+    event: &AuditEvent,
+) -> Result<Option<String>, CatalogError> {
+    let Some(token) = &event.token else {
+        return Ok(None);
+    };
+    if let Some(fingerprint) = known.get(token) {
+        return Ok(fingerprint.clone());
+    }
+    let fingerprint = match tokens::find(connection, token).await? {
+        Some(record) => Some(keys.fingerprint(&record.mac).to_string()),
+        None => {
+            sqlx::query_scalar(
+                "SELECT fingerprint FROM audit WHERE token = $1 AND fingerprint IS NOT NULL \
+                 ORDER BY seq DESC LIMIT 1",
+            )
+            .bind(token.as_str())
+            .fetch_optional(connection)
+            .await?
+        }
+    };
+    known.insert(token.clone(), fingerprint.clone());
+    Ok(fingerprint)
+}
+
 /// The number of the next row and the hash that it follows.
 async fn next(
     connection: &mut SqliteConnection,
@@ -330,7 +378,7 @@ async fn next(
 async fn insert(connection: &mut SqliteConnection, links: &[Link]) -> Result<(), CatalogError> {
     let mut query = QueryBuilder::<Sqlite>::new(
         "INSERT INTO audit (seq, id, time, kind, outcome, reason, actor, tenant, person, role, session, token, \
-         peer, detail, prev_hash, hash, email) ",
+         peer, detail, prev_hash, hash, email, fingerprint) ",
     );
     query.push_values(links, |mut row, link| {
         let line = &link.line;
@@ -350,7 +398,8 @@ async fn insert(connection: &mut SqliteConnection, links: &[Link]) -> Result<(),
             .push_bind(&line.detail)
             .push_bind(hex(&link.prev_hash))
             .push_bind(hex(&link.hash))
-            .push_bind(&line.email);
+            .push_bind(&line.email)
+            .push_bind(&line.fingerprint);
     });
     query.build().execute(connection).await?;
     Ok(())

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -61,15 +62,16 @@ impl TenantCache {
     }
 }
 
-/// When each token's use was last written down.
+/// When each token's use from each address was last written down.
 #[derive(Default)]
-pub(super) struct RecentUses(Mutex<HashMap<TokenId, OffsetDateTime>>);
+pub(super) struct RecentUses(Mutex<HashMap<(TokenId, IpAddr), OffsetDateTime>>);
 
 impl RecentUses {
-    /// Whether this use should be written: the first in a minute.
-    pub(super) fn is_due(&self, token: &TokenId, at: OffsetDateTime) -> bool {
+    /// Whether this use should be written: the first in a minute from there.
+    pub(super) fn is_due(&self, token: &TokenId, from: IpAddr, at: OffsetDateTime) -> bool {
         let mut uses = locked(&self.0);
-        if let Some(last) = uses.get(token)
+        let key = (token.clone(), from);
+        if let Some(last) = uses.get(&key)
             && (at - *last).abs() < USE_INTERVAL
         {
             return false;
@@ -80,7 +82,7 @@ impl RecentUses {
         if uses.len() >= USES_MAX {
             uses.clear();
         }
-        uses.insert(token.clone(), at);
+        uses.insert(key, at);
         true
     }
 }
@@ -120,13 +122,15 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_noted_once_a_minute() {
+    fn a_token_is_noted_once_a_minute_for_each_address() {
         let uses = RecentUses::default();
         let token = TokenId::parse("abc").unwrap();
         let at = datetime!(2026-03-01 10:00 UTC);
-        assert!(uses.is_due(&token, at));
-        assert!(!uses.is_due(&token, at + Duration::seconds(59)));
-        assert!(uses.is_due(&token, at + Duration::seconds(60)));
+        let (here, there) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        assert!(uses.is_due(&token, here, at));
+        assert!(!uses.is_due(&token, here, at + Duration::seconds(59)));
+        assert!(uses.is_due(&token, there, at + Duration::seconds(59)));
+        assert!(uses.is_due(&token, here, at + Duration::seconds(60)));
     }
 
     #[test]
@@ -134,7 +138,8 @@ mod tests {
         let uses = RecentUses::default();
         let at = datetime!(2026-03-01 10:00 UTC);
         for number in 0..USES_MAX + 5 {
-            assert!(uses.is_due(&TokenId::parse(&format!("t{number}")).unwrap(), at));
+            let token = TokenId::parse(&format!("t{number}")).unwrap();
+            assert!(uses.is_due(&token, [192, 0, 2, 1].into(), at));
         }
         assert!(locked(&uses.0).len() <= USES_MAX);
     }

@@ -2,13 +2,11 @@
 
 use std::net::IpAddr;
 
-use sqlx::SqliteConnection;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
 use crate::{
     catalog::{
-        columns::milliseconds,
         error::CatalogError,
         types::{AuditEvent, Outcome},
     },
@@ -65,24 +63,6 @@ impl Entry {
             Self::Event { recorded: None, .. } | Self::Use { .. } => {}
         }
     }
-}
-
-pub(super) async fn store_use(
-    connection: &mut SqliteConnection,
-    token: &TokenId,
-    at: OffsetDateTime,
-    from: IpAddr,
-) -> Result<(), CatalogError> {
-    sqlx::query(
-        "UPDATE tokens SET last_used_at = $2, last_used_from = $3 \
-         WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)",
-    )
-    .bind(token.as_str())
-    .bind(milliseconds(at))
-    .bind(from.to_string())
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// The row that says that events before it are missing.

@@ -1,6 +1,6 @@
 //! The keys that the catalogue derives from its master key, and what is done with them.
 //!
-//! One purpose, one key: sealing role secrets, peppering tokens, sealing the audit trail's head, and telling a
+//! One purpose, one key: sealing role secrets, peppering and fingerprinting tokens, sealing the audit trail's head, and telling a
 //! wrong master key. None of them is ever stored.
 
 use std::fmt;
@@ -17,11 +17,13 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::{
-    catalog::{error::CatalogError, types::RoleSecret},
-    names::{RoleName, TenantRef},
+    catalog::{columns::hex, error::CatalogError, types::RoleSecret},
+    names::{Fingerprint, RoleName, TenantRef},
 };
 
 const NONCE_BYTES: usize = 12;
+/// Enough to tell tokens apart, too few to check a guess of one against.
+const FINGERPRINT_BYTES: usize = 8;
 
 /// The key under which token secrets are stored.
 pub struct Pepper(Zeroizing<[u8; 32]>);
@@ -30,6 +32,7 @@ pub struct Pepper(Zeroizing<[u8; 32]>);
 pub(super) struct Keys {
     encryption: Zeroizing<[u8; 32]>,
     pepper: Pepper,
+    fingerprint: Zeroizing<[u8; 32]>,
     audit_head: Zeroizing<[u8; 32]>,
     audit_start: Zeroizing<[u8; 32]>,
     check: [u8; 32],
@@ -41,6 +44,7 @@ impl Keys {
         Self {
             encryption: derived("sluice encryption"),
             pepper: Pepper(derived("sluice pepper")),
+            fingerprint: derived("sluice token fingerprint"),
             audit_head: derived("sluice audit head"),
             audit_start: derived("sluice audit start"),
             check: *derived("sluice key check"),
@@ -58,6 +62,15 @@ impl Keys {
 
     pub(super) fn pepper(&self) -> &Pepper {
         &self.pepper
+    }
+
+    /// What the trail calls the token that is stored as `token_mac`: made of that under another key, so neither
+    /// tells the other.
+    pub(super) fn fingerprint(&self, token_mac: &[u8; 32]) -> Fingerprint {
+        let mac = mac(&self.fingerprint[..], &[token_mac]);
+        // Hexadecimal digits are what a fingerprint is made of.
+        #[allow(clippy::expect_used)]
+        Fingerprint::parse(&hex(&mac[..FINGERPRINT_BYTES])).expect("a fingerprint is well-formed")
     }
 
     /// The seal on "the trail ends with this number and this hash".
@@ -255,6 +268,7 @@ mod tests {
         let all = [
             *keys.encryption,
             *keys.pepper.0,
+            *keys.fingerprint,
             *keys.audit_head,
             *keys.audit_start,
             keys.check,
@@ -270,6 +284,6 @@ mod tests {
         // RFC 4231, test case 2.
         let expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
         let mac = mac(b"Jefe", &[b"what do ya want ", b"for nothing?"]);
-        assert_eq!(crate::catalog::columns::hex(&mac), expected);
+        assert_eq!(columns::hex(&mac), expected);
     }
 }

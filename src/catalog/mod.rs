@@ -41,6 +41,9 @@ mod tenant_rows;
 mod tenants;
 mod timeouts;
 mod token;
+mod token_changes;
+mod token_limits;
+mod token_uses;
 mod tokens;
 mod trail;
 pub mod types;
@@ -73,6 +76,7 @@ pub use self::{
     rules::{RULE_DAYS_MAX, is_privileged},
     service_keys::ServiceKey,
     token::{NoRandomness, Token, verify},
+    token_changes::Rotated,
     trail::{AuditFault, AuditVerdict, Checkpoint},
 };
 use crate::names::{RoleName, TenantRef};

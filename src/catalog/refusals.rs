@@ -176,7 +176,7 @@ impl Counted {
 }
 
 /// An address, or the network of which somebody who has one IPv6 address usually has all.
-fn network(address: IpAddr) -> IpNet {
+pub(super) fn network(address: IpAddr) -> IpNet {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address).into(),
         IpAddr::V6(address) => Ipv6Net::new(address, 64).map_or_else(
@@ -187,7 +187,7 @@ fn network(address: IpAddr) -> IpNet {
     }
 }
 
-fn shown(network: &IpNet) -> String {
+pub(super) fn shown(network: &IpNet) -> String {
     match network {
         IpNet::V4(network) => network.addr().to_string(),
         IpNet::V6(network) => network.to_string(),

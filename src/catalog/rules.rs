@@ -66,6 +66,16 @@ impl Catalog {
         find_all(&mut reader, tenant, person).await
     }
 
+    /// The person's rules of all tenants.
+    pub async fn rules_of_person(&self, person: PersonId) -> Result<Vec<Rule>, CatalogError> {
+        let mut reader = self.shared.readers.acquire().await?;
+        let rows = sqlx::query("SELECT * FROM rules WHERE person = $1 ORDER BY tenant, role")
+            .bind(person.to_string())
+            .fetch_all(&mut *reader)
+            .await?;
+        rows.iter().map(rule).collect()
+    }
+
     /// Writes a rule. If the person has one for the role it is replaced and keeps its id.
     pub async fn set_rule(
         &self,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
@@ -12,12 +12,13 @@ use crate::{
         Catalog, CatalogError, Changed, Pepper, Token, What,
         changes::{Effect, change_event},
         columns::{
-            digest, hex, milliseconds, now, parsed, parsed_optional, time, time_optional, truncated,
+            digest, from_json, hex, json as column, milliseconds, now, parsed, parsed_optional,
+            time, time_optional, truncated,
         },
-        people,
-        types::{AuditEvent, TokenRecord},
+        people, tenant_rows,
+        types::{AuditEvent, NewToken, TokenLimits, TokenRecord},
     },
-    names::{PersonId, TokenId},
+    names::{Fingerprint, PersonId, TokenId},
 };
 
 /// Longest life of a token: a year, leap years included.
@@ -32,40 +33,24 @@ impl Catalog {
     /// The person's tokens, revoked and expired ones as well, newest first.
     pub async fn tokens(&self, person: PersonId) -> Result<Vec<TokenRecord>, CatalogError> {
         let mut reader = self.shared.readers.acquire().await?;
-        let rows =
-            sqlx::query("SELECT * FROM tokens WHERE person = $1 ORDER BY created_at DESC, id")
-                .bind(person.to_string())
-                .fetch_all(&mut *reader)
-                .await?;
-        rows.iter().map(record).collect()
+        find_all(&mut reader, person).await
     }
 
     /// Makes a token. The second value is the whole token: nobody can learn it again.
     pub async fn create_token(
         &self,
         person: PersonId,
-        name: &str,
-        expires_at: OffsetDateTime,
+        new: NewToken,
         actor: &str,
     ) -> Result<Changed<(TokenRecord, Zeroizing<String>)>, CatalogError> {
-        check_expiry(expires_at, TOKEN_DAYS_MAX)?;
-        let token = Token::generate()?;
-        let record = TokenRecord {
-            id: token.id().clone(),
-            person,
-            name: people::checked_name(name)?,
-            created_at: now(),
-            expires_at: truncated(expires_at),
-            revoked_at: None,
-            last_used_at: None,
-            last_used_from: None,
-            mac: token.mac(self.shared.keys.pepper()),
-        };
+        check_token_expiry(new.expires_at)?;
+        let (record, token) = make(person, new, actor, self.shared.keys.pepper())?;
         let actor = actor.to_owned();
         self.shared
             .writer
             .change(async move |connection| {
                 people::require(connection, person).await?;
+                check_limits(connection, &record.limits).await?;
                 insert(connection, &record).await?;
                 let event = token_event("token.created", &record, &actor);
                 Ok(Effect::one((record, token.reveal()), event))
@@ -73,39 +58,9 @@ impl Catalog {
             .await
     }
 
-    /// Revokes a token. Done twice, the first time stands.
-    pub async fn revoke_token(
-        &self,
-        id: &TokenId,
-        actor: &str,
-    ) -> Result<Changed<TokenRecord>, CatalogError> {
-        let (id, actor) = (id.clone(), actor.to_owned());
-        self.shared
-            .writer
-            .change(async move |connection| {
-                let record = find(connection, &id).await?;
-                let record = record.ok_or_else(|| CatalogError::missing(What::Token, &id))?;
-                if record.revoked_at.is_some() {
-                    return Ok(Effect::None(record));
-                }
-                let record = TokenRecord {
-                    revoked_at: Some(now()),
-                    ..record
-                };
-                sqlx::query("UPDATE tokens SET revoked_at = $2 WHERE id = $1")
-                    .bind(id.as_str())
-                    .bind(record.revoked_at.map(milliseconds))
-                    .execute(connection)
-                    .await?;
-                let event = token_event("token.revoked", &record, &actor);
-                Ok(Effect::one(record, event))
-            })
-            .await
-    }
-
-    /// Notes that the token was used; written behind the caller's back, at most once a minute a token.
+    /// Notes that the token was used; written behind the caller's back, at most once a minute for each address.
     pub fn touch_token(&self, id: &TokenId, at: OffsetDateTime, from: IpAddr) {
-        if self.shared.recent_uses.is_due(id, at) {
+        if self.shared.recent_uses.is_due(id, from, at) {
             self.shared.writer.note_use(id.clone(), at, from);
         }
     }
@@ -115,6 +70,38 @@ impl Catalog {
     pub fn pepper(&self) -> &Pepper {
         self.shared.keys.pepper()
     }
+
+    /// What the audit trail calls the token.
+    #[must_use]
+    pub fn fingerprint(&self, record: &TokenRecord) -> Fingerprint {
+        self.shared.keys.fingerprint(&record.mac)
+    }
+}
+
+/// A new token of the person, not stored yet.
+pub(super) fn make(
+    person: PersonId,
+    new: NewToken,
+    actor: &str,
+    pepper: &Pepper,
+) -> Result<(TokenRecord, Token), CatalogError> {
+    let token = Token::generate()?;
+    let record = TokenRecord {
+        id: token.id().clone(),
+        person,
+        name: people::checked_name(&new.name)?,
+        limits: new.limits,
+        created_at: now(),
+        created_by: Some(actor.to_owned()),
+        expires_at: truncated(new.expires_at),
+        revoked_at: None,
+        revoked_by: None,
+        replaced_by: None,
+        last_used_at: None,
+        last_used_from: None,
+        mac: token.mac(pepper),
+    };
+    Ok((record, token))
 }
 
 pub(super) async fn find(
@@ -126,6 +113,29 @@ pub(super) async fn find(
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(record).transpose()
+}
+
+pub(super) async fn find_all(
+    connection: &mut SqliteConnection,
+    person: PersonId,
+) -> Result<Vec<TokenRecord>, CatalogError> {
+    let rows = sqlx::query("SELECT * FROM tokens WHERE person = $1 ORDER BY created_at DESC, id")
+        .bind(person.to_string())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(record).collect()
+}
+
+pub(super) async fn require(
+    connection: &mut SqliteConnection,
+    id: &TokenId,
+) -> Result<TokenRecord, CatalogError> {
+    let record = find(connection, id).await?;
+    record.ok_or_else(|| CatalogError::missing(What::Token, id))
+}
+
+pub(super) fn check_token_expiry(expires_at: OffsetDateTime) -> Result<(), CatalogError> {
+    check_expiry(expires_at, TOKEN_DAYS_MAX)
 }
 
 /// An expiry lies ahead, and not further than `max_days`.
@@ -140,19 +150,57 @@ pub(super) fn check_expiry(expires_at: OffsetDateTime, max_days: i64) -> Result<
     Ok(())
 }
 
-async fn insert(
+/// Limits that can be, and whose tenants there are: one that is misspelt would be found out at the first login only.
+pub(super) async fn check_limits(
+    connection: &mut SqliteConnection,
+    limits: &TokenLimits,
+) -> Result<(), CatalogError> {
+    if let Some((field, problem)) = limits.flaw() {
+        return Err(CatalogError::Invalid { field, problem });
+    }
+    for tenant in &limits.tenants {
+        tenant_rows::require(connection, tenant).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn insert(
     connection: &mut SqliteConnection,
     record: &TokenRecord,
 ) -> Result<(), CatalogError> {
     sqlx::query(
-        "INSERT INTO tokens (id, person, name, mac, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO tokens (id, person, name, mac, limits, created_at, created_by, expires_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(record.id.as_str())
     .bind(record.person.to_string())
     .bind(&record.name)
     .bind(hex(&record.mac))
+    .bind(column(&record.limits))
     .bind(milliseconds(record.created_at))
+    .bind(&record.created_by)
     .bind(milliseconds(record.expires_at))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Stores all that may change in a token but its use.
+pub(super) async fn update(
+    connection: &mut SqliteConnection,
+    record: &TokenRecord,
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "UPDATE tokens SET name = $2, limits = $3, expires_at = $4, revoked_at = $5, revoked_by = $6, \
+         replaced_by = $7 WHERE id = $1",
+    )
+    .bind(record.id.as_str())
+    .bind(&record.name)
+    .bind(column(&record.limits))
+    .bind(milliseconds(record.expires_at))
+    .bind(record.revoked_at.map(milliseconds))
+    .bind(&record.revoked_by)
+    .bind(record.replaced_by.as_ref().map(TokenId::as_str))
     .execute(connection)
     .await?;
     Ok(())
@@ -163,20 +211,35 @@ fn record(row: &SqliteRow) -> Result<TokenRecord, CatalogError> {
         id: parsed(row, "id")?,
         person: parsed(row, "person")?,
         name: row.try_get("name")?,
+        limits: from_json(row, "limits")?,
         created_at: time(row, "created_at")?,
+        created_by: row.try_get("created_by")?,
         expires_at: time(row, "expires_at")?,
         revoked_at: time_optional(row, "revoked_at")?,
+        revoked_by: row.try_get("revoked_by")?,
+        replaced_by: parsed_optional(row, "replaced_by")?,
         last_used_at: time_optional(row, "last_used_at")?,
         last_used_from: parsed_optional(row, "last_used_from")?,
         mac: digest(row, "mac")?,
     })
 }
 
-fn token_event(kind: &str, record: &TokenRecord, actor: &str) -> AuditEvent {
+pub(super) fn token_event(kind: &str, record: &TokenRecord, actor: &str) -> AuditEvent {
     AuditEvent {
         person: Some(record.person),
         token: Some(record.id.clone()),
-        detail: json!({ "name": record.name, "expires_at": milliseconds(record.expires_at) / 1000 }),
+        detail: terms(record),
         ..change_event(kind, actor)
     }
+}
+
+/// What a token is good for, as the trail has it.
+pub(super) fn terms(record: &TokenRecord) -> Value {
+    json!({
+        "name": record.name,
+        "expires_at": milliseconds(record.expires_at) / 1000,
+        "scopes": record.limits.scopes,
+        "tenants": record.limits.tenants,
+        "roles": record.limits.roles,
+    })
 }

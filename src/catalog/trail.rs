@@ -20,7 +20,7 @@ use crate::catalog::{
 pub(super) const ROW: &str = "audit.seq, audit.id, audit.time, audit.kind, audit.outcome, audit.reason, audit.actor, \
     audit.tenant, audit.person, \
     COALESCE(audit.email, (SELECT people.email FROM people WHERE people.id = audit.person)) AS email, \
-    audit.role, audit.session, audit.token, audit.peer, audit.detail, audit.prev_hash, audit.hash";
+    audit.role, audit.session, audit.token, audit.peer, audit.detail, audit.prev_hash, audit.hash, audit.fingerprint";
 const ROWS_DEFAULT: u32 = 100;
 const ROWS_MAX: u32 = 1000;
 /// Rows that a check reads at a time, so that it neither holds a snapshot open nor fills the memory.
@@ -312,6 +312,11 @@ fn selection(filter: &AuditFilter) -> QueryBuilder<'static, Sqlite> {
     if let Some(session) = &filter.session {
         query.push(" AND session = ").push_bind(session.to_string());
     }
+    if let Some(fingerprint) = &filter.fingerprint {
+        query
+            .push(" AND fingerprint = ")
+            .push_bind(fingerprint.to_string());
+    }
     if let Some(since) = filter.since {
         query
             .push(" AND time >= ")
@@ -356,6 +361,7 @@ pub(super) fn audit_row(row: &SqliteRow) -> Result<AuditRow, CatalogError> {
                 .map_err(|_| CatalogError::Corrupt { column: "detail" })?,
         },
         email: row.try_get("email")?,
+        fingerprint: parsed_optional(row, "fingerprint")?,
         prev_hash: row.try_get("prev_hash")?,
         hash: row.try_get("hash")?,
     })

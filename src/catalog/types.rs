@@ -1,6 +1,6 @@
 //! What the catalogue holds, as values: tenants, people, members, tokens, rules and audit events.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,10 @@ pub use super::authority::{
 };
 pub use super::invite::{AcceptedInvite, Invite, InviteStatus, InvitedRole, NewInvite};
 pub use super::timeouts::{InvalidLimit, TenantTimeouts, TimeLimit};
-use crate::names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId};
+pub use super::token_limits::{OutsideLimits, TokenLimits, TokenScope};
+use crate::names::{
+    DatabaseName, Fingerprint, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId,
+};
 
 /// A point in the catalogue's history: every committed change raises it by one.
 #[derive(
@@ -185,18 +188,43 @@ pub struct TokenRecord {
     pub id: TokenId,
     pub person: PersonId,
     pub name: String,
+    #[serde(flatten)]
+    pub limits: TokenLimits,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+    /// `None`: made before this was kept.
+    pub created_by: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
+    pub revoked_by: Option<String>,
+    /// The token that was made in its place; it works on until it expires.
+    pub replaced_by: Option<TokenId>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_used_at: Option<OffsetDateTime>,
     pub last_used_from: Option<IpAddr>,
     /// HMAC-SHA-256 of the secret under the pepper; never leaves the process.
     #[serde(skip)]
     pub mac: [u8; 32],
+}
+
+/// A token as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToken {
+    pub name: String,
+    pub expires_at: OffsetDateTime,
+    pub limits: TokenLimits,
+}
+
+/// What is to change in a token; `None`: as it is.
+#[derive(Debug, Clone, Default)]
+pub struct TokenChange {
+    pub name: Option<String>,
+    pub expires_at: Option<OffsetDateTime>,
+    pub scopes: Option<BTreeSet<TokenScope>>,
+    pub tenants: Option<BTreeSet<TenantRef>>,
+    pub roles: Option<BTreeSet<RoleName>>,
 }
 
 /// What an administrator wrote: member → role, until when, from where, on branches only or not.
@@ -316,6 +344,8 @@ pub struct AuditRow {
     pub event: AuditEvent,
     /// The person's address when it happened: they may be gone since.
     pub email: Option<String>,
+    /// Of the token, also when that is gone.
+    pub fingerprint: Option<Fingerprint>,
     /// Hex SHA-256 of the row before this one.
     pub prev_hash: String,
     /// Hex SHA-256 over `prev_hash` and this row's canonical bytes.
@@ -352,8 +382,12 @@ pub const AUDIT_KINDS: &[&str] = &[
     "tenant.created",
     "tenant.removed",
     "tenant.updated",
+    "token.changed",
     "token.created",
+    "token.first_use_from_new_address",
+    "token.leaked",
     "token.revoked",
+    "token.rotated",
     "webhook_key.created",
 ];
 
@@ -393,6 +427,7 @@ pub struct AuditFilter {
     pub email: Option<String>,
     pub kind: Option<String>,
     pub session: Option<SessionId>,
+    pub fingerprint: Option<Fingerprint>,
     /// Rows of this moment and later.
     pub since: Option<OffsetDateTime>,
     /// Rows of this moment and earlier.

@@ -35,10 +35,11 @@ use crate::{
         cache::TenantCache,
         changes::{self, Changed, Effect},
         columns,
-        entry::{Entry, gap, store_use},
+        entry::{Entry, gap},
         error::CatalogError,
         keys::Keys,
         store::WriterConnection,
+        token_uses::store_use,
         types::AuditEvent,
     },
     names::TokenId,
@@ -258,17 +259,21 @@ impl Ledger {
     async fn store(&mut self, batch: &[Entry], dropped: u64) -> Result<(), CatalogError> {
         let gap = (dropped > 0).then(|| gap(dropped));
         let now = columns::now();
-        let gaps = gap.iter().map(|event| (now, event));
-        let entries: Vec<_> = gaps.chain(batch.iter().filter_map(Entry::event)).collect();
         self.writer.ensure_usable().await?;
         let connection = &mut self.writer.connection;
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        audit::append(&mut transaction, &self.keys, &entries).await?;
+        let mut noticed = Vec::new();
         for entry in batch {
             if let Entry::Use { token, at, from } = entry {
-                store_use(&mut transaction, token, *at, *from).await?;
+                let event = store_use(&mut transaction, token, *at, *from).await?;
+                noticed.extend(event.map(|event| (*at, event)));
             }
         }
+        let gaps = gap.iter().map(|event| (now, event));
+        let entries = gaps.chain(batch.iter().filter_map(Entry::event));
+        let noticed = noticed.iter().map(|(at, event)| (*at, event));
+        let entries: Vec<_> = entries.chain(noticed).collect();
+        audit::append(&mut transaction, &self.keys, &entries).await?;
         transaction.commit().await?;
         Ok(())
     }

@@ -14,14 +14,14 @@ use crate::{
         AuditFault, AuditVerdict,
         types::{AuditEvent, AuditRow, Outcome, Presence, PresenceEnd},
     },
-    names::{SessionId, TenantRef},
+    names::{Fingerprint, SessionId, TenantRef},
 };
 
 #[derive(Subcommand)]
 pub enum AuditAction {
     /// List logins, session ends, revocations and changes, newest first
     #[command(
-        after_help = "Examples:\n  sluice audit list --tenant demo --person first@example.com\n  sluice audit list --kind auth.denied --limit 20"
+        after_help = "Examples:\n  sluice audit list --tenant demo --person first@example.com\n  sluice audit list --kind auth.denied --limit 20\n  sluice audit list --fingerprint 1f0a5c2b7e9d3f46"
     )]
     List(Box<Filter>),
     /// Say who was in at a moment: as which role, from where, and until when
@@ -53,6 +53,9 @@ pub enum AuditAction {
         /// Of this tenant only
         #[arg(long)]
         tenant: Option<TenantRef>,
+        /// Of one token only
+        #[arg(long)]
+        fingerprint: Option<Fingerprint>,
     },
     /// Check that no row was changed, removed or reordered; exit status 1 if one was
     #[command(after_help = "Example:\n  sluice audit verify")]
@@ -77,6 +80,9 @@ pub struct Filter {
     /// Of this session only
     #[arg(long)]
     session: Option<SessionId>,
+    /// Of one token only, also when it is gone: as `token show` and the rows have it
+    #[arg(long)]
+    fingerprint: Option<Fingerprint>,
     #[command(flatten)]
     #[serde(flatten)]
     span: Period,
@@ -126,11 +132,16 @@ impl AuditAction {
                 let found = client.find::<AuditRows>(&["v1", "audit"], &query).await?;
                 Ok(found.shown(|found| timeline(found).to_string()))
             }
-            Self::Export { span, tenant } => {
+            Self::Export {
+                span,
+                tenant,
+                fingerprint,
+            } => {
                 let query = [
                     ("since", span.since),
                     ("until", span.until),
                     ("tenant", tenant.map(String::from)),
+                    ("fingerprint", fingerprint.map(String::from)),
                 ];
                 client
                     .copy(&["v1", "audit", "export"], &query, &mut std::io::stdout())

@@ -110,6 +110,11 @@ impl Connection {
         self.address
     }
 
+    /// Whether the admin key was named, which has no meaning for a person's own calls.
+    pub(super) fn has_key(&self) -> bool {
+        self.admin_key.is_some() || self.admin_key_file.is_some()
+    }
+
     /// Whether anything was typed.
     pub(super) fn is_empty(&self) -> bool {
         self.address.admin_url.is_none()

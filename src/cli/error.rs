@@ -12,6 +12,26 @@ pub(super) enum CliError {
         "no admin key given\nhint: set SLUICE_ADMIN_KEY, or name the file that holds the key with --admin-key-file"
     )]
     NoKey,
+    #[error(
+        "no token given\nhint: set SLUICE_TOKEN, or name the file that holds your token with --token-file"
+    )]
+    NoToken,
+    #[error(
+        "this is not a token\nhint: it begins with slp_ and has 65 characters; check that all of it was copied"
+    )]
+    NotAToken,
+    #[error(
+        "none of your rules is about {0} at the moment\nhint: `sluice connect` lists what you may reach"
+    )]
+    NoWay(String),
+    #[error(
+        "you may use several roles of {tenant}: {roles}\nhint: name one of them after the tenant"
+    )]
+    SeveralRoles { tenant: String, roles: String },
+    #[error("you may not use {place} at the moment: {message}")]
+    WayClosed { place: String, message: String },
+    #[error("cannot start {program}: {source}")]
+    Program { program: String, source: io::Error },
     #[error("SLUICE_ADMIN_URL: {0}")]
     Address(String),
     #[error(

@@ -5,6 +5,7 @@
 //! sluice demo …                       run everything once, to try it
 //! sluice health …                     whether a running pooler takes clients
 //! sluice tenant | person | … …        one call to the admin API of a running pooler (`Remote`)
+//! sluice connect, sluice me …         the same, by a person with their own token (`own`)
 //! ```
 //!
 //! Exit status: 0 it worked, 1 it did not (standard error says why and what to do), 2 it was typed wrongly.
@@ -13,6 +14,7 @@ mod access;
 mod audit;
 mod authority;
 mod client;
+mod connect;
 pub mod demo;
 mod demo_args;
 mod direct;
@@ -21,9 +23,11 @@ mod error;
 mod health;
 mod input;
 mod invite;
+mod me;
 mod member;
 mod memory;
 mod output;
+mod own;
 mod person;
 mod remote;
 mod rule;
@@ -44,9 +48,11 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use self::client::{Connection, environment};
 pub use self::{
+    connect::ConnectArgs,
     demo_args::DemoArgs,
     direct::{GuardArgs, VerifyArgs},
     health::HealthArgs,
+    me::MeArgs,
     remote::Remote,
 };
 
@@ -69,6 +75,10 @@ pub enum Command {
     Demo(DemoArgs),
     /// Ask a running pooler whether it takes clients: exit status 0 if it does, else 1
     Health(HealthArgs),
+    /// With your own token: list the databases you may reach, or connect to one
+    Connect(ConnectArgs),
+    /// With your own token: your access, sessions and tokens
+    Me(MeArgs),
     /// Beside a PostgreSQL: check the token of somebody who logs in to it directly (for PAM's pam_exec)
     Verify(VerifyArgs),
     /// Beside a PostgreSQL: end direct sessions when access ends
@@ -111,7 +121,10 @@ pub fn run() -> ExitCode {
         return ExitCode::FAILURE;
     }
     match command {
-        Command::Serve(_) | Command::Demo(_) | Command::Verify(_) | Command::Guard(_)
+        Command::Serve(_)
+        | Command::Demo(_)
+        | Command::Verify(_)
+        | Command::Guard(_)
             if !connection.is_empty() =>
         Cli::command()
             .error(
@@ -124,6 +137,8 @@ pub fn run() -> ExitCode {
         Command::Health(args) => args.run(connection),
         Command::Verify(args) => args.run(),
         Command::Guard(args) => args.run(),
+        Command::Connect(args) => args.run(connection),
+        Command::Me(args) => args.run(connection),
         Command::Remote(call) => call.run(connection),
     }
 }

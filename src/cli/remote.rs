@@ -61,17 +61,7 @@ impl Remote {
     /// before the noun.
     #[must_use]
     pub fn run(self, earlier: Connection) -> ExitCode {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(CliError::Runtime);
-        match runtime.and_then(|runtime| runtime.block_on(self.outcome(earlier))) {
-            Ok(outcome) => outcome.print(),
-            Err(error) => {
-                eprintln!("error: {error}");
-                ExitCode::FAILURE
-            }
-        }
+        conclude(self.outcome(earlier))
     }
 
     pub(super) async fn outcome(self, earlier: Connection) -> Result<Outcome, CliError> {
@@ -82,7 +72,7 @@ impl Remote {
                 let connection = call.connection.or(earlier);
                 let json = connection.json;
                 let client = connection.open_without_key(environment)?;
-                Ok(Outcome::of(call.action.run(&client).await?, json))
+                Ok(worded(call.action.run(&client).await?, json))
             }
             Self::Invite(call) => call.outcome(earlier, InviteAction::run).await,
             Self::Member(call) => call.outcome(earlier, MemberAction::run).await,
@@ -93,6 +83,21 @@ impl Remote {
             Self::Session(call) => call.outcome(earlier, SessionAction::run).await,
             Self::Audit(call) => call.outcome(earlier, AuditAction::run).await,
             Self::Doctor(args) => args.outcome(earlier).await,
+        }
+    }
+}
+
+/// Runs the calls of a command to their end, and prints what came of them.
+pub(super) fn conclude(calls: impl Future<Output = Result<Outcome, CliError>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime);
+    match runtime.and_then(|runtime| runtime.block_on(calls)) {
+        Ok(outcome) => outcome.print(),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -117,7 +122,20 @@ pub(super) async fn outcome(
 ) -> Result<Outcome, CliError> {
     let json = connection.json;
     let client = connection.open(environment)?;
-    Ok(Outcome::of(act(&client).await?, json))
+    Ok(worded(act(&client).await?, json))
+}
+
+/// The answer, as people or as programs read it.
+pub(super) fn worded(answer: Answer, json: bool) -> Outcome {
+    let text = if json && !answer.json.is_null() {
+        format!("{:#}", answer.json)
+    } else {
+        answer.text
+    };
+    Outcome {
+        text,
+        verdict: answer.verdict,
+    }
 }
 
 /// What is printed in the end.
@@ -128,18 +146,6 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// The answer as it was asked for.
-    fn of(answer: Answer, json: bool) -> Self {
-        let text = if json && !answer.json.is_null() {
-            format!("{:#}", answer.json)
-        } else {
-            answer.text
-        };
-        Self {
-            text,
-            verdict: answer.verdict,
-        }
-    }
-
     fn print(&self) -> ExitCode {
         if !self.text.is_empty() {
             // A reader that has seen enough (`| head`) is no failure.

@@ -52,7 +52,7 @@ impl SessionAction {
 }
 
 /// `session ended in 3.2 ms`, unless there was no such thing to see.
-fn ended(done: &Done<Removed>) -> String {
+pub(super) fn ended(done: &Done<Removed>) -> String {
     match &done.revocation {
         Some(report) if report.sessions_ended == 1 && report.unconfirmed == 0 => {
             format!(
@@ -64,7 +64,7 @@ fn ended(done: &Done<Removed>) -> String {
     }
 }
 
-fn table(found: &Sessions) -> Table {
+pub(super) fn table(found: &Sessions) -> Table {
     let mut table = Table::new(
         &[
             "PERSON",

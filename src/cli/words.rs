@@ -119,7 +119,12 @@ pub(super) fn expiry(text: &str) -> Result<String, ExpiryError> {
 
 /// How long something is to last, as it was typed.
 pub(super) fn lasting(text: &str) -> Result<String, ExpiryError> {
-    expiry::span(text).map(|_| text.to_owned())
+    expiry::lasting(text).map(|_| text.to_owned())
+}
+
+/// How long something is to last on, or `0`; read by the pooler as well.
+pub(super) fn overlap(text: &str) -> Result<String, ExpiryError> {
+    expiry::overlap(text).map(|_| text.to_owned())
 }
 
 /// A while: `5s`, `2min`.

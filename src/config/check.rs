@@ -69,6 +69,11 @@ pub(super) fn values(config: &Config, places: &Places<'_>) -> Checked {
         limits.wrong_cancel_keys_per_address,
         places,
     )?;
+    not_zero(
+        "limits.leak_reports_per_address",
+        limits.leak_reports_per_address,
+        places,
+    )?;
     timeouts(&config.timeouts, places)?;
     pool(&config.pool, places)?;
     token_access(&config.token_access, places)?;
@@ -90,6 +95,9 @@ fn listen(listen: &Listen, places: &Places<'_>) -> Checked {
         };
         return Err(places.error("listen.workers", problem));
     }
+    if !is_host(&listen.public_host) {
+        return Err(places.error("listen.public_host", Problem::NotAHost));
+    }
     Ok(())
 }
 
@@ -104,6 +112,20 @@ fn net(net: &Net, places: &Places<'_>) -> Checked {
     )?;
     let limit = ("net.backend_unacknowledged", net.backend_unacknowledged);
     limits_not_zero(&[limit], places)
+}
+
+/// A host name, or an address as it stands in a URL.
+fn is_host(text: &str) -> bool {
+    let bracketed = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    bracketed.map_or_else(
+        || {
+            !text.is_empty()
+                && (text.bytes()).all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        },
+        |address| address.parse::<std::net::Ipv6Addr>().is_ok(),
+    )
 }
 
 /// Each listener has its own address; port 0 is a new port each time.

@@ -20,6 +20,9 @@ const POOLER_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIF
 const DIRECT_ADDRESS: Option<SocketAddr> = None;
 /// 0: one worker per core.
 const WORKERS: usize = 0;
+const PUBLIC_HOST: &str = "localhost";
+/// 0: the port of `pooler`.
+const PUBLIC_PORT: u16 = 0;
 
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -31,6 +34,7 @@ const CLIENTS: usize = 20_000;
 const TENANT_CLIENTS: usize = 10_000;
 const UNAUTHENTICATED_PER_ADDRESS: usize = 1_000;
 const WRONG_CANCEL_KEYS_PER_ADDRESS: usize = 100;
+const LEAK_REPORTS_PER_ADDRESS: usize = 60;
 
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -156,6 +160,8 @@ fn listen(file: file::Listen) -> Listen {
         direct: file.direct.map_or(DIRECT_ADDRESS, |address| address.0),
         workers: workers(file.workers.unwrap_or(WORKERS)),
         proxy_protocol_from: networks(file.proxy_protocol_from),
+        public_host: file.public_host.unwrap_or_else(|| PUBLIC_HOST.to_owned()),
+        public_port: file.public_port.unwrap_or(PUBLIC_PORT),
     }
 }
 
@@ -175,6 +181,8 @@ fn limits(file: &file::Limits) -> Limits {
             .unwrap_or(UNAUTHENTICATED_PER_ADDRESS),
         wrong_cancel_keys_per_address: (file.wrong_cancel_keys_per_address)
             .unwrap_or(WRONG_CANCEL_KEYS_PER_ADDRESS),
+        leak_reports_per_address: (file.leak_reports_per_address)
+            .unwrap_or(LEAK_REPORTS_PER_ADDRESS),
     }
 }
 

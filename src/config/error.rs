@@ -130,6 +130,10 @@ pub enum Problem {
         "holds no key that will do: it must be {min} to {max} printable ASCII characters without spaces; make one with `openssl rand -hex 32`"
     )]
     AdminKeyShape { min: usize, max: usize },
+    #[error(
+        "is no host name: write one such as \"pooler.example.com\", an IPv4 address, or \"[2001:db8::1]\""
+    )]
+    NotAHost,
     #[error("is no level: write off, error, warn, info, debug or trace")]
     Level,
     #[error(

@@ -41,6 +41,8 @@ sections! {
         direct: AddressOrOff,
         workers: usize,
         proxy_protocol_from: Vec<Network>,
+        public_host: String,
+        public_port: u16,
     }
     tls: Tls {
         certificate: PathBuf,
@@ -56,6 +58,7 @@ sections! {
         tenant_clients: usize,
         unauthenticated_per_address: usize,
         wrong_cancel_keys_per_address: usize,
+        leak_reports_per_address: usize,
     }
     timeouts: Timeouts {
         login: Span,

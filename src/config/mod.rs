@@ -135,6 +135,21 @@ pub struct Listen {
     pub workers: usize,
     /// Networks whose connections start with a PROXY header; empty: none.
     pub proxy_protocol_from: Vec<IpNet>,
+    /// The name that people reach the pooler by.
+    pub public_host: String,
+    /// 0: as `pooler` has it.
+    pub public_port: u16,
+}
+
+impl Listen {
+    /// The port that people reach the pooler on.
+    #[must_use]
+    pub fn public_port(&self) -> u16 {
+        match self.public_port {
+            0 => self.pooler.port(),
+            port => port,
+        }
+    }
 }
 
 /// The certificate shown to clients, and its key, both PEM.
@@ -166,6 +181,8 @@ pub struct Limits {
     pub unauthenticated_per_address: usize,
     /// Wrong cancel keys that one address may show in a minute.
     pub wrong_cancel_keys_per_address: usize,
+    /// Reports of leaked tokens that one address may make in a minute.
+    pub leak_reports_per_address: usize,
 }
 
 /// How long anything may take; `None` is written `"off"`.

@@ -76,19 +76,20 @@ const GUESSING_PERIOD: Duration = Duration::from_secs(60);
 /// Addresses that are remembered at once for their wrong keys.
 const GUESSERS_MAX: usize = 10_000;
 
-/// Wrong cancel keys, counted per address and period.
+/// Wrong cancel keys, or what else strangers try, counted per address and period.
 #[derive(Default)]
 pub struct Guesses(DashMap<IpAddr, (Instant, usize)>);
 
 impl Guesses {
     /// Whether `address` has shown `limit` wrong keys in this period: its requests are not even looked at then.
-    pub(super) fn are_too_many(&self, address: IpAddr, limit: usize, now: Instant) -> bool {
+    #[must_use]
+    pub fn are_too_many(&self, address: IpAddr, limit: usize, now: Instant) -> bool {
         let guesses = self.0.get(&address);
         guesses.is_some_and(|guesses| is_recent(guesses.0, now) && guesses.1 >= limit)
     }
 
     /// Counts a wrong key. Where more addresses guess than can be remembered, the newest are not.
-    pub(super) fn count(&self, address: IpAddr, now: Instant) {
+    pub fn count(&self, address: IpAddr, now: Instant) {
         if self.0.len() >= GUESSERS_MAX {
             self.0.retain(|_, (since, _)| is_recent(*since, now));
             if self.0.len() >= GUESSERS_MAX {

@@ -387,6 +387,9 @@ fn denied(role: &str, denial: Denial) -> ErrorResponse {
             | InvalidToken::Tenant
             | InvalidToken::OtherRole,
         ) => CREDENTIALS_HINT,
+        Denial::OutsideToken(_) => {
+            "Log in with another of your tokens, or ask an administrator for one that is good for this."
+        }
         Denial::NotEnabled => "Ask an administrator of the project to enable token access.",
         Denial::NotAMember => "Ask an administrator of the project to make you a member.",
         Denial::NoRule => {

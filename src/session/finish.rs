@@ -214,6 +214,7 @@ pub(super) fn note_login(session: &Session) {
             "method": method.as_str(), "database": handle.identity.database, "tls": handle.identity.tls,
             "application_name": handle.identity.application_name,
             "rule": handle.grant().and_then(Grant::rule), "expires_at": handle.grant().map(|grant| grant.expires_at().unix_timestamp()),
+            "token_replaced_by": handle.grant().and_then(Grant::replaced_by),
         }),
         ..event("auth.succeeded", Outcome::Success, handle)
     };

@@ -58,6 +58,7 @@ use self::{
 };
 pub use self::{
     arrive::{Arrival, accept, take_in},
+    cancel_keys::Guesses,
     error::End,
     verifier::AUTH_QUERY,
     worker::{Command, Parts, Process, Worker},

@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use super::Outage;
 use crate::{
     access::grant::{Denial, InvalidToken},
-    catalog::types::RuleReach,
+    catalog::types::{OutsideLimits, RuleReach},
     names::{PersonId, RoleName},
 };
 
@@ -138,6 +138,9 @@ fn invalid(why: InvalidToken) -> Answer {
 fn restriction(body: &[u8]) -> Denial {
     let code = serde_json::from_slice::<Refusal>(body).map(|refusal| refusal.error.code);
     let known = [
+        Denial::OutsideToken(OutsideLimits::Scope),
+        Denial::OutsideToken(OutsideLimits::Tenant),
+        Denial::OutsideToken(OutsideLimits::Role),
         Denial::NotEnabled,
         Denial::RuleExpired,
         Denial::Network,

@@ -14,6 +14,7 @@ mod opening;
 mod people;
 mod rules;
 mod tenants;
+mod tokens;
 mod trail;
 mod writing;
 
@@ -125,7 +126,7 @@ impl Fixture {
     pub(super) async fn token(&self, person: PersonId) -> (TokenRecord, Token) {
         let made = self
             .catalog
-            .create_token(person, "laptop", in_hours(1), "test")
+            .create_token(person, new_token("laptop", 1), "test")
             .await
             .unwrap();
         let (record, text) = made.value;
@@ -176,6 +177,14 @@ pub(super) fn role(name: &str) -> RoleName {
 
 pub(super) fn in_hours(hours: i64) -> OffsetDateTime {
     OffsetDateTime::now_utc() + Duration::hours(hours)
+}
+
+pub(super) fn new_token(name: &str, hours: i64) -> NewToken {
+    NewToken {
+        name: name.to_owned(),
+        expires_at: in_hours(hours),
+        limits: TokenLimits::default(),
+    }
 }
 
 pub(super) fn new_rule(name: &str) -> NewRule {

@@ -103,7 +103,7 @@ async fn a_token_expires_within_a_year_and_is_revoked_once() {
     let fixture = Fixture::open().await;
     let person = fixture.person("first@example.com").await;
     let catalog = &fixture.catalog;
-    let create = |name, hours| catalog.create_token(person, name, in_hours(hours), "test");
+    let create = |name, hours| catalog.create_token(person, new_token(name, hours), "test");
     assert_refused!(create("laptop", -1), CatalogError::ExpiryInThePast);
     assert_refused!(
         create("laptop", 367 * 24),
@@ -112,7 +112,7 @@ async fn a_token_expires_within_a_year_and_is_revoked_once() {
     assert_refused!(create("", 1), CatalogError::Invalid { field: "name", .. });
     let nobody = PersonId::generate();
     assert_refused!(
-        catalog.create_token(nobody, "laptop", in_hours(1), "test"),
+        catalog.create_token(nobody, new_token("laptop", 1), "test"),
         CatalogError::NotFound {
             what: What::Person,
             ..

@@ -154,7 +154,7 @@ async fn a_head_put_back_by_hand_is_found_and_writing_on_does_not_mend_it() {
 async fn a_row_added_by_hand_is_found_and_does_not_stop_the_trail() {
     let fixture = meddled(&[
         "INSERT INTO audit SELECT 11, id, time, kind, outcome, reason, actor, tenant, person, role, session, \
-         token, peer, detail, hash, hash, email FROM audit WHERE seq = 10",
+         token, peer, detail, hash, hash, email, fingerprint FROM audit WHERE seq = 10",
     ])
     .await;
     assert!(!verdict(&fixture).await.is_intact());

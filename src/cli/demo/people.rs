@@ -3,7 +3,7 @@
 //! All of it may be there from an earlier start with the same `--data`: ids stay, tokens are made anew, because
 //! nobody can read an old one back.
 
-use std::iter;
+use std::{collections::BTreeSet, iter};
 
 use reqwest::Method;
 use serde_json::Value;
@@ -91,6 +91,7 @@ impl Holder {
         let old = client.get::<Tokens>(&tokens).await?.value.tokens;
         for token in old
             .iter()
+            .map(|token| &token.record)
             .filter(|token| token.name == TOKEN_NAME && token.revoked_at.is_none())
         {
             client
@@ -100,6 +101,9 @@ impl Holder {
         let terms = TokenTerms {
             name: TOKEN_NAME.to_owned(),
             expires: LIFETIME.to_owned(),
+            scopes: None,
+            tenants: BTreeSet::new(),
+            roles: BTreeSet::new(),
         };
         let issued = client
             .send::<Done<IssuedToken>>(Method::POST, &tokens, &terms)
