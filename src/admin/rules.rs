@@ -72,6 +72,9 @@ async fn add(
     Segments(tenant): Segments<TenantRef>,
     Body(addition): Body<RuleAddition>,
 ) -> Result<(StatusCode, Json<Done<OneRule>>), ApiError> {
+    // Before the order is held: nobody else waits for this tenant's server.
+    refuse_powers(&state, &tenant, [&addition.role]).await?;
+    // A while counts from now: what the server took to answer is no part of it.
     let now = OffsetDateTime::now_utc();
     let new = NewRule {
         expires_at: expiry::parse(&addition.expires, now)?,
@@ -80,8 +83,6 @@ async fn add(
         reach: addition.reach,
         reason: addition.reason,
     };
-    // Before the order is held: nobody else waits for this tenant's server.
-    refuse_powers(&state, &tenant, [&new.role]).await?;
     let _order = state.changes.in_order().await;
     let person = people::find(&state.catalog, &addition.person).await?;
     // One that has run out is replaced: it allows nothing any more.
@@ -104,6 +105,13 @@ async fn replace(
         ApiError::invalid("`expires` is missing")
             .with_hint("every rule ends: write 24h, 7d or a time")
     })?;
+    let person = people::find(&state.catalog, &person).await?;
+    if current(&state.catalog, &tenant, person.id, &role)
+        .await?
+        .is_none()
+    {
+        refuse_powers(&state, &tenant, [&role]).await?;
+    }
     let new = NewRule {
         role,
         expires_at: expiry::parse(&expires, OffsetDateTime::now_utc())?,
@@ -111,13 +119,6 @@ async fn replace(
         reach: terms.reach.unwrap_or(RuleReach::Everywhere),
         reason: terms.reason.flatten(),
     };
-    let person = people::find(&state.catalog, &person).await?;
-    if current(&state.catalog, &tenant, person.id, &new.role)
-        .await?
-        .is_none()
-    {
-        refuse_powers(&state, &tenant, [&new.role]).await?;
-    }
     write(&state, &actor, tenant, person, new).await.map(Json)
 }
 

@@ -195,7 +195,7 @@ fn of_many_acceptances_at_once_one_is_good() {
 fn an_invitation_that_nobody_took_up_in_time_is_refused() {
     let fixture = Fixture::start();
     let mut terms = usual();
-    terms["expires"] = json!("1s");
+    terms["expires"] = json!("3s");
     let invitation = invite(&fixture, terms);
     let invites = format!("/v1/tenants/{}/invites", fixture.tenant);
     until("it has expired", || {

@@ -177,6 +177,7 @@ fn every_route_is_documented() {
         include_str!("../audit.rs"),
         include_str!("../compatible.rs"),
         include_str!("../health.rs"),
+        include_str!("../invites.rs"),
         include_str!("../people.rs"),
         include_str!("../rules.rs"),
         include_str!("../sessions.rs"),
