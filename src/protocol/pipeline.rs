@@ -437,7 +437,7 @@ impl Pipeline {
             }
             backend::COPY_IN_RESPONSE => self.begin_copy_in(),
             backend::COPY_BOTH_RESPONSE => self.copy = Copy::Both,
-            backend::NOTICE_RESPONSE => self.notice(),
+            backend::NOTICE_RESPONSE => return Ok(self.notice()),
             backend::COPY_DATA
             | backend::COPY_DONE
             | backend::COPY_OUT_RESPONSE
@@ -584,11 +584,21 @@ impl Pipeline {
         }
     }
 
-    /// What the server has to tell may be about the statement that it parses.
-    fn notice(&mut self) {
-        let due = self.owed.front();
-        if let Some(Undo::Parse { statement, .. }) = due.and_then(|due| due.undo.as_deref()) {
-            statement.notice();
+    /// What the server has to tell may be about the statement that it parses: who has not asked for that has been told
+    /// before.
+    fn notice(&self) -> Answer {
+        match self.owed.front() {
+            Some(Due {
+                request: Request::Parse,
+                answer,
+                undo,
+            }) => {
+                if let Some(Undo::Parse { statement, .. }) = undo.as_deref() {
+                    statement.notice();
+                }
+                *answer
+            }
+            _ => Answer::Pass,
         }
     }
 
@@ -831,6 +841,18 @@ mod tests {
         assert_eq!(pipeline.from_server(b'1', None), Ok(Answer::Swallow));
         assert_eq!(pipeline.from_server(b'2', None), Ok(Answer::Pass));
         assert_eq!(pipeline.from_server(b'3', None), Ok(Answer::ParseComplete));
+    }
+
+    #[test]
+    fn a_notice_about_what_the_client_has_not_asked_for_is_not_passed_on() {
+        let mut pipeline = Pipeline::default();
+        pipeline
+            .to_server_with(b'P', Answer::Swallow, None)
+            .unwrap();
+        pipeline.to_server(b'P').unwrap();
+        assert_eq!(pipeline.from_server(b'N', None), Ok(Answer::Swallow));
+        assert_eq!(pipeline.from_server(b'1', None), Ok(Answer::Swallow));
+        assert_eq!(pipeline.from_server(b'N', None), Ok(Answer::Pass));
     }
 
     #[test]

@@ -513,7 +513,7 @@ impl<'a> Relay<'a> {
         to_backend.put(&bytes[lined_up..taken]);
         // The server says at the end of a batch what it is asked to say now; once is enough for what has been sent.
         if self.needs == Needs::Answers
-            && (!was_held || taken > 0)
+            && (!was_held || !to_backend.is_drained())
             && backend.pipeline.awaited() == Awaited::Sync
         {
             to_backend.put(FLUSH);

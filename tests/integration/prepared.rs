@@ -642,3 +642,32 @@ fn nobody_runs_the_unnamed_statement_of_another() {
     one.query("select 1").unwrap();
     assert_eq!(exchange(&mut one, |out| run("", out)), [none, "Idle"]);
 }
+
+#[test]
+fn what_goes_ahead_of_a_message_that_waits_is_answered_without_the_clients_sync() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    let mut rival = fixture.password_client().unwrap();
+    let bind_one = |portal, statement, out: &mut BytesMut| {
+        let value = |(), _: &mut BytesMut| Ok(IsNull::Yes);
+        let bound = frontend::bind(portal, statement, [], [()], value, [], out);
+        assert!(bound.is_ok());
+    };
+    // Statements behind this one wait until it is known what it did.
+    exchange(&mut client, parse("", "deallocate all"));
+    rival.query("select 1").unwrap();
+    let answers = exchange(&mut client, |out| {
+        bind_one("p1", "unknown", out);
+        frontend::sync(out);
+        bind_one("p2", "", out);
+        frontend::flush(out);
+        bind_one("p3", "", out);
+    });
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    let mut seen = client.receive_until_ready();
+    seen.truncate(1);
+    assert!(
+        matches!(&seen[..], [Reply::Error(fault)] if fault.code == "08P01"),
+        "{seen:?}"
+    );
+}
