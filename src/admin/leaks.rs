@@ -165,7 +165,7 @@ mod tests {
         let scanner = r#"[{"token": "a", "type": "sluice_token", "url": "https://example.com", "source": "content"}]"#;
         assert_eq!(read(scanner).unwrap(), ["a"]);
         assert_eq!(read("[]").unwrap(), [""; 0]);
-        for wrong in [r#"{}"#, r#"["a"]"#, r#"{"tokens": "a"}"#, "7"] {
+        for wrong in [r#"{}"#, r#"{"tokens": "a"}"#, "7"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

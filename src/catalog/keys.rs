@@ -284,6 +284,6 @@ mod tests {
         // RFC 4231, test case 2.
         let expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
         let mac = mac(b"Jefe", &[b"what do ya want ", b"for nothing?"]);
-        assert_eq!(columns::hex(&mac), expected);
+        assert_eq!(hex(&mac), expected);
     }
 }

@@ -120,6 +120,11 @@ fn narrowing_a_token_ends_the_sessions_that_no_longer_fit() {
     assert_eq!(answer["token"]["roles"], json!([TOKEN_ROLE]));
     assert_eq!(ended.farewell().code, "57P01");
     assert_eq!(kept.value("select 1"), "1");
+    // What was remembered of the token at its login holds no longer.
+    assert_denied(
+        fixture.open_with(&person, OTHER_TOKEN_ROLE, &token),
+        "The token is limited to other roles.",
+    );
     let answer = admin.patch(&path, json!({ "scopes": ["manage"] }));
     assert_eq!(Revocation::of(&answer).sessions_ended, 1);
     assert_eq!(kept.farewell().code, "57P01");
