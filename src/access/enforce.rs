@@ -212,8 +212,9 @@ impl Access {
     async fn end_refused(&self, mut sessions: Vec<Arc<SessionHandle>>) -> Arc<Latch> {
         let latch = Arc::<Latch>::default();
         let mut verdicts = Verdicts::default();
-        // Servers take longest to end: let them begin, and end the idle sessions meanwhile.
-        sessions.sort_by_key(|session| !session.has_backend());
+        // Servers take longest to end: let them begin, and end the idle sessions meanwhile. Each session is asked once:
+        // one that gets a backend meanwhile would make a sort of contradictions, which may panic.
+        sessions.sort_by_cached_key(|session| !session.has_backend());
         for session in &sessions {
             if session.identity.external.is_some() && session.standing().is_none() {
                 // Nobody has answered for it yet; the catalogue is read after that.
