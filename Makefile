@@ -39,5 +39,6 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	cargo check --locked --manifest-path fuzz/Cargo.toml --bins --target-dir target/fuzz
 	scripts/licences
 	if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; fi

@@ -250,5 +250,5 @@ class Sluice(Program):
         self.call("PUT", f"/v1/tenants/people/rules/{person}/{ROLE}", {"expires": "1d"})
         token = self.call("POST", f"/v1/people/{person}/tokens", {"name": "bench", "expires": "1d"})["secret"]
         target = self.tenant("people")
-        target.name, target.password, target.parameters = "token", token, {"options": "-c jit=true"}
+        target.name, target.password, target.parameters = f"token, {self.target.name}", token, {"options": "-c jit=true"}
         return target
