@@ -4,14 +4,20 @@
 //! change committed at revision R
 //!   │ floor      every tenant concerned: decisions older than R are no longer believed
 //!   │ scan       live token sessions in scope, those still logging in too
-//!   │ decide     again, from the catalogue as it is now, once per (token, tenant, role, address, privileged or not)
-//!   │ end        those refused; purge idle backends of the people concerned
+//!   │ decide     again, from the catalogue as it is now, once per (token, tenant, role, address, privileged or not);
+//!   │            not even that where the tenant lets in nobody any more
+//!   │ end        those refused, each as soon as it is; purge idle backends of the people concerned
 //!   ▼ wait       until the sessions and their backends are gone: then the caller gets its report
 //! ```
 //! There is one way for all causes (a rule removed, narrowed or expired, a token revoked, a person or member
 //! removed, access switched off, networks tightened): decide again. So no cause can be forgotten.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -20,7 +26,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     Access,
     grant::{Denial, Grant, InvalidToken, decide},
-    registry::SessionHandle,
+    registry::{Latch, SessionHandle},
     signal::EndCause,
 };
 use crate::{
@@ -28,7 +34,7 @@ use crate::{
         CatalogError,
         types::{AuditEvent, Outcome, PrivilegedRoles, Revision, Tenant},
     },
-    names::{PersonId, SessionId, TenantRef, TokenId},
+    names::{PersonId, RoleName, SessionId, TenantRef, TokenId},
 };
 
 /// After this long a report is given although a session has not confirmed its end. The parts of an end have
@@ -117,8 +123,8 @@ impl Access {
             .inner
             .registry
             .matching(|session| concerns(session, &scope, reach.tenants.as_deref()));
-        let refused = self.refused(in_scope).await;
-        let report = self.end_all(start, refused, &reach, revision).await;
+        let latch = self.end_refused(in_scope).await;
+        let report = self.see_off(start, &latch, &reach, revision).await;
         // Logins that never came to a grant have lost nothing.
         if report.sessions_ended + report.unconfirmed > 0 {
             self.report_revocation(&scope, "system", &report);
@@ -126,15 +132,15 @@ impl Access {
         report
     }
 
-    /// Ends `refused` and what is idle within `reach`, and returns when it is gone; `start` is when it began.
-    pub(super) async fn end_all(
+    /// Ends what is idle within `reach`, and returns when that and the sessions that `latch` waits for are gone;
+    /// `start` is when it began.
+    pub(super) async fn see_off(
         &self,
         start: Instant,
-        refused: Vec<(Arc<SessionHandle>, EndCause)>,
+        latch: &Latch,
         reach: &Reach,
         revision: Revision,
     ) -> RevocationReport {
-        let latch = self.inner.registry.end(&refused);
         let sessions_gone = async {
             let _ = tokio::time::timeout(CONFIRMATION_MAX, latch.wait()).await;
             start.elapsed()
@@ -152,10 +158,10 @@ impl Access {
                 + second.unproven
                 + u32::from(reach.is_partial),
             elapsed_ms: milliseconds(start.elapsed()),
-            slowest_ms: if refused.is_empty() {
-                0.0
-            } else {
+            slowest_ms: if ended + unconfirmed > 0 {
                 milliseconds(slowest)
+            } else {
+                0.0
             },
         }
     }
@@ -201,46 +207,27 @@ impl Access {
         }
     }
 
-    /// Those of `sessions` that the catalogue no longer allows, each with the cause of its end.
-    async fn refused(
-        &self,
-        sessions: Vec<Arc<SessionHandle>>,
-    ) -> Vec<(Arc<SessionHandle>, EndCause)> {
-        let mut verdicts = HashMap::<_, Result<Grant, EndCause>>::new();
-        let mut refused = Vec::new();
-        for session in sessions {
-            let Some(token) = session.identity.token.clone() else {
-                continue;
-            };
+    /// Ends those of `sessions` that the catalogue no longer allows. A tenant may have as many people as sessions:
+    /// so nobody lives on until the last of them is decided about.
+    async fn end_refused(&self, mut sessions: Vec<Arc<SessionHandle>>) -> Arc<Latch> {
+        let latch = Arc::<Latch>::default();
+        let mut verdicts = Verdicts::default();
+        // Servers take longest to end: let them begin, and end the idle sessions meanwhile. Each session is asked once:
+        // one that gets a backend meanwhile would make a sort of contradictions, which may panic.
+        sessions.sort_by_cached_key(|session| !session.has_backend());
+        for session in &sessions {
             if session.identity.external.is_some() && session.standing().is_none() {
                 // Nobody has answered for it yet; the catalogue is read after that.
                 continue;
             }
-            let identity = &session.identity;
-            let key = (
-                token,
-                identity.tenant.clone(),
-                identity.role.clone(),
-                identity.peer.ip(),
-                session.is_privileged(),
-            );
-            if !verdicts.contains_key(&key) {
-                let verdict = match self.decide_again(&session).await {
-                    Ok(decision) => decision.map_err(cause_of),
-                    Err(_) => Err(EndCause::AuthorityLost),
-                };
-                verdicts.insert(key.clone(), verdict);
-            }
-            match verdicts.get(&key) {
+            match verdicts.about(self, session).await {
+                Err(cause) => self.inner.registry.end_one(session, cause, &latch),
                 // A session that is still logging in reads its own decision, which comes after this change.
-                Some(Ok(grant)) if session.grant().is_some() => session.confirm(grant),
-                Some(Ok(_)) | None => {}
-                Some(Err(cause)) => refused.push((session, *cause)),
+                Ok(grant) if session.grant().is_some() => session.confirm(grant),
+                Ok(_) => {}
             }
         }
-        // Servers take longest to end: let them begin, and end the idle sessions meanwhile.
-        refused.sort_by_key(|(session, _)| !session.has_backend());
-        refused
+        latch
     }
 
     async fn decide_again(
@@ -396,6 +383,60 @@ fn concerns(session: &SessionHandle, scope: &Scope, tenants: Option<&[TenantRef]
         Scope::Member(_, person) => in_tenants && is_person(*person),
         Scope::Person(person) => is_person(*person),
         Scope::Token(revoked) => token == revoked,
+    }
+}
+
+/// What one enforcement has decided so far.
+#[derive(Default)]
+struct Verdicts {
+    each: HashMap<Question, Result<Grant, EndCause>>,
+    /// Tenants that let in nobody, with the cause of every end there.
+    closed: HashMap<TenantRef, EndCause>,
+}
+
+/// What a decision depends on, the moment apart.
+#[derive(PartialEq, Eq, Hash)]
+struct Question {
+    token: Option<TokenId>,
+    tenant: TenantRef,
+    role: RoleName,
+    from: IpAddr,
+    is_privileged: bool,
+}
+
+impl Verdicts {
+    /// Whether `session` may go on; decided unless that is known already.
+    async fn about(
+        &mut self,
+        access: &Access,
+        session: &SessionHandle,
+    ) -> Result<&Grant, EndCause> {
+        let identity = &session.identity;
+        if let Some(cause) = self.closed.get(&identity.tenant) {
+            return Err(*cause);
+        }
+        let question = Question {
+            token: identity.token.clone(),
+            tenant: identity.tenant.clone(),
+            role: identity.role.clone(),
+            from: identity.peer.ip(),
+            is_privileged: session.is_privileged(),
+        };
+        let verdict = match self.each.entry(question) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(open) => open.insert(match access.decide_again(session).await {
+                Ok(Ok(grant)) => Ok(grant),
+                Ok(Err(denial)) => {
+                    if denial.is_for_everybody() {
+                        self.closed
+                            .insert(identity.tenant.clone(), cause_of(denial));
+                    }
+                    Err(cause_of(denial))
+                }
+                Err(_) => Err(EndCause::AuthorityLost),
+            }),
+        };
+        verdict.as_ref().map_err(|cause| *cause)
     }
 }
 

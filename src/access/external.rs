@@ -234,7 +234,8 @@ impl Access {
             person: revoked.person,
             is_partial: false,
         };
-        let report = self.end_all(start, refused, &reach, revision).await;
+        let latch = self.inner.registry.end(&refused);
+        let report = self.see_off(start, &latch, &reach, revision).await;
         let scope = match revoked {
             Revoked {
                 token: Some(token), ..

@@ -151,6 +151,14 @@ pub enum InvalidToken {
 }
 
 impl Denial {
+    /// Whether the tenant says so to everybody, whatever their tokens, rules and addresses.
+    pub(super) fn is_for_everybody(self) -> bool {
+        matches!(
+            self,
+            Self::NotEnabled | Self::InvalidToken(InvalidToken::Tenant)
+        )
+    }
+
     /// The machine-readable reason for audit and API.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -551,8 +559,6 @@ mod tests {
     #[test]
     fn each_missing_piece_has_its_own_refusal() {
         let now = OffsetDateTime::now_utc();
-        let refuse =
-            |evidence: &Evidence| decide(evidence, &role(), home(), now).unwrap_err().reason();
         let whole = evidence(now);
 
         let cases: [(&str, Evidence); 9] = [
@@ -605,7 +611,11 @@ mod tests {
             ),
         ];
         for (reason, evidence) in cases {
-            assert_eq!(refuse(&evidence), reason);
+            let denial = decide(&evidence, &role(), home(), now).unwrap_err();
+            assert_eq!(denial.reason(), reason);
+            // One person's denial must not be taken for that of all others.
+            let for_everybody = ["unknown_tenant", "access_disabled"].contains(&reason);
+            assert_eq!(denial.is_for_everybody(), for_everybody, "{reason}");
         }
     }
 

@@ -364,15 +364,20 @@ impl Registry {
     pub(super) fn end(&self, sessions: &[(Arc<SessionHandle>, EndCause)]) -> Arc<Latch> {
         let latch = Arc::new(Latch::default());
         for (session, cause) in sessions {
-            latch.left.fetch_add(1, Relaxed);
-            session.watch(&latch);
-            session.end(*cause);
-            // It may have left between the scan and the watch: then nobody counts it down but we.
-            if !self.sessions.contains_key(&session.id) {
-                Self::release_watchers(session);
-            }
+            self.end_one(session, *cause, &latch);
         }
         latch
+    }
+
+    /// Ends `session`, and has `latch`, for which nobody waits yet, open no earlier than that it is gone.
+    pub(super) fn end_one(&self, session: &SessionHandle, cause: EndCause, latch: &Arc<Latch>) {
+        latch.left.fetch_add(1, Relaxed);
+        session.watch(latch);
+        session.end(cause);
+        // It may have left between the scan and the watch: then nobody counts it down but we.
+        if !self.sessions.contains_key(&session.id) {
+            Self::release_watchers(session);
+        }
     }
 
     fn release_watchers(session: &SessionHandle) {

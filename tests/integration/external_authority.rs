@@ -689,6 +689,60 @@ fn many_logins_wait_for_their_turn_and_other_tenants_for_none_of_them() {
 }
 
 #[test]
+fn a_reload_changes_how_many_calls_may_be_under_way() {
+    let authority = Authority::allowing(TOKEN_ROLE);
+    let settings = settings("1h", "1h").set("authorities.deadline", "1m");
+    let fixture = fixture_with(
+        settings.set("authorities.calls_per_tenant", 1),
+        authority.field(),
+    );
+    let ask = || {
+        let login = login(&fixture);
+        std::thread::spawn(move || login.open().map(drop))
+    };
+    authority.hold();
+    let first = ask();
+    authority.wait_for_questions(1);
+    fixture
+        .sluice
+        .rewrite(|settings| settings.set("authorities.calls_per_tenant", 2));
+    fixture.sluice.admin.post("/v1/reload", json!(null));
+    let others = [ask(), ask()];
+    authority.wait_for_questions(3);
+    authority.release();
+    for login in others.into_iter().chain([first]) {
+        assert_eq!(login.join().unwrap(), Ok(()));
+    }
+}
+
+#[test]
+fn a_silent_authority_makes_few_wait_until_it_answers_again() {
+    let authority = Authority::allowing(TOKEN_ROLE);
+    let settings = settings("1h", "1h").set("authorities.calls_per_tenant", 4);
+    let fixture = fixture_with(settings, authority.field());
+    let ask = |count: usize| -> Vec<_> {
+        let logins = (0..count).map(|_| login(&fixture));
+        logins
+            .map(|login| std::thread::spawn(move || login.open().map(drop)))
+            .collect()
+    };
+    authority.hold();
+    for login in ask(3) {
+        assert_outage(&login.join().unwrap().err().expect("an outage"));
+    }
+    // Half of the calls try anew, and nobody else is made to wait for them.
+    let trials = ask(2);
+    authority.wait_for_questions(5);
+    assert_outage(&refused(&fixture));
+    assert_eq!(authority.asked().len(), 5);
+    authority.release();
+    for login in trials {
+        assert_eq!(login.join().unwrap(), Ok(()));
+    }
+    assert!(open(&fixture).is_ok());
+}
+
+#[test]
 fn the_command_line_sets_the_authority() {
     let authority = Authority::allowing(TOKEN_ROLE);
     let fixture = fixture_with(settings("1h", "1h"), json!({ "kind": "catalogue" }));

@@ -17,14 +17,21 @@ mod recheck;
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use reqwest::header::{ACCEPT, HeaderValue};
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::memory::Revoked;
@@ -47,6 +54,9 @@ use crate::{
     names::{RoleName, TenantRef},
     net::outbound::{Outbound, OutboundError, OutboundPolicy},
 };
+
+/// After so many calls in a row without an answer, an authority counts as silent until one is answered.
+const SILENT_MAX: u32 = 3;
 
 /// Why an authority has given no answer.
 #[derive(Debug, thiserror::Error)]
@@ -101,8 +111,11 @@ pub(super) struct Authorities {
 struct Asker {
     authority: Arc<HttpAuthority>,
     outbound: Outbound,
-    /// One permit for each call that may be under way.
+    /// One permit for each call that may be under way, of so many.
     places: Semaphore,
+    calls: usize,
+    /// Calls in a row that came to nothing in time.
+    silent: AtomicU32,
     /// Outlives a change of the authority's address.
     memory: Arc<Mutex<Memory>>,
 }
@@ -151,7 +164,9 @@ impl Authorities {
         }
         let ticket = asker.memory().ticket();
         let answer = asker.answer(question, &settings, &self.runtime).await;
-        authority_asked(outcome(&answer), ticket.at.elapsed());
+        if !matches!(answer, Err(Outage::Pausing)) {
+            authority_asked(outcome(&answer), ticket.at.elapsed());
+        }
         match answer? {
             Answer::Allowed(verdict) => Ok((Ok(verdict), ticket)),
             Answer::Refused(denial) => {
@@ -204,6 +219,7 @@ impl Authorities {
         let mut known = self.askers.entry(question.tenant.clone());
         if let dashmap::Entry::Occupied(entry) = &known
             && entry.get().authority == *question.authority
+            && entry.get().calls == calls
         {
             return Ok(Arc::clone(entry.get()));
         }
@@ -216,6 +232,8 @@ impl Authorities {
             outbound: Outbound::new(Arc::clone(&self.policy), authority.ca.as_deref())?,
             authority: Arc::clone(authority),
             places: Semaphore::new(calls),
+            calls,
+            silent: AtomicU32::new(0),
             memory,
         });
         known.insert(Arc::clone(&asker));
@@ -250,13 +268,15 @@ impl Asker {
             Arc::clone(question.token),
             question.role.clone(),
             question.from,
-            settings.answer_max_bytes,
+            Limits {
+                deadline,
+                answer_max_bytes: settings.answer_max_bytes,
+            },
         );
-        let call = tokio::time::timeout(deadline, call);
         // Ended with whoever waits for it.
         let call = AbortOnDropHandle::new(runtime.spawn(call));
         match call.await {
-            Ok(answer) => answer.unwrap_or(Err(Outage::TimedOut(deadline))),
+            Ok(answer) => answer,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The runtime is shutting down.
             Err(_) => Err(Outage::TimedOut(deadline)),
@@ -268,10 +288,16 @@ impl Asker {
         token: Arc<ExternalToken>,
         role: RoleName,
         from: IpAddr,
-        answer_max_bytes: usize,
+        limits: Limits,
     ) -> Result<Answer, Outage> {
+        let until = Instant::now() + limits.deadline;
+        let too_late = |_| Outage::TimedOut(limits.deadline);
+        self.unless_silent(self.places.available_permits())?;
         // Never closed, so that there is a place sooner or later.
-        let _place = self.places.acquire().await;
+        let _place = timeout_at(until, self.places.acquire())
+            .await
+            .map_err(too_late)?;
+        self.unless_silent(self.places.available_permits() + 1)?;
         let url = self.authority.url.url();
         let request = Request {
             role: &role,
@@ -286,11 +312,32 @@ impl Asker {
                     .header(ACCEPT, HeaderValue::from_static("application/json"))
                     .json(&request)
             },
-            answer_max_bytes,
+            limits.answer_max_bytes,
         );
-        let response = response.await?;
+        let answered = timeout_at(until, response).await;
+        match &answered {
+            Ok(_) => self.silent.store(0, Relaxed),
+            Err(_) => _ = self.silent.fetch_add(1, Relaxed),
+        }
+        let response = answered.map_err(too_late)??;
         contract::read(response.status, &response.body, &role)
     }
+
+    /// Refuses a call to an authority that has been silent lately, unless half of the places are `free`: those who try
+    /// anew find out when it is back, and the others need not wait for what will not come.
+    fn unless_silent(&self, free: usize) -> Result<(), Outage> {
+        if self.silent.load(Relaxed) >= SILENT_MAX && free * 2 <= self.calls {
+            return Err(Outage::Pausing);
+        }
+        Ok(())
+    }
+}
+
+/// What one call may take.
+struct Limits {
+    /// A wait for its turn included.
+    deadline: Duration,
+    answer_max_bytes: usize,
 }
 
 fn outcome(answer: &Result<Answer, Outage>) -> AuthorityOutcome {

@@ -191,7 +191,7 @@ impl Access {
             self.inner.authorities.remember(&question, verdict, ticket);
         }
         if !refused.is_empty() {
-            self.end_refused(tenant, first, refused, begun).await;
+            self.end_denied(tenant, first, refused, begun).await;
         }
         None
     }
@@ -218,7 +218,7 @@ impl Access {
         }
     }
 
-    async fn end_refused(
+    async fn end_denied(
         &self,
         tenant: &TenantRef,
         first: &SessionHandle,
@@ -232,7 +232,8 @@ impl Access {
             is_partial: false,
         };
         let revision = first.decided_at();
-        let report = self.end_all(begun, refused, &reach, revision).await;
+        let latch = self.inner.registry.end(&refused);
+        let report = self.see_off(begun, &latch, &reach, revision).await;
         let scope = match person {
             Some(person) => Scope::Member(tenant.clone(), person),
             None => Scope::Tenant(tenant.clone()),
