@@ -30,7 +30,7 @@ use std::{
 };
 
 use rand::Rng as _;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::{sync::Semaphore, time::Instant};
 
 pub use self::{
@@ -99,6 +99,7 @@ pub struct Pool {
     outage: RefCell<Option<Outage>>,
     parameters: RefCell<Option<Rc<ParameterStatuses>>>,
     greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
+    settings: RefCell<FxHashSet<Rc<Settings>>>,
     statements: RefCell<Statements>,
     subscriptions: Subscriptions,
 }
@@ -123,6 +124,7 @@ impl Pool {
             outage: RefCell::default(),
             parameters: RefCell::default(),
             greetings: RefCell::default(),
+            settings: RefCell::default(),
             subscriptions: Subscriptions::default(),
         }
     }
@@ -176,6 +178,22 @@ impl Pool {
             greetings.clear();
         }
         greetings.insert(settings, parameters);
+    }
+
+    /// The one copy of `settings` that all sessions of this pool share: at checkout they are compared by address.
+    #[must_use]
+    pub fn shared_settings(&self, settings: Rc<Settings>) -> Rc<Settings> {
+        let mut known = self.settings.borrow_mut();
+        if let Some(known) = known.get(&settings) {
+            return Rc::clone(known);
+        }
+        if known.len() == known.capacity() {
+            known.retain(|settings| Rc::strong_count(settings) > 1);
+            let left = known.len();
+            known.reserve(left);
+        }
+        known.insert(Rc::clone(&settings));
+        settings
     }
 
     #[must_use]

@@ -222,6 +222,7 @@ async fn admit(
     let pool = tenancy::pools(worker, &tenant.tenant)
         .await?
         .pool(key, login);
+    let initial = pool.shared_settings(initial);
     let metrics = worker.metrics(&tenant.tenant);
     let config = worker.process.config.load();
     let limits = NameLimits {
@@ -491,7 +492,7 @@ impl Session {
         if !backend.residue.is_empty() {
             let learning = Box::pin(session_state::learn(backend, &self.initial));
             let learnt = unless_ended(handle, learning).await?;
-            self.settings = learnt.settings;
+            self.settings = self.pool.shared_settings(learnt.settings);
             if let Some(of_sql) = learnt.of_sql {
                 self.prepared.of_sql = SqlStatements::new(of_sql, self.prepared.limits)?;
                 backend.sql_statements.clone_from(&self.prepared.of_sql);
