@@ -474,8 +474,8 @@ impl Session {
         SessionHandle::count(&self.handle().transactions, 1);
         self.metrics.transaction();
         let (received, sent) = self.traffic();
-        self.worker.process.traffic.received(received - before.0);
-        self.worker.process.traffic.sent(sent - before.1);
+        self.worker
+            .count_bytes(received - before.0, sent - before.1);
     }
 
     /// Learns what the client has set, so that it finds it again elsewhere, and what it listens to. Puts into `out`

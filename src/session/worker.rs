@@ -165,6 +165,9 @@ pub struct Worker {
     locals: RefCell<FxHashMap<SessionId, Rc<Local>>>,
     metrics: RefCell<FxHashMap<TenantRef, Rc<TenantMetrics>>>,
     clock: Cell<Instant>,
+    /// Bytes from and to clients since the last tick: the metrics that they go to are shared by all threads.
+    received: Cell<u64>,
+    sent: Cell<u64>,
 }
 
 impl Worker {
@@ -180,6 +183,8 @@ impl Worker {
             locals: RefCell::default(),
             metrics: RefCell::default(),
             clock: Cell::new(Instant::now()),
+            received: Cell::default(),
+            sent: Cell::default(),
         })
     }
 
@@ -197,10 +202,18 @@ impl Worker {
         }
     }
 
+    /// Counts what a transaction has brought from its client, and to it.
+    pub(super) fn count_bytes(&self, received: u64, sent: u64) {
+        self.received.set(self.received.get() + received);
+        self.sent.set(self.sent.get() + sent);
+    }
+
     /// Looks after every session and pool of this worker; called a few times a second.
     pub fn tick(self: &Rc<Self>) {
         let now = Now::read();
         self.clock.set(now.instant);
+        self.process.traffic.received(self.received.take());
+        self.process.traffic.sent(self.sent.take());
         let config = self.process.config.load();
         for local in self.locals.borrow().values() {
             if local.tick(now, &config.timeouts) == Due::Cancel {
