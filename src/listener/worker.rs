@@ -1,10 +1,10 @@
 //! One worker thread: a runtime of its own, its listeners, and the sessions and pools that are at home here.
 
-use std::{net::TcpListener, rc::Rc, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::TcpListener, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    task::LocalSet,
+    task::{JoinSet, LocalSet},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -48,7 +48,13 @@ pub(super) fn run(input: Input) {
             return input.stop_accepting.cancel();
         }
     };
-    LocalSet::new().block_on(&runtime, work(input));
+    // In a task of its own: what `block_on` itself waits for is polled whenever anything happens on this thread.
+    let working = async { tokio::task::spawn_local(work(input)).await };
+    if let Err(error) = LocalSet::new().block_on(&runtime, working)
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 async fn work(input: Input) {
@@ -64,15 +70,14 @@ async fn work(input: Input) {
         let stop = input.stop_accepting.clone();
         tokio::task::spawn_local(async move { stop.run_until_cancelled(listening).await });
     }
-    let duties = async {
-        tokio::join!(
-            keep_time(&worker),
-            obey(&worker, input.commands),
-            purge(&worker, input.purges),
-            worker.pools.watch_idle(),
-        )
-    };
-    input.stop.run_until_cancelled(duties).await;
+    // A task each: one that is woken is not to poll the others.
+    let mut duties = JoinSet::new();
+    duties.spawn_local(keep_time(Rc::clone(&worker)));
+    duties.spawn_local(obey(Rc::clone(&worker), input.commands));
+    duties.spawn_local(purge(Rc::clone(&worker), input.purges));
+    let watched = Rc::clone(&worker);
+    duties.spawn_local(async move { watched.pools.watch_idle().await });
+    input.stop.run_until_cancelled(lasting(duties)).await;
     worker.sessions.close();
     worker.pools.shut_down(CLOSE_MAX).await;
     let _ = tokio::time::timeout(CLOSE_MAX, worker.sessions.wait()).await;
@@ -98,7 +103,16 @@ async fn listen(worker: Rc<Worker>, socket: TcpListener, sharing: Sharing) {
     }
 }
 
-async fn keep_time(worker: &Rc<Worker>) {
+/// Waits for as long as all of `duties` go on: none ends by itself. Dropped, it ends them.
+async fn lasting(mut duties: JoinSet<Infallible>) {
+    if let Some(Err(error)) = duties.join_next().await
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+async fn keep_time(worker: Rc<Worker>) -> Infallible {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -107,12 +121,12 @@ async fn keep_time(worker: &Rc<Worker>) {
     }
 }
 
-async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
+async fn obey(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) -> Infallible {
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Arrive(arrival) => take_in(worker, *arrival),
+            Command::Arrive(arrival) => take_in(&worker, *arrival),
             Command::Cancel { session, done } => {
-                let worker = Rc::clone(worker);
+                let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(async move {
                     let _ = done.send(worker.cancel(session).await);
                 });
@@ -122,7 +136,7 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
     std::future::pending().await
 }
 
-async fn purge(worker: &Rc<Worker>, mut purges: mpsc::UnboundedReceiver<Purge>) {
+async fn purge(worker: Rc<Worker>, mut purges: mpsc::UnboundedReceiver<Purge>) -> Infallible {
     while let Some(purge) = purges.recv().await {
         worker.pools.purge(purge);
     }

@@ -130,6 +130,19 @@ impl Buffer {
         self.flushed = Flushed::No;
     }
 
+    /// Appends the first `count` bytes of `from`, which go. Where they are all there is, their memory changes hands.
+    pub fn take(&mut self, from: &mut Self, count: usize) {
+        if self.is_empty() && count == from.bytes().len() && count > 0 {
+            std::mem::swap(&mut self.memory, &mut from.memory);
+            (self.start, self.end) = (from.start, from.end);
+            self.flushed = Flushed::No;
+            from.clear();
+        } else {
+            self.put(&from.bytes()[..count]);
+            from.consume(count);
+        }
+    }
+
     fn make_room(&mut self, count: usize) {
         if self.memory.is_empty() {
             self.memory = self.pool.take();
@@ -211,6 +224,23 @@ mod tests {
         buffer.consume(3);
         assert!(buffer.memory.is_empty());
         assert_eq!(pool.0.borrow().len(), 1);
+    }
+
+    #[test]
+    fn what_is_taken_whole_keeps_its_memory_and_a_part_is_appended() {
+        let pool = BufferPool::default();
+        let (mut from, mut to) = (Buffer::new(pool.clone()), Buffer::new(pool.clone()));
+        from.put(b"hello, world");
+        from.consume(7);
+        let memory = from.memory.as_ptr();
+        to.take(&mut from, 5);
+        assert!(from.is_empty() && from.memory.is_empty());
+        assert_eq!((to.bytes(), to.memory.as_ptr()), (&b"world"[..], memory));
+        assert!(!to.is_drained());
+        from.put(b"wide");
+        to.take(&mut from, 0);
+        to.take(&mut from, 2);
+        assert_eq!((to.bytes(), from.bytes()), (&b"worldwi"[..], &b"de"[..]));
     }
 
     #[test]

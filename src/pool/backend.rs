@@ -48,8 +48,10 @@ pub struct Backend {
 
 /// Cancel requests aimed at a backend. While one is on its way the backend is not handed out: it would hit whoever
 /// comes next. After one of which nobody knows what became of it, it never is again.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Cancels {
+    /// What they are aimed at; `None`: the server gave no key for that.
+    target: Option<CancelTarget>,
     in_flight: Cell<u32>,
     lost: Cell<bool>,
     done: tokio::sync::Notify,
@@ -69,6 +71,19 @@ enum Fate {
 }
 
 impl Cancels {
+    fn of(target: Option<CancelTarget>) -> Rc<Self> {
+        Rc::new(Self {
+            target,
+            ..Self::default()
+        })
+    }
+
+    /// What cancels whatever the backend runs; `None`: the server gave no key for that.
+    #[must_use]
+    pub fn target(&self) -> Option<&CancelTarget> {
+        self.target.as_ref()
+    }
+
     /// Announces a cancel request that is about to be sent.
     #[must_use]
     pub fn announce(self: &Rc<Self>) -> CancelBarrier {
@@ -103,6 +118,7 @@ impl Drop for CancelBarrier {
             in_flight,
             lost,
             done,
+            ..
         } = &*self.cancels;
         in_flight.set(in_flight.get() - 1);
         lost.set(lost.get() || self.fate == Fate::Unknown);
@@ -119,6 +135,7 @@ impl Backend {
         retire_at: Instant,
     ) -> Self {
         Self {
+            cancels: Cancels::of(CancelTarget::of(&connection, &server)),
             connection,
             server,
             pipeline: Pipeline::default(),
@@ -133,7 +150,6 @@ impl Backend {
             epoch,
             retire_at,
             idle_since: Instant::now(),
-            cancels: Rc::default(),
             place,
         }
     }
@@ -151,7 +167,7 @@ impl Backend {
     /// What cancels whatever it runs; `None`: the server gave no key for that.
     #[must_use]
     pub fn cancel_target(&self) -> Option<CancelTarget> {
-        CancelTarget::of(&self.connection, &self.server)
+        self.cancels.target().cloned()
     }
 
     /// Whether a cancel request was lost that may still hit it.

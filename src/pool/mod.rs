@@ -30,7 +30,7 @@ use std::{
 };
 
 use rand::Rng as _;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::{sync::Semaphore, time::Instant};
 
 pub use self::{
@@ -101,6 +101,7 @@ pub struct Pool {
     /// The server calls a person's role a superuser, or one that replicates or makes roles.
     is_privileged: Cell<bool>,
     greetings: RefCell<FxHashMap<Rc<Settings>, Rc<ParameterStatuses>>>,
+    settings: RefCell<FxHashSet<Rc<Settings>>>,
     statements: RefCell<Statements>,
     subscriptions: Subscriptions,
 }
@@ -126,6 +127,7 @@ impl Pool {
             parameters: RefCell::default(),
             is_privileged: Cell::default(),
             greetings: RefCell::default(),
+            settings: RefCell::default(),
             subscriptions: Subscriptions::default(),
         }
     }
@@ -179,6 +181,22 @@ impl Pool {
             greetings.clear();
         }
         greetings.insert(settings, parameters);
+    }
+
+    /// The one copy of `settings` that all sessions of this pool share: at checkout they are compared by address.
+    #[must_use]
+    pub fn shared_settings(&self, settings: Rc<Settings>) -> Rc<Settings> {
+        let mut known = self.settings.borrow_mut();
+        if let Some(known) = known.get(&settings) {
+            return Rc::clone(known);
+        }
+        if known.len() == known.capacity() {
+            known.retain(|settings| Rc::strong_count(settings) > 1);
+            let left = known.len();
+            known.reserve(left);
+        }
+        known.insert(Rc::clone(&settings));
+        settings
     }
 
     #[must_use]

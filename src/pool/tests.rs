@@ -209,6 +209,28 @@ async fn an_equal_record_is_no_change_and_another_server_retires_the_pools() {
 }
 
 #[tokio::test]
+async fn equal_settings_are_shared_and_those_that_nobody_has_are_forgotten() {
+    local(async {
+        let world = World::new(10).await;
+        let pool = pool(&world.tenant(10), "app", Principal::Password);
+        let settings = |n: u32| {
+            Rc::new(
+                [("work_mem".to_owned(), n.to_string())]
+                    .into_iter()
+                    .collect(),
+            )
+        };
+        let kept = pool.shared_settings(settings(0));
+        for n in 1..1000 {
+            drop(pool.shared_settings(settings(n)));
+        }
+        assert!(Rc::ptr_eq(&kept, &pool.shared_settings(settings(0))));
+        assert!(pool.settings.borrow().len() < 10);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_backend_that_a_lost_cancel_may_hit_is_not_handed_on() {
     local(async {
         let world = World::new(10).await;

@@ -82,10 +82,11 @@ impl Future for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let slot = self.waiter.slot.replace(Slot::Gone);
-        self.pool.leave_queue(&self.waiter);
-        if let Slot::Served(Ok(backend)) = slot {
-            self.pool.take_back(backend);
+        match self.waiter.slot.replace(Slot::Gone) {
+            // Only who has not been served is in the queue, which may be long.
+            Slot::Empty => self.pool.leave_queue(&self.waiter),
+            Slot::Served(Ok(backend)) => self.pool.take_back(backend),
+            Slot::Served(Err(_)) | Slot::Gone => {}
         }
     }
 }

@@ -16,7 +16,6 @@ use tokio::time::Instant;
 
 use crate::{
     access::{Activity, EndCause, SessionHandle},
-    backend::CancelTarget,
     catalog::types::{TenantTimeouts, TimeLimit},
     config::Timeouts,
     metrics::CancelOutcome,
@@ -39,7 +38,7 @@ pub(super) struct Local {
     own: TenantTimeouts,
     since: Cell<Instant>,
     transaction_since: Cell<Option<Instant>>,
-    backend: RefCell<Option<Target>>,
+    backend: RefCell<Option<Rc<Cancels>>>,
     cancel_asked: Cell<Asked>,
     overdue: Cell<Overdue>,
     expiry: Cell<Option<Expiry>>,
@@ -72,12 +71,6 @@ pub(super) enum Due {
     Nothing,
     /// The query has run for too long.
     Cancel,
-}
-
-/// What a cancel request is aimed at.
-struct Target {
-    process: CancelTarget,
-    cancels: Rc<Cancels>,
 }
 
 /// When a grant runs out, by two clocks: the wall's, and one that cannot be set.
@@ -187,11 +180,7 @@ impl Local {
         self.handle.set_backend_pid(backend.pid());
         self.transaction_since.set(Some(now));
         self.cancel_asked.set(Asked::No);
-        self.backend
-            .replace(backend.cancel_target().map(|process| Target {
-                process,
-                cancels: Rc::clone(backend.cancels()),
-            }));
+        self.backend.replace(Some(Rc::clone(backend.cancels())));
     }
 
     /// Notes that the backend has left.
@@ -208,7 +197,7 @@ impl Local {
             .backend
             .borrow()
             .as_ref()
-            .map(|target| (target.process.clone(), target.cancels.announce()));
+            .and_then(|cancels| Some((cancels.target()?.clone(), cancels.announce())));
         match target {
             Some((process, barrier)) => match process.cancel().await {
                 Ok(()) => {

@@ -235,7 +235,7 @@ async fn admit(
         what: "clients of this project",
         limit,
     })?;
-    let initial = worker.shared_settings(greet::initial_settings(
+    let initial = Rc::new(greet::initial_settings(
         &arrival.route.settings,
         registration.handle().grant(),
     ));
@@ -250,6 +250,7 @@ async fn admit(
     let pool = tenancy::pools(worker, &tenant.tenant)
         .await?
         .pool(key, login);
+    let initial = pool.shared_settings(initial);
     let metrics = worker.metrics(&tenant.tenant);
     let config = worker.process.config.load();
     let limits = NameLimits {
@@ -502,8 +503,8 @@ impl Session {
         SessionHandle::count(&self.handle().transactions, 1);
         self.metrics.transaction();
         let (received, sent) = self.traffic();
-        self.worker.process.traffic.received(received - before.0);
-        self.worker.process.traffic.sent(sent - before.1);
+        self.worker
+            .count_bytes(received - before.0, sent - before.1);
     }
 
     /// Learns what the client has set, so that it finds it again elsewhere, and what it listens to. Puts into `out`
@@ -524,7 +525,7 @@ impl Session {
                 &self.initial,
             ));
             let learnt = unless_ended(handle, learning).await?;
-            self.settings = learnt.settings;
+            self.settings = self.pool.shared_settings(learnt.settings);
             if let Some(of_sql) = learnt.of_sql {
                 self.prepared.of_sql = SqlStatements::new(of_sql, self.prepared.limits)?;
                 backend.sql_statements.clone_from(&self.prepared.of_sql);

@@ -257,10 +257,12 @@ impl<'a> Relay<'a> {
 
     /// Moves bytes towards the backend; pending: nothing more can be done in this direction now.
     fn poll_client_to_backend(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, End> {
+        // What there is goes first: then one look at the client tells that it has nothing more to say.
+        self.send_to_backend(context);
         let mut moved = Poll::Pending;
         if self.needs == Needs::Answers && self.to_backend.is_drained() {
             self.take_from_client()?;
-            if self.needs != Needs::Answers {
+            if self.needs != Needs::Answers || !self.to_backend.is_drained() {
                 moved = Poll::Ready(());
             }
         }
@@ -277,21 +279,22 @@ impl<'a> Relay<'a> {
                 Poll::Pending => {}
             }
         }
-        if !self.to_backend.is_drained() {
-            match self
-                .to_backend
-                .poll_drain(self.backend.connection.stream_mut(), context)
-            {
-                Poll::Ready(Ok(())) => moved = Poll::Ready(()),
-                // The server may have told why before it left: its words are still to be read.
-                Poll::Ready(Err(_)) => {
-                    self.to_backend.clear();
-                    self.sending = Sending::Broken;
-                }
-                Poll::Pending => {}
-            }
+        if moved.is_ready() {
+            self.send_to_backend(context);
         }
         Ok(moved)
+    }
+
+    fn send_to_backend(&mut self, context: &mut Context<'_>) {
+        if self.to_backend.is_drained() {
+            return;
+        }
+        let stream = self.backend.connection.stream_mut();
+        if let Poll::Ready(Err(_)) = self.to_backend.poll_drain(stream, context) {
+            // The server may have told why before it left: its words are still to be read.
+            self.to_backend.clear();
+            self.sending = Sending::Broken;
+        }
     }
 
     /// Moves bytes towards the client; pending: nothing more can be done in this direction now.
@@ -510,7 +513,8 @@ impl<'a> Relay<'a> {
                 to_backend.put(PROBE);
             }
         }
-        to_backend.put(&bytes[lined_up..taken]);
+        client.inbox.consume(lined_up);
+        to_backend.take(&mut client.inbox, taken - lined_up);
         // The server says at the end of a batch what it is asked to say now; once is enough for what has been sent.
         if self.needs == Needs::Answers
             && (!was_held || !to_backend.is_drained())
@@ -519,7 +523,6 @@ impl<'a> Relay<'a> {
             to_backend.put(FLUSH);
         }
         if taken > 0 {
-            client.inbox.consume(taken);
             SessionHandle::count(&self.local.handle.bytes_in, taken as u64);
             self.local.work((self.clock)());
         }
@@ -599,10 +602,10 @@ impl<'a> Relay<'a> {
                 whole_messages = Some(outbox.bytes().len() + taken - lined_up);
             }
         }
-        outbox.put(&bytes[lined_up..taken]);
+        from_backend.consume(lined_up);
+        outbox.take(from_backend, taken - lined_up);
         self.whole_in_outbox = whole_messages;
         self.sent_of_outbox = 0;
-        from_backend.consume(taken);
         outcome
     }
 }

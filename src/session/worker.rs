@@ -36,7 +36,6 @@ use crate::{
     names::{SessionId, TenantRef},
     net::{buffer::BufferPool, server_tls::ServerTls},
     pool::{Pool, Pools},
-    protocol::parameters::Settings,
 };
 
 /// What all workers share.
@@ -165,9 +164,10 @@ pub struct Worker {
     pub(super) verifiers: VerifierCache,
     locals: RefCell<FxHashMap<SessionId, Rc<Local>>>,
     metrics: RefCell<FxHashMap<TenantRef, Rc<TenantMetrics>>>,
-    /// What the last client began with: many begin alike, and can then share it.
-    settings: RefCell<Rc<Settings>>,
     clock: Cell<Instant>,
+    /// Bytes from and to clients since the last tick: the metrics that they go to are shared by all threads.
+    received: Cell<u64>,
+    sent: Cell<u64>,
 }
 
 impl Worker {
@@ -182,8 +182,9 @@ impl Worker {
             verifiers: VerifierCache::default(),
             locals: RefCell::default(),
             metrics: RefCell::default(),
-            settings: RefCell::default(),
             clock: Cell::new(Instant::now()),
+            received: Cell::default(),
+            sent: Cell::default(),
         })
     }
 
@@ -201,10 +202,18 @@ impl Worker {
         }
     }
 
+    /// Counts what a transaction has brought from its client, and to it.
+    pub(super) fn count_bytes(&self, received: u64, sent: u64) {
+        self.received.set(self.received.get() + received);
+        self.sent.set(self.sent.get() + sent);
+    }
+
     /// Looks after every session and pool of this worker; called a few times a second.
     pub fn tick(self: &Rc<Self>) {
         let now = Now::read();
         self.clock.set(now.instant);
+        self.process.traffic.received(self.received.take());
+        self.process.traffic.sent(self.sent.take());
         let config = self.process.config.load();
         for local in self.locals.borrow().values() {
             if local.tick(now, &config.timeouts) == Due::Cancel {
@@ -235,15 +244,6 @@ impl Worker {
                 .entry(tenant.clone())
                 .or_insert_with(|| Rc::new(TenantMetrics::new(tenant))),
         )
-    }
-
-    /// `settings`, in the memory of the client before if that began with the same.
-    pub(super) fn shared_settings(&self, settings: Settings) -> Rc<Settings> {
-        let mut last = self.settings.borrow_mut();
-        if **last != settings {
-            *last = Rc::new(settings);
-        }
-        Rc::clone(&last)
     }
 
     pub(super) fn enroll(self: &Rc<Self>, local: Rc<Local>) -> Enrolled {

@@ -131,6 +131,26 @@ fn queries_sent_without_waiting_are_answered_one_by_one() {
 }
 
 #[test]
+fn a_pipeline_that_waits_for_answers_twice_goes_on_after_both() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    // Whether there is a statement `a` is known after the first Sync, and whether there still is any prepared
+    // statement only after DEALLOCATE: all of it comes at once, so nothing more of the client's brings it on.
+    client.send_messages(|out| {
+        frontend::parse("a", "select 1", [], out).unwrap();
+        frontend::sync(out);
+        frontend::describe(b'S', "a", out).unwrap();
+        unnamed("deallocate all", out);
+        frontend::parse("b", "select 2", [], out).unwrap();
+        frontend::describe(b'S', "b", out).unwrap();
+        unnamed("select 3", out);
+        frontend::sync(out);
+    });
+    assert_eq!(gist(&client.receive_until_ready()), ["Idle"]);
+    assert_eq!(gist(&client.receive_until_ready()), ["3", "Idle"]);
+}
+
+#[test]
 fn an_extended_query_over_a_portal_is_suspended_and_resumed() {
     let fixture = Fixture::with_one_backend();
     let mut client = fixture.password_client().unwrap();
