@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn what_is_taken_whole_keeps_its_memory_and_a_part_is_appended() {
         let pool = BufferPool::default();
-        let (mut from, mut to) = (Buffer::new(pool.clone()), Buffer::new(pool.clone()));
+        let (mut from, mut to) = (Buffer::new(pool.clone()), Buffer::new(pool));
         from.put(b"hello, world");
         from.consume(7);
         let memory = from.memory.as_ptr();

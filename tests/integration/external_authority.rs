@@ -728,7 +728,7 @@ fn a_silent_authority_makes_few_wait_until_it_answers_again() {
     };
     authority.hold();
     for login in ask(3) {
-        assert_outage(&login.join().unwrap().err().expect("an outage"));
+        assert_outage(&login.join().unwrap().expect_err("an outage"));
     }
     // Half of the calls try anew, and nobody else is made to wait for them.
     let trials = ask(2);

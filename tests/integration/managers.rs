@@ -10,13 +10,23 @@ use crate::support::{
     postgres::{OTHER_TOKEN_ROLE, TOKEN_ROLE},
 };
 
-/// A member of the tenant of this kind, and the API as they call it.
+/// A member of the tenant of this kind, with a token for managing, and the API as they call it.
 fn manager(fixture: &Fixture, name: &str, kind: &str) -> (Person, Admin) {
     let person = fixture.person(name);
     let path = member_path(fixture, &person);
     fixture.sluice.admin.put(&path, json!({ "kind": kind }));
+    let (token_id, token) = managing_token(fixture, &person);
+    let person = Person {
+        token_id,
+        token,
+        ..person
+    };
     let api = fixture.sluice.admin.with_key(Some(&person.token));
     (person, api)
+}
+
+fn managing_token(fixture: &Fixture, person: &Person) -> (String, String) {
+    fixture.limited_token(person, json!({ "scopes": ["db:connect", "manage"] }))
 }
 
 fn member_path(fixture: &Fixture, person: &Person) -> String {
@@ -39,11 +49,7 @@ fn calls(tenant: &str, person: &Person) -> Vec<(Method, String, Option<Value>)> 
             Some(json!({ "person": person.id, "role": OTHER_TOKEN_ROLE, "expires": "1h" })),
         ),
         (Method::PUT, rule.clone(), Some(json!({ "expires": "2h" }))),
-        (
-            Method::PATCH,
-            rule.clone(),
-            Some(json!({ "expires": "3h" })),
-        ),
+        (Method::PATCH, rule, Some(json!({ "expires": "3h" }))),
         (Method::GET, format!("{own}/members"), None),
         (
             Method::PUT,
@@ -132,7 +138,11 @@ fn nobody_else_manages_it() {
         &format!("/v1/tenants/{elsewhere}/members/{}", stranger.id),
         json!({ "kind": "owner" }),
     );
-    let outsider = admin.with_key(Some(&stranger.token));
+    let (_, token) = managing_token(&fixture, &stranger);
+    let outsider = admin.with_key(Some(&token));
+    let owner = fixture.person("owner");
+    admin.put(&member_path(&fixture, &owner), json!({ "kind": "owner" }));
+    let with_usual_token = admin.with_key(Some(&owner.token));
     let invitation =
         json!({ "email": "guest@example.com", "roles": [{ "role": TOKEN_ROLE, "lasts": "1h" }] });
     let made = admin.post(
@@ -150,6 +160,10 @@ fn nobody_else_manages_it() {
     for (who, api) in [
         ("a member", &member),
         ("another's owner", &outsider),
+        (
+            "an owner's token that is not for managing",
+            &with_usual_token,
+        ),
         ("a guest", &guest),
     ] {
         for (method, path, body) in calls(&fixture.tenant, &victim) {

@@ -16,19 +16,6 @@ use crate::support::{
 };
 
 impl Fixture {
-    /// A further token of the person with such terms: its id and the whole of it.
-    fn limited_token(&self, person: &Person, terms: Value) -> (String, String) {
-        let mut body = json!({ "name": "limited", "expires": "1d" });
-        for (field, value) in terms.as_object().unwrap() {
-            body[field] = value.clone();
-        }
-        let path = format!("/v1/people/{}/tokens", person.id);
-        let made = self.sluice.admin.post(&path, body);
-        let token = text(&made["secret"]);
-        self.sluice.keep_secret(&token);
-        (text(&made["token"]["id"]), token)
-    }
-
     fn open_with(&self, person: &Person, role: &str, token: &str) -> Result<Client, Fault> {
         let login = self.token_login_as(person, role);
         login.password(token).open()

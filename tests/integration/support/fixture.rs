@@ -128,6 +128,19 @@ impl Fixture {
         (text(&answer["token"]["id"]), token)
     }
 
+    /// A further token of the person with such terms: its id and the whole of it.
+    pub(crate) fn limited_token(&self, person: &Person, terms: Value) -> (String, String) {
+        let mut body = json!({ "name": "limited", "expires": "1d" });
+        for (field, value) in terms.as_object().unwrap() {
+            body[field] = value.clone();
+        }
+        let path = format!("/v1/people/{}/tokens", person.id);
+        let made = self.sluice.admin.post(&path, body);
+        let token = text(&made["secret"]);
+        self.sluice.keep_secret(&token);
+        (text(&made["token"]["id"]), token)
+    }
+
     /// Writes the person's rule for `role`, new or changed.
     pub(crate) fn grant(&self, person: &Person, role: &str, terms: Value) -> Value {
         self.sluice.admin.put(&self.rule_path(person, role), terms)
