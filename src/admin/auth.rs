@@ -86,6 +86,9 @@ async fn manager(
     let TokenRecord {
         person: id, limits, ..
     } = record.ok_or_else(invalid_token)?;
+    if !limits.is_for_managing() {
+        return Err(not_for_managing());
+    }
     let (standing, found) = match tenant {
         Some(tenant) => (
             state.catalog.standing(tenant, id).await?,
@@ -98,14 +101,18 @@ async fn manager(
     let standing = standing
         .ok_or_else(|| forbidden("only owners and administrators of a tenant manage its access"))?;
     if found.is_none_or(|found| limits.allow_management(&found).is_err()) {
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            "this token is not for managing this tenant",
-        )
-        .with_hint("use a token that has the scope `manage` and is not limited to other tenants"));
+        return Err(not_for_managing());
     }
     Ok(Manager::Person { id, standing })
+}
+
+fn not_for_managing() -> ApiError {
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        "forbidden",
+        "this token is not for managing this tenant",
+    )
+    .with_hint("use a token that has the scope `manage` and is not limited to other tenants")
 }
 
 /// The caller is known and may not do this.

@@ -72,9 +72,14 @@ impl TokenLimits {
         Ok(())
     }
 
+    #[must_use]
+    pub fn is_for_managing(&self) -> bool {
+        self.scopes.contains(&TokenScope::Manage)
+    }
+
     /// Whether the token may be used to manage `tenant`. That its person may is for others to say.
     pub fn allow_management(&self, tenant: &Tenant) -> Result<(), OutsideLimits> {
-        if !self.scopes.contains(&TokenScope::Manage) {
+        if !self.is_for_managing() {
             return Err(OutsideLimits::Scope);
         }
         if !self.cover(tenant) {
