@@ -65,7 +65,7 @@ pub use self::{
     refusals::Novelty,
     rules::{RULE_DAYS_MAX, is_privileged},
     service_keys::ServiceKey,
-    token::{NoRandomness, Token, verify},
+    token::{NoRandomness, Token, holds_token, verify},
     trail::{AuditFault, AuditVerdict, Checkpoint},
 };
 

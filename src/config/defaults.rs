@@ -11,8 +11,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Admin, Audit, AuthQuery, AuthoritySettings, CatalogSettings, Config, Limits, Listen, Log,
-    LogFormat, Net, PlainHttp, Pool, Secret, Timeouts, Tls, TokenAccessSettings, file,
+    Admin, Audit, AuditedLogins, AuthQuery, AuthoritySettings, CatalogSettings, Config, Limits,
+    Listen, Log, LogFormat, Net, PlainHttp, Pool, Secret, Timeouts, Tls, TokenAccessSettings, file,
     value::{Network, Span, SpanOrOff},
 };
 
@@ -31,6 +31,8 @@ const CLIENTS: usize = 20_000;
 const TENANT_CLIENTS: usize = 10_000;
 const UNAUTHENTICATED_PER_ADDRESS: usize = 1_000;
 const WRONG_CANCEL_KEYS_PER_ADDRESS: usize = 100;
+const FAILED_LOGINS_PER_ADDRESS: usize = 100;
+const FAILED_LOGINS_PER_TENANT: usize = 1_000;
 
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -72,6 +74,7 @@ const AUTH_QUERY_CONNECTIONS: u32 = 2;
 const CATALOG_PATH: &str = "sluice.db";
 /// A year, and time to notice.
 const AUDIT_RETENTION: Option<Duration> = Some(Duration::from_secs(400 * 24 * 60 * 60));
+const AUDITED_LOGINS: AuditedLogins = AuditedLogins::Queued;
 const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6544);
 
 const LOG_LEVEL: &str = "info";
@@ -121,6 +124,7 @@ pub(super) fn fill(
         },
         audit: Audit {
             retention: span_or_off(file.audit.retention, AUDIT_RETENTION),
+            logins: file.audit.logins.unwrap_or(AUDITED_LOGINS),
         },
         admin: Admin {
             listen: file.admin.listen.map_or(ADMIN_ADDRESS, |address| address.0),
@@ -175,6 +179,10 @@ fn limits(file: &file::Limits) -> Limits {
             .unwrap_or(UNAUTHENTICATED_PER_ADDRESS),
         wrong_cancel_keys_per_address: (file.wrong_cancel_keys_per_address)
             .unwrap_or(WRONG_CANCEL_KEYS_PER_ADDRESS),
+        failed_logins_per_address: (file.failed_logins_per_address)
+            .unwrap_or(FAILED_LOGINS_PER_ADDRESS),
+        failed_logins_per_tenant: (file.failed_logins_per_tenant)
+            .unwrap_or(FAILED_LOGINS_PER_TENANT),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{
-    LogFormat, PlainHttp,
+    AuditedLogins, LogFormat, PlainHttp,
     value::{Address, AddressOrOff, Network, Span, SpanOrOff},
 };
 
@@ -56,6 +56,8 @@ sections! {
         tenant_clients: usize,
         unauthenticated_per_address: usize,
         wrong_cancel_keys_per_address: usize,
+        failed_logins_per_address: usize,
+        failed_logins_per_tenant: usize,
     }
     timeouts: Timeouts {
         login: Span,
@@ -109,6 +111,7 @@ sections! {
     }
     audit: Audit {
         retention: SpanOrOff,
+        logins: AuditedLogins,
     }
     admin: Admin {
         listen: Address,

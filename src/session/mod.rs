@@ -14,6 +14,7 @@ mod cancel_keys;
 mod client;
 mod crowd;
 mod error;
+mod even_time;
 mod finish;
 mod greet;
 pub mod handshake;
@@ -28,6 +29,7 @@ mod session_state;
 mod sql_names;
 mod statements;
 mod tenancy;
+mod throttle;
 mod unnamed;
 mod verifier;
 mod worker;
@@ -163,6 +165,7 @@ async fn establish<'a>(
             session.handle().mark_superuser();
         }
         session.confirm_grant().await?;
+        finish::note_login(&session).await?;
         Ok(parameters)
     };
     let parameters = match greeting.await {
@@ -181,7 +184,6 @@ async fn establish<'a>(
     greet::write(&parameters, &key.key, &mut out);
     // Sent by the session's first wait: from here on every end is that of a session.
     client.outbox.put(&out);
-    finish::note_login(&session);
     Ok((session, key))
 }
 
