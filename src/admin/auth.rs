@@ -18,18 +18,26 @@ use crate::catalog::Token;
 
 /// Header with the name of the administrator who calls.
 pub const ACTOR_HEADER: &str = "sluice-actor";
-const ACTOR_MAX_BYTES: usize = 64;
+pub(super) const ACTOR_MAX_BYTES: usize = 64;
 
-/// Lets the request through if it bears the admin key.
+/// Lets the request through if it bears the admin key, and says nothing impossible of who calls.
 pub(super) async fn require_admin_key(
     State(state): State<AdminState>,
     request: Request,
     next: Next,
 ) -> Response {
-    match bearer(request.headers()) {
-        Some(given) if is_admin_key(&state, given) => next.run(request).await,
-        Some(_) => refusal("this is not the admin key").into_response(),
-        None => refusal("this call needs the admin key").into_response(),
+    let headers = request.headers();
+    match check_admin_key(&state, headers).and_then(|()| Actor::of(headers)) {
+        Ok(_) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+pub(super) fn check_admin_key(state: &AdminState, headers: &HeaderMap) -> Result<(), ApiError> {
+    match bearer(headers) {
+        Some(given) if is_admin_key(state, given) => Ok(()),
+        Some(_) => Err(refusal("this is not the admin key")),
+        None => Err(refusal("this call needs the admin key")),
     }
 }
 
@@ -66,11 +74,9 @@ pub fn is_actor(name: &str) -> bool {
     (1..=ACTOR_MAX_BYTES).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Actor {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let Some(name) = parts.headers.get(ACTOR_HEADER) else {
+impl Actor {
+    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let Some(name) = headers.get(ACTOR_HEADER) else {
             return Ok(Self("admin-key".to_owned()));
         };
         match name.to_str().ok().filter(|name| is_actor(name)) {
@@ -79,6 +85,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
                 "{ACTOR_HEADER} takes 1 to {ACTOR_MAX_BYTES} visible ASCII characters without spaces"
             ))),
         }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Actor {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Self::of(&parts.headers)
     }
 }
 

@@ -5,26 +5,22 @@
 
 use std::net::IpAddr;
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    middleware,
-    routing::{delete, get, put},
-};
+use axum::{Json, extract::State, http::StatusCode};
 use time::OffsetDateTime;
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
     auth::{self, Actor, Bearer, BearerToken},
     compatible_values::{
-        Authorisation, AuthorisationRequest, Grants, ListItem, NewGrants, Switch, SwitchState,
-        UserGrants, UserRole, with_message,
+        Authorisation, AuthorisationRequest, Grants, ListItem, NewGrants, SwitchState, UserGrants,
+        UserRole,
     },
     error::ApiError,
     extract::{Body, Segments},
+    openapi::Routes,
     people, tenants,
-    values::{Done, Removed},
+    values::{Done, Removed, Switch},
 };
 use crate::{
     access::{AccessError, Denial, Grant, Scope},
@@ -32,24 +28,28 @@ use crate::{
     names::{RoleName, TenantRef, TokenId},
 };
 
-pub(super) fn routes(state: &AdminState) -> Router<AdminState> {
-    // What administrators do, with the admin key.
-    let guarded = Router::new()
-        .route("/v1/projects/{ref}/jit-access", get(switch).put(set_switch))
-        .route("/v1/projects/{ref}/database/jit", put(replace))
-        .route("/v1/projects/{ref}/database/jit/list", get(list))
-        .route("/v1/projects/{ref}/database/jit/{person}", delete(remove))
-        .route_layer(middleware::from_fn_with_state(
-            state.clone(),
-            auth::require_admin_key,
-        ));
-    // What a person asks about themselves, with their token.
-    let own = Router::new().route("/v1/projects/{ref}/database/jit", get(own).post(authorise));
-    guarded
-        .merge(own)
-        .layer(middleware::map_response(with_message))
+/// What administrators do, with the admin key.
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(switch, set_switch))
+        .routes(routes!(replace))
+        .routes(routes!(list))
+        .routes(routes!(remove))
 }
 
+/// What a person asks about themselves, with their token.
+pub(super) fn own_routes() -> Routes {
+    Routes::default().routes(routes!(own, authorise))
+}
+
+/// Whether token access is on.
+#[utoipa::path(
+    get, path = "/v1/projects/{ref}/jit-access", tag = "Compatible",
+    responses(
+        (status = 200, description = "On or off.", body = SwitchState),
+        (status = 404, description = "No such tenant."),
+    ),
+)]
 async fn switch(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
@@ -61,6 +61,15 @@ async fn switch(
     }))
 }
 
+/// Turns token access on or off.
+#[utoipa::path(
+    put, path = "/v1/projects/{ref}/jit-access", tag = "Compatible",
+    request_body = Switch,
+    responses(
+        (status = 200, description = "It is done.", body = SwitchState),
+        (status = 404, description = "No such tenant."),
+    ),
+)]
 async fn set_switch(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -75,6 +84,16 @@ async fn set_switch(
     }))
 }
 
+/// Replaces all rules of a person.
+#[utoipa::path(
+    put, path = "/v1/projects/{ref}/database/jit", tag = "Compatible",
+    request_body = NewGrants,
+    responses(
+        (status = 200, description = "The rules that hold now.", body = Done<Grants>),
+        (status = 404, description = "No such tenant or person."),
+        (status = 422, description = "`invalid`, `not_a_member`, `privileged_role`, `expiry_in_the_past` or `expiry_too_far`"),
+    ),
+)]
 async fn replace(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -100,6 +119,14 @@ async fn replace(
     ))
 }
 
+/// Everybody's rules.
+#[utoipa::path(
+    get, path = "/v1/projects/{ref}/database/jit/list", tag = "Compatible",
+    responses(
+        (status = 200, description = "Those who have any.", body = UserGrants),
+        (status = 404, description = "No such tenant."),
+    ),
+)]
 async fn list(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
@@ -121,6 +148,14 @@ async fn list(
     }))
 }
 
+/// Removes all rules of a person.
+#[utoipa::path(
+    delete, path = "/v1/projects/{ref}/database/jit/{person}", tag = "Compatible",
+    responses(
+        (status = 200, description = "They are gone.", body = Done<Removed>),
+        (status = 404, description = "No such tenant or person, or they have no rule."),
+    ),
+)]
 async fn remove(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -133,6 +168,14 @@ async fn remove(
 }
 
 /// The caller's rules: the tenant's own and, for a branch, its parent's.
+#[utoipa::path(
+    get, path = "/v1/projects/{ref}/database/jit", tag = "Compatible",
+    security(("access_token" = [])),
+    responses(
+        (status = 200, description = "The rules.", body = Grants),
+        (status = 406, description = "`no_rule`: there are none."),
+    ),
+)]
 async fn own(
     State(state): State<AdminState>,
     BearerToken(token): BearerToken,
@@ -159,6 +202,16 @@ async fn own(
 }
 
 /// Whether the caller's token may use a role now, as the PAM module of a database asks it.
+#[utoipa::path(
+    post, path = "/v1/projects/{ref}/database/jit", tag = "Compatible",
+    request_body = AuthorisationRequest, security(("access_token" = [])),
+    responses(
+        (status = 200, description = "It may.", body = Authorisation),
+        (status = 403, description = "There is a rule, but it does not hold here and now; `error.code` says why."),
+        (status = 406, description = "`not_a_member` or `no_rule`"),
+        (status = 503, description = "`catalogue_unavailable` or `authority_unavailable`: nobody can tell at the moment."),
+    ),
+)]
 async fn authorise(
     State(state): State<AdminState>,
     Bearer(secret): Bearer,

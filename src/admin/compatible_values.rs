@@ -7,6 +7,7 @@ use axum::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
+use utoipa::ToSchema;
 
 use super::{
     error::{ApiError, ErrorBody},
@@ -21,13 +22,7 @@ use crate::{
     names::{PersonId, RoleName},
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Switch {
-    pub(super) state: TokenAccess,
-}
-
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct SwitchState {
     pub(super) state: TokenAccess,
     #[serde(
@@ -37,21 +32,21 @@ pub(super) struct SwitchState {
     pub(super) applied: Option<bool>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuthorisationRequest {
     pub(super) role: RoleName,
     pub(super) rhost: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Authorisation {
     pub(super) user_id: PersonId,
     pub(super) user_role: UserRole,
 }
 
 /// All that a person is granted.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewGrants {
     /// Id or e-mail address.
@@ -59,18 +54,18 @@ pub(super) struct NewGrants {
     pub(super) roles: Vec<UserRole>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Grants {
     pub(super) user_id: PersonId,
     pub(super) user_roles: Vec<UserRole>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct UserGrants {
     pub(super) items: Vec<ListItem>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct ListItem {
     pub(super) user_id: PersonId,
     pub(super) user_roles: Vec<UserRole>,
@@ -78,7 +73,7 @@ pub(super) struct ListItem {
 }
 
 /// One role that a person may use.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserRole {
     role: RoleName,
@@ -90,17 +85,18 @@ pub(super) struct UserRole {
     branches_only: bool,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Networks {
     allowed_cidrs: Vec<Cidr>,
     allowed_cidrs_v6: Vec<Cidr>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Cidr {
     #[serde(deserialize_with = "networks::one")]
+    #[schema(value_type = String)]
     cidr: IpNet,
 }
 
@@ -201,8 +197,10 @@ impl From<&Grant> for UserRole {
     }
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
+/// How an [`ApiError`] is written for clients of these routes.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompatibleError)]
+pub(super) struct Message<'a> {
     message: &'a str,
     error: ErrorBody<'a>,
 }

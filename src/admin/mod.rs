@@ -1,7 +1,7 @@
 //! The admin listener: HTTP API, health and metrics.
 //!
 //! ```text
-//! /health /ready                      open
+//! /health /ready /openapi.json        open
 //! /metrics                            open on a loopback address, else with the admin key
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
 //! /v1/tenants/{ref}/guard             with the tenant's guard key
@@ -27,6 +27,7 @@ mod health;
 mod misfit;
 mod moment;
 pub mod networks;
+mod openapi;
 mod people;
 mod rules;
 mod server;
@@ -39,7 +40,7 @@ pub mod values;
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::DefaultBodyLimit,
     http::{Method, StatusCode, Uri},
     middleware,
@@ -50,12 +51,18 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
 
 pub use self::{
     auth::{ACTOR_HEADER, is_actor},
     change::Changes,
 };
-use self::{error::ApiError, server::Limits};
+use self::{
+    compatible_values::with_message,
+    error::ApiError,
+    openapi::{Document, Routes},
+    server::Limits,
+};
 use crate::{access::Access, catalog::Catalog, config::Secret, doctor::Doctor};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.
@@ -105,28 +112,16 @@ pub struct ReloadRequest {
 /// Why the configuration stays as it was.
 pub type ReloadError = Box<dyn std::error::Error + Send + Sync>;
 
-/// All routes.
+/// Everything that is served.
 pub fn router(state: AdminState) -> Router {
-    let guarded = Router::new()
-        .merge(tenants::routes())
-        .merge(people::routes())
-        .merge(tokens::routes())
-        .merge(rules::routes())
-        .merge(sessions::routes())
-        .merge(doctor::routes())
-        .merge(guard::key_route())
-        .merge(audit::routes())
-        .merge(health::reload_route())
-        .route_layer(middleware::from_fn_with_state(
+    let gate = |routes: Routes| {
+        routes.route_layer(middleware::from_fn_with_state(
             state.clone(),
             auth::require_admin_key,
-        ));
-    Router::new()
-        .merge(guarded)
-        .merge(guard::routes())
-        .merge(compatible::routes(&state))
-        .merge(authority::routes(&state))
-        .merge(health::routes(&state))
+        ))
+    };
+    let (routes, document) = routes(gate);
+    routes
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(middleware::from_fn_with_state(
@@ -134,7 +129,44 @@ pub fn router(state: AdminState) -> Router {
             change::run_whole,
         ))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .layer(Extension(Document::from(&document)))
         .with_state(state)
+}
+
+/// The description of all routes.
+#[must_use]
+pub fn document() -> OpenApi {
+    let (_, document) = routes(|routes| routes);
+    document
+}
+
+/// All routes, and the description of them. `gate` has some ask for the admin key: for that the pooler must run, which
+/// takes no part in the description.
+fn routes(gate: impl Fn(Routes) -> Routes) -> (Router<AdminState>, OpenApi) {
+    let keyed = |routes| gate(openapi::with_admin_key(routes));
+    let administration = Routes::default()
+        .merge(tenants::routes())
+        .merge(people::routes())
+        .merge(tokens::routes())
+        .merge(rules::routes())
+        .merge(sessions::routes())
+        .merge(doctor::routes())
+        .merge(guard::key_route())
+        .merge(authority::key_route())
+        .merge(audit::routes())
+        .merge(health::reload_route());
+    let compatible = keyed(compatible::routes())
+        .merge(compatible::own_routes())
+        .layer(middleware::map_response(with_message));
+    let (routes, mut document) = keyed(administration)
+        .merge(compatible)
+        .merge(guard::routes())
+        .merge(authority::routes())
+        .merge(health::routes())
+        .merge(openapi::document_route())
+        .split_for_parts();
+    openapi::complete(&mut document);
+    (routes, document)
 }
 
 /// Serves until `shutdown`, then lets calls under way finish within a deadline.

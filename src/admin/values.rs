@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::{extract::Described, networks};
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// A committed change: what it left behind, and whom it cut off.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Done<T> {
     #[serde(flatten)]
     pub value: T,
@@ -32,61 +33,64 @@ pub struct Done<T> {
 }
 
 /// A key that is shown this once.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct GuardKey {
+    #[schema(value_type = String)]
     pub guard_key: Zeroizing<String>,
 }
 
 /// May these sessions, which the pooler has no part in, go on?
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GuardQuestion {
     /// How long the answer may take while all of them may.
+    #[schema(maximum = 30)]
     pub wait_seconds: u8,
     pub sessions: Vec<DirectSession>,
 }
 
 /// A session on the database itself.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DirectSession {
     /// The asker's name for it.
     pub id: String,
     pub token: TokenId,
     pub role: RoleName,
+    #[schema(value_type = String, format = "ip")]
     pub from: IpAddr,
 }
 
 /// Which of the sessions may not go on.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct GuardAnswer {
     /// The last change that has been enforced since the start; the decisions are as new, at least.
     pub revision: Revision,
     pub ended: Vec<DirectEnd>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct DirectEnd {
     pub id: String,
     pub reason: String,
 }
 
 /// What a removal leaves behind.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Removed {}
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Tenants {
     pub tenants: Vec<Tenant>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneTenant {
     pub tenant: Tenant,
 }
 
 /// A tenant to be made, or what is to change in one.
-#[derive(Default, PartialEq, Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TenantFields {
     /// Needed to make a tenant; never changes afterwards, nor does `parent`.
@@ -101,24 +105,32 @@ pub struct TenantFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DatabaseName>)]
     pub default_database: Option<Option<DatabaseName>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_tls: Option<BackendTls>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub backend_ca: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub login: Option<BackendLogin>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<RoleName>)]
     pub auth_user: Option<Option<RoleName>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub auth_query: Option<Option<String>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DatabaseName>)]
     pub auth_database: Option<Option<DatabaseName>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
     pub pool_size: Option<Option<u32>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
     pub backend_budget: Option<Option<u32>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
     pub max_clients: Option<Option<u32>>,
     #[serde(skip_serializing_if = "TimeoutFields::is_empty")]
     pub timeouts: TimeoutFields,
@@ -134,22 +146,28 @@ pub struct TenantFields {
         deserialize_with = "networks::optional_list",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["10.0.0.0/8"]))]
     pub networks: Option<Vec<IpNet>>,
 }
 
 /// Limits of time to be changed; `null`: as configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TimeoutFields {
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub queue: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub idle: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub idle_in_transaction: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub query: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub transaction: Option<Option<TimeLimit>>,
 }
 
@@ -167,12 +185,14 @@ fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 }
 
 /// A role's secret: either what is typed, or the verifier that PostgreSQL stores.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SecretText {
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     Password(Zeroizing<String>),
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     Verifier(Zeroizing<String>),
 }
 
@@ -181,20 +201,22 @@ impl Described for SecretText {
 }
 
 /// The key with which an external authority revokes; the only answer that holds it.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct WebhookKey {
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub key: Zeroizing<String>,
 }
 
 /// Whom an external authority revokes: all that is named must fit; nothing named: everybody it has let in.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RevokedByAuthority {
     /// The `user_id` of its answers.
     pub person: Option<PersonId>,
     /// The whole token.
     #[serde(deserialize_with = "wiped::optional")]
+    #[schema(value_type = Option<String>)]
     pub token: Option<Zeroizing<String>>,
     /// The name that sessions and audit have for it.
     pub token_id: Option<TokenId>,
@@ -230,18 +252,25 @@ mod wiped {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Whether people may use tokens.
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct AccessState {
     pub state: TokenAccess,
 }
 
-#[derive(Serialize, Deserialize)]
+/// Whether people are to use tokens.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    pub state: TokenAccess,
+}
+
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct People {
     pub people: Vec<Person>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPerson {
     pub email: String,
@@ -249,40 +278,40 @@ pub struct NewPerson {
     pub name: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OnePerson {
     pub person: Person,
     pub memberships: Vec<Member>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Members {
     pub members: Vec<Member>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneMember {
     pub member: Member,
 }
 
 /// What the end of a membership leaves behind.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct MemberGone {
     pub rules_removed: u64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemberTerms {
     pub kind: MemberKind,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Tokens {
     pub tokens: Vec<TokenRecord>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenTerms {
     pub name: String,
@@ -291,25 +320,26 @@ pub struct TokenTerms {
 }
 
 /// A token just made; the only answer that holds the whole of it.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct IssuedToken {
     pub token: TokenRecord,
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub secret: Zeroizing<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Rules {
     pub rules: Vec<RuleView>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneRule {
     pub rule: RuleView,
 }
 
 /// A rule with what a reader would look up next.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct RuleView {
     #[serde(flatten)]
     pub rule: Rule,
@@ -317,7 +347,7 @@ pub struct RuleView {
     pub status: RuleStatus,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleStatus {
     Active,
@@ -325,7 +355,7 @@ pub enum RuleStatus {
 }
 
 /// A rule to be added; refused where one for the role holds already.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleAddition {
     /// Id or e-mail address.
@@ -333,6 +363,7 @@ pub struct RuleAddition {
     pub role: RoleName,
     pub expires: String,
     #[serde(default, deserialize_with = "networks::list")]
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     #[serde(default = "everywhere")]
     pub reach: RuleReach,
@@ -341,7 +372,7 @@ pub struct RuleAddition {
 }
 
 /// The whole of a rule (PUT: `expires` is needed, the rest has defaults) or what is to change in it (PATCH).
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuleTerms {
     /// RFC 3339 time or duration from now.
@@ -351,10 +382,12 @@ pub struct RuleTerms {
         deserialize_with = "networks::optional_list",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["10.0.0.0/8"]))]
     pub networks: Option<Vec<IpNet>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reach: Option<RuleReach>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub reason: Option<Option<String>>,
 }
 
@@ -362,18 +395,18 @@ const fn everywhere() -> RuleReach {
     RuleReach::Everywhere
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Sessions {
     pub sessions: Vec<SessionView>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct AuditRows {
     pub rows: Vec<AuditRow>,
 }
 
 /// Who was in at the moment `at`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Presences {
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,

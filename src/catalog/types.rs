@@ -5,6 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 pub use super::authority::{
@@ -15,13 +16,24 @@ use crate::names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRe
 
 /// A point in the catalogue's history: every committed change raises it by one.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    Default,
+    ToSchema,
 )]
 #[serde(transparent)]
 pub struct Revision(pub i64);
 
 /// One project's database service.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Tenant {
     #[serde(rename = "ref")]
     pub tenant: TenantRef,
@@ -60,6 +72,7 @@ pub struct Tenant {
     /// Whether `postgres`, superusers and `pg_*` may be granted.
     pub privileged_roles: PrivilegedRoles,
     /// Addresses from which token logins are accepted at all; empty: anywhere.
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -73,7 +86,7 @@ pub struct TenantAt {
 }
 
 /// Whether and how strictly the connection to the server is encrypted, as libpq's `sslmode` words it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendTls {
     Disable,
@@ -83,7 +96,7 @@ pub enum BackendTls {
 }
 
 /// How a token session logs in to the tenant's PostgreSQL (design.md section 9).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendLogin {
     /// A client certificate minted for the person and role.
@@ -106,21 +119,21 @@ impl BackendTls {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientTls {
     Allow,
     Require,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenAccess {
     Disabled,
     Enabled,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PrivilegedRoles {
     Refuse,
@@ -128,7 +141,7 @@ pub enum PrivilegedRoles {
 }
 
 /// A human account.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Person {
     pub id: PersonId,
     pub email: String,
@@ -138,7 +151,7 @@ pub struct Person {
 }
 
 /// A person who belongs to a tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Member {
     pub tenant: TenantRef,
     pub person: PersonId,
@@ -148,7 +161,7 @@ pub struct Member {
     pub created_at: OffsetDateTime,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MemberKind {
     Owner,
@@ -157,7 +170,7 @@ pub enum MemberKind {
 }
 
 /// What the catalogue knows of a token; never the secret itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TokenRecord {
     pub id: TokenId,
     pub person: PersonId,
@@ -170,6 +183,7 @@ pub struct TokenRecord {
     pub revoked_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_used_at: Option<OffsetDateTime>,
+    #[schema(value_type = Option<String>, format = "ip")]
     pub last_used_from: Option<IpAddr>,
     /// HMAC-SHA-256 of the secret under the pepper; never leaves the process.
     #[serde(skip)]
@@ -177,7 +191,7 @@ pub struct TokenRecord {
 }
 
 /// What an administrator wrote: member → role, until when, from where, on branches only or not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Rule {
     pub id: RuleId,
     pub tenant: TenantRef,
@@ -186,6 +200,7 @@ pub struct Rule {
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
     /// Client networks the rule holds in; empty: anywhere.
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     pub reach: RuleReach,
     pub reason: Option<String>,
@@ -194,7 +209,7 @@ pub struct Rule {
     pub created_at: OffsetDateTime,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleReach {
     Everywhere,
@@ -236,7 +251,7 @@ pub enum RoleSecret {
 }
 
 /// One line of the audit trail, before it is chained and stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditEvent {
     /// What happened, as `noun.verb`: `auth.succeeded`, `auth.denied`, `session.ended`, `rule.removed`…
     pub kind: String,
@@ -275,7 +290,7 @@ impl AuditEvent {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     Success,
@@ -283,7 +298,7 @@ pub enum Outcome {
 }
 
 /// An audit event as it stands in the trail.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditRow {
     pub seq: i64,
     pub id: uuid::Uuid,
@@ -331,7 +346,7 @@ pub const AUDIT_KINDS: &[&str] = &[
 ];
 
 /// A session that was in at some moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Presence {
     /// The row of its login.
     pub start: AuditRow,
@@ -339,7 +354,7 @@ pub struct Presence {
 }
 
 /// Until when a session was in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum PresenceEnd {
     /// It still is.

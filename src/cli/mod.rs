@@ -4,6 +4,7 @@
 //! sluice serve …                      run the pooler
 //! sluice demo …                       run everything once, to try it
 //! sluice health …                     whether a running pooler takes clients
+//! sluice openapi                      the description of the admin API
 //! sluice tenant | person | … …        one call to the admin API of a running pooler (`Remote`)
 //! ```
 //!
@@ -22,6 +23,7 @@ mod health;
 mod input;
 mod member;
 mod memory;
+mod openapi;
 mod output;
 mod person;
 mod remote;
@@ -46,6 +48,7 @@ pub use self::{
     demo_args::DemoArgs,
     direct::{GuardArgs, VerifyArgs},
     health::HealthArgs,
+    openapi::OpenapiArgs,
     remote::Remote,
 };
 
@@ -72,6 +75,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Beside a PostgreSQL: end direct sessions when access ends
     Guard(GuardArgs),
+    /// Print the admin API's description (OpenAPI), for whoever writes a client of it
+    Openapi(OpenapiArgs),
     #[command(flatten)]
     Remote(Remote),
 }
@@ -110,12 +115,16 @@ pub fn run() -> ExitCode {
         return ExitCode::FAILURE;
     }
     match command {
-        Command::Serve(_) | Command::Demo(_) | Command::Verify(_) | Command::Guard(_)
+        Command::Serve(_)
+        | Command::Demo(_)
+        | Command::Verify(_)
+        | Command::Guard(_)
+        | Command::Openapi(_)
             if !connection.is_empty() =>
         Cli::command()
             .error(
                 ErrorKind::ArgumentConflict,
-                "the options of the admin API have no meaning for `serve`, `demo`, `verify` and `guard`",
+                "the options of the admin API have no meaning for `serve`, `demo`, `verify`, `guard` and `openapi`",
             )
             .exit(),
         Command::Serve(args) => serve::run(&args),
@@ -123,6 +132,7 @@ pub fn run() -> ExitCode {
         Command::Health(args) => args.run(connection),
         Command::Verify(args) => args.run(),
         Command::Guard(args) => args.run(),
+        Command::Openapi(args) => args.run(),
         Command::Remote(call) => call.run(connection),
     }
 }
