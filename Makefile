@@ -3,9 +3,10 @@
 # make test    everything that must hold before a change lands
 # make lint    the part of it that runs nothing
 # make bench   Sluice beside PgBouncer: the tables of docs/performance.md (ARGS="--only logins …", see benches/compare)
+# make bench-revocation    how long sessions outlive their revocation (ARGS="--open 1000 …", see benches/revocation)
 
 SHELL := bash
-.PHONY: demo check test lint setup build bench
+.PHONY: demo check test lint setup build bench bench-revocation
 
 demo: setup
 	cargo run --release --locked -- demo $(ARGS)
@@ -18,6 +19,9 @@ build:
 
 bench: setup build
 	python3 benches/compare $(ARGS)
+
+bench-revocation: setup build
+	python3 benches/revocation $(ARGS)
 
 # The servers and clients that the demo and the tests drive; nothing happens where they are installed already.
 setup:
@@ -36,5 +40,6 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	cargo check --locked --manifest-path fuzz/Cargo.toml --bins --target-dir target/fuzz
 	scripts/licences
 	if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; fi

@@ -28,20 +28,20 @@ class World:
 
     def __init__(self, options, stack):
         self.server = self._start(stack, PostgreSql, options.server_port)
-        self.sluice, self.person = None, None
+        self.sluice, self.people = None, []
         bouncer = self._start(stack, PgBouncer, self.server)
         self.version = bouncer.version
         self.poolers = [bouncer.target]
         for name, binary in options.sluice:
             sluice = self._start(stack, Sluice, self.server, binary, name)
             self.poolers.append(sluice.target)
+            if {"logins", "tokens"} & set(options.only):
+                self.people.append(sluice.person())
             # What only Sluice can do is measured with the last one.
             self.sluice, options.binary = sluice, binary
         self.poolers += options.peer
         self.targets = ([self.server.target] if options.direct else []) + self.poolers
-        self.fresh = measures.fresh_programs(self.server, options.binary)
-        if {"logins", "tokens"} & set(options.only):
-            self.person = self.sluice.person()
+        self.fresh = measures.fresh_programs(self.server, options.sluice)
 
     @staticmethod
     def _start(stack, program, *arguments):

@@ -160,8 +160,9 @@ class Program:
 class PostgreSql(Program):
     """The server behind all poolers, with pgbench's tables and a role that owns them."""
 
-    def __init__(self, port=None):
+    def __init__(self, port=None, settings=""):
         super().__init__("postgres", port)
+        self.make_certificate()
         programs = pathlib.Path(subprocess.check_output([REPOSITORY / "scripts/postgres"], text=True).strip())
         self.write("password", PASSWORD)
         self.give_away()
@@ -170,7 +171,7 @@ class PostgreSql(Program):
              "--encoding=UTF8", "--no-sync", "--pwfile=password"],
             cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
         with open(self.folder / "data/postgresql.conf", "a") as file:
-            file.write(f"{POSTGRESQL}port = {self.port}\nunix_socket_directories = '{self.folder}'\n")
+            file.write(f"{POSTGRESQL}{settings}port = {self.port}\nunix_socket_directories = '{self.folder}'\n")
         self.spawn(*unprivileged(), programs / "postgres", "-D", "data")
         superuser = Target("postgres", "127.0.0.1", self.port, user="postgres", database="postgres")
         control = self.wait_for(lambda: protocol.Client(superuser))
@@ -215,7 +216,7 @@ class Sluice(Program):
         values = {"port": self.port, "pool": POOL_SIZE, "admin": self.admin.rsplit(":", 1)[1]}
         self.write("pooler.toml", SLUICE.format(**values))
         self.spawn(binary, "serve", "--config", "pooler.toml")
-        self.wait_for(lambda: self.call("GET", "/ready"))
+        self.wait_for(lambda: urllib.request.urlopen(f"{self.admin}/ready").close())
         self.add_tenant("bench")
         self.target = Target(name, "127.0.0.1", self.port, Processes(self.process.pid), user=f"{ROLE}.bench")
 
@@ -249,5 +250,5 @@ class Sluice(Program):
         self.call("PUT", f"/v1/tenants/people/rules/{person}/{ROLE}", {"expires": "1d"})
         token = self.call("POST", f"/v1/people/{person}/tokens", {"name": "bench", "expires": "1d"})["secret"]
         target = self.tenant("people")
-        target.name, target.password, target.parameters = "token", token, {"options": "-c jit=true"}
+        target.name, target.password, target.parameters = f"token, {self.target.name}", token, {"options": "-c jit=true"}
         return target

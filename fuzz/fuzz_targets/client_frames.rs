@@ -5,11 +5,12 @@ use libfuzzer_sys::fuzz_target;
 use sluice_fuzz::{
     messages,
     protocol::{
-        effect,
         frame::frontend,
         message::{read_password, read_sasl_initial, read_sasl_response},
         pipeline::{Answer, Pipeline},
-        prepared::{NameLimits, Names, Statements, Undo},
+        prepared::{Meaning, NameLimits, Names, Statements, Undo},
+        reading::{self, Reading},
+        residue,
     },
 };
 
@@ -29,7 +30,8 @@ fuzz_target!(|stream: &[u8]| {
             read_sasl_initial(body),
             read_sasl_response(body),
         );
-        let _ = effect::of_text(body);
+        let _ = (residue::of_text(body), residue::may_forget_statements(body));
+        let _ = reading::may_change(body, true);
         let undo = (tag == frontend::PARSE)
             .then(|| parse(body, &mut statements, &mut names))
             .flatten();
@@ -50,8 +52,10 @@ fuzz_target!(|stream: &[u8]| {
 fn parse(body: &[u8], statements: &mut Statements, names: &mut Names) -> Option<Undo> {
     let end = body.iter().position(|byte| *byte == 0)?;
     let (name, rest) = body.split_at(end);
-    let statement = statements.intern(rest);
-    assert!(std::rc::Rc::ptr_eq(&statement, &statements.intern(rest)));
+    let meaning = Meaning::in_utf8(Reading::DEFAULT);
+    let statement = statements.intern(rest, meaning);
+    let again = statements.intern(rest, meaning);
+    assert!(std::rc::Rc::ptr_eq(&statement, &again) || reading::is_momentary(rest));
     if names.find(name).is_some() {
         names.remove(name)?;
     }

@@ -200,15 +200,15 @@ impl Access {
         let evidence = self
             .inner
             .catalog
-            .evidence(token.id(), tenant, role)
+            .proven_evidence(token, tenant, role)
             .await?;
-        if !self.inner.catalog.verify_token(token, &evidence) {
+        let Some(evidence) = evidence else {
             let denial = Denial::InvalidToken(InvalidToken::Unknown);
             return Err(AccessError::Denied {
                 denial,
                 person: None,
             });
-        }
+        };
         let now = OffsetDateTime::now_utc();
         let person = evidence.person.as_ref().map(|person| person.id);
         let grant = grant::decide(&evidence, role, from, now)

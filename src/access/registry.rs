@@ -99,7 +99,8 @@ pub struct SessionHandle {
     pub id: SessionId,
     pub identity: Identity,
     pub started_at: OffsetDateTime,
-    granted: OnceLock<Grant>,
+    /// Boxed, because most sessions have none.
+    granted: OnceLock<Box<Grant>>,
     /// What somebody else than the catalogue has said; `None` before that, and for all other sessions.
     pub(super) standing: Mutex<Option<Box<Standing>>>,
     /// Taken to write the two numbers below, which belong together; they are read without it.
@@ -148,12 +149,12 @@ impl SessionHandle {
     /// The grant the session lives on; `None` before the decision and for password sessions.
     #[must_use]
     pub fn grant(&self) -> Option<&Grant> {
-        self.granted.get()
+        self.granted.get().map(|grant| &**grant)
     }
 
     /// Remembers the first decision, or a later one that confirms it. One that was read before the last is past.
     pub(super) fn confirm(&self, grant: &Grant) {
-        self.granted.get_or_init(|| grant.clone());
+        self.granted.get_or_init(|| Box::new(grant.clone()));
         self.decide(grant.revision(), unix_ms(grant.expires_at()));
     }
 

@@ -10,7 +10,7 @@ use axum::{
 use futures_util::stream;
 use serde::Deserialize;
 use time::OffsetDateTime;
-use utoipa::IntoParams;
+
 use utoipa_axum::routes;
 
 use super::{
@@ -40,7 +40,7 @@ pub(super) fn routes() -> Routes {
         .routes(routes!(verify))
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Filter {
@@ -64,7 +64,7 @@ struct Filter {
     limit: Option<u32>,
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Question {
@@ -262,7 +262,7 @@ async fn refuse_unknown_tenant(state: &AdminState, tenant: &TenantRef) -> Result
     Ok(())
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Check {

@@ -3,7 +3,7 @@
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use time::OffsetDateTime;
-use utoipa::IntoParams;
+
 use utoipa_axum::routes;
 
 use super::{
@@ -35,7 +35,7 @@ pub(super) fn routes() -> Routes {
 /// One rule as a path names it.
 type RulePath = (TenantRef, String, RoleName);
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Filter {

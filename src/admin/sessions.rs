@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State};
 use serde::Deserialize;
-use utoipa::IntoParams;
+
 use utoipa_axum::routes;
 
 use super::{
@@ -20,7 +20,7 @@ pub(super) fn routes() -> Routes {
     Routes::default().routes(routes!(list)).routes(routes!(end))
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Filter {

@@ -16,6 +16,7 @@ use crate::{
         frame::{HEADER_BYTES, Header, backend as tag},
         message,
         pipeline::TransactionStatus,
+        reading::Reading,
         startup::SecretKey,
     },
 };
@@ -38,19 +39,28 @@ pub(super) struct Message {
 
 /// The server's parameters as it reported them (ParameterStatus), in its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ParameterStatuses(Vec<(String, String)>);
+pub struct ParameterStatuses {
+    list: Vec<(String, String)>,
+    reading: Reading,
+}
 
 impl ParameterStatuses {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
+        self.list
             .iter()
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
     }
 
+    /// What they do to the texts of statements.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        self.reading
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
+        self.list
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -58,11 +68,12 @@ impl ParameterStatuses {
     /// Sets `name` if the server reports it at all.
     pub fn overlay(&mut self, name: &str, value: &str) {
         if let Some((_, known)) = self
-            .0
+            .list
             .iter_mut()
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
         {
             value.clone_into(known);
+            self.reading = Reading::of_reported(self.iter());
         }
     }
 
@@ -71,13 +82,14 @@ impl ParameterStatuses {
         let mut parts = body.split(|byte| *byte == 0);
         let name = std::str::from_utf8(parts.next()?).ok()?;
         let value = String::from_utf8_lossy(parts.next()?).into_owned();
-        if let Some((_, known)) = self.0.iter_mut().find(|(known, _)| known == name) {
+        if let Some((_, known)) = self.list.iter_mut().find(|(known, _)| known == name) {
             *known = value;
-        } else if self.0.len() < PARAMETERS_MAX {
-            self.0.push((name.to_owned(), value));
+        } else if self.list.len() < PARAMETERS_MAX {
+            self.list.push((name.to_owned(), value));
         } else {
             return None;
         }
+        self.reading = Reading::of_reported(self.iter());
         Some(())
     }
 

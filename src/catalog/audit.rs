@@ -35,7 +35,7 @@ use crate::{
 pub(super) const GENESIS: [u8; 32] = [0; 32];
 /// Longest `detail` that is stored, as JSON; a longer one is replaced by its length.
 const DETAIL_MAX_BYTES: usize = 16 * 1024;
-/// Rows written by one statement.
+/// Rows written by one statement, at most.
 const ROWS_PER_INSERT: usize = 64;
 
 impl Catalog {
@@ -194,8 +194,12 @@ pub(super) async fn append(
         prev_hash = hash;
         seq += 1;
     }
-    for links in links.chunks(ROWS_PER_INSERT) {
+    let mut rest = &links[..];
+    while let Some(power) = rest.len().checked_ilog2() {
+        // Powers of two: a statement is kept for every number of rows, and the large ones are a hundred kilobytes.
+        let (links, after) = rest.split_at(ROWS_PER_INSERT.min(1 << power));
         insert(connection, links).await?;
+        rest = after;
     }
     set_head(connection, keys, seq - 1, &prev_hash).await
 }

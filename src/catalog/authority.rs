@@ -6,7 +6,7 @@ use jsonwebtoken::{Algorithm, jwk::JwkSet};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use utoipa::{
-    PartialSchema, ToSchema,
+    ToSchema,
     openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type},
 };
 
@@ -87,13 +87,19 @@ impl ToSchema for Authority {
     }
 }
 
-impl PartialSchema for Authority {
+impl utoipa::PartialSchema for Authority {
     fn schema() -> RefOr<Schema> {
         OneOfBuilder::new()
             .description(Some("Who decides about tokens."))
             .item(of_kind("catalogue", ObjectBuilder::new().into()))
-            .item(of_kind("http", HttpAuthority::schema()))
-            .item(of_kind("jwt", JwtAuthority::schema()))
+            .item(of_kind(
+                "http",
+                <HttpAuthority as utoipa::PartialSchema>::schema(),
+            ))
+            .item(of_kind(
+                "jwt",
+                <JwtAuthority as utoipa::PartialSchema>::schema(),
+            ))
             .into()
     }
 }
@@ -136,7 +142,7 @@ fn sub() -> String {
 /// An address that can be called: http or https with a host, and without credentials, which would end up in logs.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(into = "String", try_from = "String")]
-#[schema(value_type = String, format = Uri)]
+#[schema(value_type = String, format = "uri")]
 pub struct AuthorityUrl(Url);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -85,8 +85,8 @@ impl RecentUses {
     }
 }
 
-/// Nothing here can be left half done by a panic, so a poisoned lock is as good as any.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// What the catalogue remembers cannot be left half done by a panic, so a poisoned lock is as good as any.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

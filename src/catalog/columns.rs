@@ -1,6 +1,6 @@
 //! Between columns and values: times as unix milliseconds, words as the types' serde names, bytes as hex.
 
-use std::{fmt::Write, str::FromStr};
+use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::{Serialize, de::DeserializeOwned};
@@ -114,11 +114,12 @@ pub(super) fn digest(row: &SqliteRow, column: &'static str) -> Result<[u8; 32], 
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or_default();
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend([digit(byte >> 4), digit(byte & 15)]);
+    }
+    text
 }
 
 pub(super) fn unhex(text: &str) -> Option<[u8; 32]> {

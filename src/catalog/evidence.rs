@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::{
     catalog::{
-        Catalog, CatalogError, changes, members, people, rule_rows, tenant_rows, tokens,
+        Catalog, CatalogError, Token, changes, members, people, rule_rows, tenant_rows, token,
+        tokens,
         types::{Evidence, Tenant, TokenAccess},
     },
     names::{PersonId, RoleName, TenantRef, TokenId},
@@ -21,7 +22,46 @@ enum Bearer<'a> {
     Person(PersonId),
 }
 
+/// What evidence is remembered under: only who knows the token's secret finds it, so that its presence gives
+/// nothing away.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct Topic {
+    /// The token's keyed hash.
+    token: [u8; 32],
+    tenant: TenantRef,
+    role: RoleName,
+}
+
 impl Catalog {
+    /// The evidence about a token that was shown, as complete and as new as [`Self::evidence`]; `None`: there is no such
+    /// token. Whoever does not know a token's secret gets the same work done for it, whether or not there is such a
+    /// token. Says nothing of its expiry or revocation.
+    pub async fn proven_evidence(
+        &self,
+        token: &Token,
+        tenant: &TenantRef,
+        role: &RoleName,
+    ) -> Result<Option<Arc<Evidence>>, CatalogError> {
+        let pepper = self.shared.keys.pepper();
+        let topic = Topic {
+            token: token.mac(pepper),
+            tenant: tenant.clone(),
+            role: role.clone(),
+        };
+        let known = &self.shared.evidence;
+        if let Some(revision) = self.shared.present.revision()
+            && let Some(evidence) = known.find(revision, &topic)
+        {
+            return Ok(Some(evidence));
+        }
+        let evidence = Arc::new(self.evidence(token.id(), tenant, role).await?);
+        if !token::verify(evidence.token.as_ref(), token, pepper) {
+            return Ok(None);
+        }
+        known.remember(evidence.revision, topic, Arc::clone(&evidence));
+        Ok(Some(evidence))
+    }
+
     /// Reads the evidence in one transaction, past any cache: a change that was confirmed before this call
     /// is in it. Runs the same queries whether or not the token, the tenant or the person exists.
     pub async fn evidence(

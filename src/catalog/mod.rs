@@ -10,7 +10,8 @@
 //! - Every change is one transaction: the change itself, the revision raised by one, and its audit rows.
 //! - All writes go through one thread, which belongs to no caller's runtime. A caller that goes away while it
 //!   waits loses the answer, never the write, and leaves nothing locked.
-//! - What decides about access is read in one transaction ([`Catalog::evidence`]) and never from a cache.
+//! - What decides about access is read in one transaction ([`Catalog::evidence`]); it is used again only as long as the
+//!   revision in the file, read anew each time, is still the one that it was read at (`current`).
 //! - The file holds no secret that can be read without the master key.
 
 mod audit;
@@ -18,6 +19,7 @@ mod authority;
 mod cache;
 mod changes;
 mod columns;
+mod current;
 mod entry;
 mod error;
 mod evidence;
@@ -52,9 +54,11 @@ use zeroize::Zeroizing;
 
 use self::{
     cache::{RecentUses, TenantCache},
+    current::{AsOf, Present},
+    evidence::Topic,
     keys::Keys,
     refusals::Refusals,
-    types::Revision,
+    types::{Evidence, Revision, RoleSecret},
     writer::Writer,
 };
 pub use self::{
@@ -68,6 +72,7 @@ pub use self::{
     token::{NoRandomness, Token, verify},
     trail::{AuditFault, AuditVerdict, Checkpoint},
 };
+use crate::names::{RoleName, TenantRef};
 
 /// The one store of who may do what. Cheap to clone; usable from any number of tokio runtimes at once.
 ///
@@ -79,6 +84,10 @@ pub struct Catalog {
 
 struct Shared {
     readers: SqlitePool,
+    present: Present,
+    /// What tokens that were shown before may do.
+    evidence: AsOf<Topic, Arc<Evidence>>,
+    role_secrets: AsOf<(TenantRef, RoleName), RoleSecret>,
     writer: Writer,
     keys: Arc<Keys>,
     tenants: Arc<TenantCache>,
@@ -97,6 +106,9 @@ impl Catalog {
         let writer = Writer::start(opened.writer, Arc::clone(&keys), Arc::clone(&tenants))?;
         let shared = Shared {
             readers: opened.readers,
+            present: Present::open(path)?,
+            evidence: AsOf::default(),
+            role_secrets: AsOf::default(),
             writer,
             keys,
             tenants,

@@ -23,6 +23,25 @@ impl Catalog {
         tenant: &TenantRef,
         role: &RoleName,
     ) -> Result<Option<RoleSecret>, CatalogError> {
+        let Some(revision) = self.shared.present.revision() else {
+            return self.read_role_secret(tenant, role).await;
+        };
+        let (known, key) = (&self.shared.role_secrets, (tenant.clone(), role.clone()));
+        if let Some(secret) = known.find(revision, &key) {
+            return Ok(Some(secret));
+        }
+        let secret = self.read_role_secret(tenant, role).await?;
+        if let Some(secret) = &secret {
+            known.remember(revision, key, secret.clone());
+        }
+        Ok(secret)
+    }
+
+    async fn read_role_secret(
+        &self,
+        tenant: &TenantRef,
+        role: &RoleName,
+    ) -> Result<Option<RoleSecret>, CatalogError> {
         let mut reader = self.shared.readers.acquire().await?;
         let row =
             sqlx::query("SELECT kind, sealed FROM role_secrets WHERE tenant = $1 AND role = $2")

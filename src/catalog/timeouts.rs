@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use utoipa::{
-    PartialSchema, ToSchema,
+    ToSchema,
     openapi::{ObjectBuilder, RefOr, Schema, Type},
 };
 
@@ -51,7 +51,7 @@ impl TimeLimit {
 // By hand, for it is written as text although it is an enum.
 impl ToSchema for TimeLimit {}
 
-impl PartialSchema for TimeLimit {
+impl utoipa::PartialSchema for TimeLimit {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(Type::String)

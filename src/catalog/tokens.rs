@@ -14,8 +14,8 @@ use crate::{
         columns::{
             digest, hex, milliseconds, now, parsed, parsed_optional, time, time_optional, truncated,
         },
-        people, token,
-        types::{AuditEvent, Evidence, TokenRecord},
+        people,
+        types::{AuditEvent, TokenRecord},
     },
     names::{PersonId, TokenId},
 };
@@ -108,13 +108,6 @@ impl Catalog {
         if self.shared.recent_uses.is_due(id, at) {
             self.shared.writer.note_use(id.clone(), at, from);
         }
-    }
-
-    /// Whether `token` is the one that the evidence was gathered for. Says nothing of its expiry or
-    /// revocation, and does the same work when there is no such token.
-    #[must_use]
-    pub fn verify_token(&self, token: &Token, evidence: &Evidence) -> bool {
-        token::verify(evidence.token.as_ref(), token, self.shared.keys.pepper())
     }
 
     /// What stored tokens are compared under, for those who check a token without a tenant.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     access::Purge,
     pool::{OverallBudget, Pools},
-    session::{Command, Process, Sharing, Worker, accept, serve},
+    session::{Command, Process, Sharing, Worker, accept, take_in},
 };
 
 /// The worker's clock: limits of time are kept to this.
@@ -110,11 +110,7 @@ async fn keep_time(worker: &Rc<Worker>) {
 async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Arrive(arrival) => {
-                worker
-                    .sessions
-                    .spawn_local(serve(Rc::clone(worker), *arrival));
-            }
+            Command::Arrive(arrival) => take_in(worker, *arrival),
             Command::Cancel { session, done } => {
                 let worker = Rc::clone(worker);
                 tokio::task::spawn_local(async move {

@@ -34,6 +34,8 @@ pub struct Backend {
     pub own_settings: OwnSettings,
     /// The client has sent something that may take every prepared statement away from the server session.
     pub may_forget: bool,
+    /// The same for how it reads the texts of statements.
+    pub may_reread: bool,
     /// What the last client may have left behind.
     pub residue: Residue,
     pub(super) epoch: Rc<Epoch>,
@@ -126,6 +128,7 @@ impl Backend {
             unnamed: None,
             own_settings: OwnSettings::default(),
             may_forget: false,
+            may_reread: false,
             residue: Residue::empty(),
             epoch,
             retire_at,

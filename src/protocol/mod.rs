@@ -10,6 +10,7 @@ pub mod own_settings;
 pub mod parameters;
 pub mod pipeline;
 pub mod prepared;
+pub mod reading;
 pub mod residue;
 pub mod scram;
 pub mod sql;

@@ -12,8 +12,11 @@ use proptest::prelude::*;
 
 use super::{
     pipeline::{Answer, Doubt, Pipeline, TransactionStatus},
-    prepared::{Known, NameLimits, Names, Statement, Statements, UTF8, Undo},
+    prepared::{Known, Meaning, NameLimits, Names, Statement, Statements, Undo},
+    reading::Reading,
 };
+
+const USUAL: Meaning<'_> = Meaning::in_utf8(Reading::DEFAULT);
 
 /// A message of the client's, and how the server will take it if it looks at it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -241,7 +244,7 @@ impl Play {
             pipeline: Pipeline::default(),
             known: Known::default(),
             statements: (0..4u8)
-                .map(|name| statements.intern(&[name], UTF8))
+                .map(|name| statements.intern(&[name], USUAL))
                 .collect(),
             to_server: VecDeque::new(),
             server: Server {
@@ -500,7 +503,7 @@ proptest! {
                 // The relay never takes a name that the client has: the server reports the duplicate.
                 let body = vec![b'x'; length];
                 let fits = model.len() < limits.count && size(&model) + 1 + length <= limits.bytes;
-                let inserted = names.insert(&[name], statements.intern(&body, UTF8), limits);
+                let inserted = names.insert(&[name], statements.intern(&body, USUAL), limits);
                 prop_assert_eq!(inserted.is_ok(), fits);
                 if fits {
                     model.insert(name, body);
@@ -521,7 +524,7 @@ proptest! {
         let mut known = Known::default();
         let mut used = BTreeSet::new();
         for name in &uses {
-            let statement = statements.intern(&[*name], UTF8);
+            let statement = statements.intern(&[*name], USUAL);
             if !known.touch(&statement) {
                 known.insert(&statement);
             }
@@ -533,7 +536,7 @@ proptest! {
         prop_assert_eq!(known.len(), before - forgotten);
         prop_assert!(known.len() <= max);
         prop_assert!(forgotten == 0 || known.len() == max * 3 / 4);
-        let last = statements.intern(&[*uses.last().unwrap()], UTF8);
+        let last = statements.intern(&[*uses.last().unwrap()], USUAL);
         prop_assert!(known.touch(&last));
     }
 }

@@ -38,8 +38,8 @@ enum Sight {
 
 /// A place in a statement where something is set.
 #[derive(Debug, PartialEq, Eq)]
-enum Assignment<'a> {
-    Named(&'a str),
+pub(super) enum Assignment<'a> {
+    Named(&'a [u8]),
     /// The name is an expression.
     Computed,
 }
@@ -50,9 +50,10 @@ impl OwnSettings {
         if !is_whole && self.sight == Sight::Whole {
             self.sight = Sight::Cut;
         }
-        for assignment in assignments(text) {
+        let worth_reading = memchr(b'.', text).is_some() || memchr(b'(', text).is_some();
+        for assignment in assignments(if worth_reading { text } else { &[] }) {
             match assignment {
-                Assignment::Named(name) => self.add(name),
+                Assignment::Named(name) => dotted(name).into_iter().for_each(|name| self.add(name)),
                 Assignment::Computed => self.sight = Sight::Lost,
             }
         }
@@ -117,10 +118,8 @@ impl OwnSettings {
     }
 }
 
-/// Where `text` sets something that may be a setting of the application's own.
-fn assignments(text: &[u8]) -> impl Iterator<Item = Assignment<'_>> {
-    let worth_reading = memchr(b'.', text).is_some() || memchr(b'(', text).is_some();
-    let text = if worth_reading { text } else { &[] };
+/// Where `text` may set something.
+pub(super) fn assignments(text: &[u8]) -> impl Iterator<Item = Assignment<'_>> {
     memchr2_iter(b's', b'S', text).filter_map(|start| {
         let (before, rest) = text.split_at(start);
         let before = before.last().copied().unwrap_or(b' ');
@@ -138,7 +137,7 @@ fn assignments(text: &[u8]) -> impl Iterator<Item = Assignment<'_>> {
             .find_map(|word| skip_word(rest, word))
             .map_or(rest, skip_space);
         let length = rest.iter().position(|byte| !is_of_name(*byte));
-        dotted(&rest[..length.unwrap_or(rest.len())])
+        Some(Assignment::Named(&rest[..length.unwrap_or(rest.len())]))
     })
 }
 
@@ -148,14 +147,14 @@ fn called(rest: &[u8]) -> Option<Assignment<'_>> {
     let Some(quoted) = rest.strip_prefix(b"'") else {
         return Some(Assignment::Computed);
     };
-    dotted(&quoted[..memchr(b'\'', quoted)?])
+    Some(Assignment::Named(&quoted[..memchr(b'\'', quoted)?]))
 }
 
-fn dotted(name: &[u8]) -> Option<Assignment<'_>> {
+/// `name`, if it may be one of the application's own.
+fn dotted(name: &[u8]) -> Option<&str> {
     let has_dot = memchr(b'.', name).is_some() && name.len() <= NAME_MAX_BYTES;
     let is_name = has_dot && name.iter().all(|byte| is_of_name(*byte));
-    let name = is_name.then(|| std::str::from_utf8(name).ok()).flatten()?;
-    Some(Assignment::Named(name))
+    is_name.then(|| std::str::from_utf8(name).ok()).flatten()
 }
 
 fn skip_word<'a>(text: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {

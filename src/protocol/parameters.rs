@@ -10,11 +10,17 @@ use std::{
     hash::{Hash, Hasher},
 };
 
+use super::reading::Reading;
+
+type Text = Box<str>;
+
 /// The settings of one session, by lower-case name. Compared by hash first, so unequal ones cost next to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     hash: u64,
-    values: BTreeMap<String, String>,
+    reading: Reading,
+    /// Sorted by name, and no larger than it must be: every session has some.
+    values: Box<[(Text, Text)]>,
 }
 
 impl Hash for Settings {
@@ -26,13 +32,16 @@ impl Hash for Settings {
 impl FromIterator<(String, String)> for Settings {
     /// Of two settings of one name the later one counts.
     fn from_iter<I: IntoIterator<Item = (String, String)>>(settings: I) -> Self {
-        let values: BTreeMap<_, _> = settings
+        let values: BTreeMap<Text, Text> = settings
             .into_iter()
-            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .map(|(name, value)| (name.to_ascii_lowercase().into(), value.into()))
             .collect();
+        let values: Box<[_]> = values.into_iter().collect();
         let mut hasher = DefaultHasher::new();
         values.hash(&mut hasher);
+        let pairs = values.iter().map(|(name, value)| (&**name, &**value));
         Self {
+            reading: Reading::of_settings(pairs),
             hash: if values.is_empty() {
                 0
             } else {
@@ -49,15 +58,22 @@ impl Settings {
         self.values.is_empty()
     }
 
+    /// What they do to the texts of statements.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        self.reading
+    }
+
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
+        let found = self
+            .values
+            .binary_search_by(|(known, _)| (**known).cmp(name));
+        Some(&*self.values.get(found.ok()?)?.1)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.values
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        self.values.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// The statements that turn a session with settings `from` into one with these; empty: nothing to do.
@@ -67,24 +83,31 @@ impl Settings {
     #[must_use]
     pub fn statements_from(&self, from: &Self) -> String {
         let mut sql = String::new();
-        for name in from
-            .values
-            .keys()
-            .filter(|name| !self.values.contains_key(*name))
-        {
+        for (name, _) in from.iter().filter(|(name, _)| self.get(name).is_none()) {
             let _ = write!(sql, "RESET {};", quote_name(name));
         }
         let mut call = "SELECT ";
-        for (name, value) in self
-            .values
+        let mut others: Vec<_> = self
             .iter()
-            .filter(|(name, value)| from.values.get(*name) != Some(value))
-        {
+            .filter(|(name, value)| from.get(name) != Some(*value))
+            .collect();
+        others.sort_by_key(|(name, _)| rank(name));
+        for (name, value) in others {
             let (name, value) = (quote_literal(name), quote_literal(value));
             let _ = write!(sql, "{call}pg_catalog.set_config({name},{value},false)");
             call = ",";
         }
         sql
+    }
+}
+
+/// Who somebody is decides what may be set: first what the role that logged in may set, then who the session is, and
+/// then as which role it acts.
+fn rank(name: &str) -> u8 {
+    match name {
+        "role" => 2,
+        "session_authorization" => 1,
+        _ => 0,
     }
 }
 
@@ -143,6 +166,18 @@ mod tests {
             "RESET \"a\".\"b\";SELECT pg_catalog.set_config(E'search_path',E'x, y',false),\
              pg_catalog.set_config(E'work_mem',E'8MB',false)"
         );
+    }
+
+    #[test]
+    fn who_the_session_is_comes_last_and_its_role_behind_it() {
+        let to = settings(&[
+            ("role", "r"),
+            ("session_authorization", "s"),
+            ("work_mem", "8MB"),
+        ]);
+        let sql = to.statements_from(&Settings::default());
+        let places = ["'work_mem'", "'session_authorization'", "'role'"].map(|name| sql.find(name));
+        assert!(places.is_sorted() && places[0].is_some(), "{sql}");
     }
 
     #[test]

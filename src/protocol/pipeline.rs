@@ -281,6 +281,12 @@ impl Pipeline {
         self.request_sync(Answer::Swallow);
     }
 
+    /// Whether the server has answered all, up to a ReadyForQuery.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.owed.is_empty() && self.batch == Batch::Closed && self.doubtful == 0
+    }
+
     /// Whether the server is at work for the client or waits for more of a batch.
     #[must_use]
     pub fn is_busy(&self) -> bool {
@@ -431,12 +437,12 @@ impl Pipeline {
             }
             backend::COPY_IN_RESPONSE => self.begin_copy_in(),
             backend::COPY_BOTH_RESPONSE => self.copy = Copy::Both,
+            backend::NOTICE_RESPONSE => self.notice(),
             backend::COPY_DATA
             | backend::COPY_DONE
             | backend::COPY_OUT_RESPONSE
             | backend::DATA_ROW
             | backend::FUNCTION_CALL_RESPONSE
-            | backend::NOTICE_RESPONSE
             | backend::NOTIFICATION_RESPONSE
             | backend::PARAMETER_DESCRIPTION
             | backend::PARAMETER_STATUS => {}
@@ -578,6 +584,14 @@ impl Pipeline {
         }
     }
 
+    /// What the server has to tell may be about the statement that it parses.
+    fn notice(&mut self) {
+        let due = self.owed.front();
+        if let Some(Undo::Parse { statement, .. }) = due.and_then(|due| due.undo.as_deref()) {
+            statement.notice();
+        }
+    }
+
     fn skip_to_sync(&mut self) {
         // The first one has failed. A Parse of the unnamed statement has taken away what was there before.
         if let Some(Due {
@@ -647,7 +661,10 @@ fn is_answer(tag: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::prepared::Statements;
+    use crate::protocol::{
+        prepared::{Meaning, Statements},
+        reading::Reading,
+    };
 
     /// Plays a script: `>` before what goes to the server, `<` before what comes from it (`I`, `T`, `E` after Z).
     fn play(script: &str) -> Pipeline {
@@ -771,7 +788,7 @@ mod tests {
     }
 
     fn forget(name: &[u8]) -> Undo {
-        let statement = Statements::new(1).intern(name, "UTF8");
+        let statement = Statements::new(1).intern(name, Meaning::in_utf8(Reading::DEFAULT));
         Undo::Parse {
             name: Some(name.into()),
             statement,

@@ -9,16 +9,14 @@
 //! client B  "q7" ─┴─▶ Statement "sluice_42" ──┴─ backend 2 does not yet: Parse goes ahead of the Bind
 //! ```
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write as _,
-    rc::Rc,
-};
+use std::{cell::Cell, collections::BTreeMap, fmt::Write as _, hash::BuildHasher as _, rc::Rc};
 
+use hashbrown::HashTable;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::{
     own_settings::OwnSettings,
+    reading::{self, Reading},
     residue::{self, Residue},
 };
 
@@ -31,6 +29,25 @@ pub const PREFIX: &str = "sluice_";
 /// A name that no statement has: to close it is answered with CloseComplete and does nothing.
 pub const NO_STATEMENT: &[u8] = b"sluice_none";
 
+/// What decides, beside its text, what a Parse means: the settings of the session that it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meaning<'a> {
+    /// The client's encoding, as the server calls it.
+    pub encoding: &'a str,
+    /// `None`: something was sent that may change it, and the server has not told yet.
+    pub reading: Option<Reading>,
+}
+
+impl Meaning<'static> {
+    #[must_use]
+    pub const fn in_utf8(reading: Reading) -> Self {
+        Self {
+            encoding: UTF8,
+            reading: Some(reading),
+        }
+    }
+}
+
 /// A statement as a pool knows it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Statement {
@@ -41,12 +58,25 @@ pub struct Statement {
     residue: Residue,
     own_settings: Box<[Box<str>]>,
     may_forget: bool,
+    may_reread: bool,
     is_ascii: bool,
+    reading: Option<Reading>,
+    /// Whether the server had something to tell when it was parsed.
+    is_noticed: Cell<bool>,
     /// What its text is encoded in, where that matters: a client encoding other than UTF-8.
     encoding: Option<Box<str>>,
 }
 
 impl Statement {
+    /// Whether it is the one that a Parse with this body means.
+    fn is(&self, body: &[u8], encoding: Option<&str>, reading: Option<Reading>) -> bool {
+        self.reading == reading && self.encoding.as_deref() == encoding && *self.body == *body
+    }
+
+    fn hash(body: &[u8], encoding: Option<&str>, reading: Option<Reading>) -> u64 {
+        FxBuildHasher.hash_one((body, encoding, reading))
+    }
+
     /// Whether its bytes are another text for a client with this encoding.
     fn is_foreign_in(&self, encoding: &str) -> bool {
         match &self.encoding {
@@ -71,6 +101,22 @@ impl Statement {
     #[must_use]
     pub fn may_forget(&self) -> bool {
         self.may_forget
+    }
+
+    /// Whether running it may change how the server reads texts.
+    #[must_use]
+    pub fn may_reread(&self) -> bool {
+        self.may_reread
+    }
+
+    /// Notes that the server had something to tell when it parsed it: the next who asks for that is told, too.
+    pub(super) fn notice(&self) {
+        self.is_noticed.set(true);
+    }
+
+    #[must_use]
+    pub fn is_noticed(&self) -> bool {
+        self.is_noticed.get()
     }
 
     /// The settings of the application's own that it may set.
@@ -104,14 +150,10 @@ impl Statement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner(u64);
 
-type ByBody = HashMap<Box<[u8]>, Rc<Statement>, FxBuildHasher>;
-
 /// All statements of a pool, each once.
 #[derive(Debug)]
 pub struct Statements {
-    by_body: ByBody,
-    /// Those with a text in another encoding than UTF-8: the same bytes mean something else there.
-    foreign: BTreeMap<Box<str>, ByBody>,
+    shared: HashTable<Rc<Statement>>,
     next_id: u64,
     /// What was interned before this one may have plans that no longer fit.
     fresh_from: u64,
@@ -124,8 +166,7 @@ impl Statements {
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self {
-            by_body: ByBody::default(),
-            foreign: BTreeMap::new(),
+            shared: HashTable::new(),
             next_id: 1,
             fresh_from: 1,
             next_owner: 1,
@@ -143,29 +184,35 @@ impl Statements {
     /// Has every statement prepared anew, under another name, when it is used next: after a change of a table, a plan
     /// that was made before may not be used any more, on no backend.
     pub fn renew(&mut self) {
-        self.by_body.clear();
-        self.foreign.clear();
+        self.shared.clear();
         self.fresh_from = self.next_id;
     }
 
-    /// What `statement` has been renewed to; `None`: it has not been. `encoding` as for `intern`.
-    pub fn renewed(&mut self, statement: &Statement, encoding: &str) -> Option<Rc<Statement>> {
-        let is_stale = statement.id < self.fresh_from || statement.is_foreign_in(encoding);
-        is_stale.then(|| self.intern(&statement.body, encoding))
+    /// What `statement` has been renewed to; `None`: it has not been. What the backend has parsed already, `is_known`,
+    /// keeps the meaning that it had then.
+    pub fn renewed(
+        &mut self,
+        statement: &Statement,
+        meaning: Meaning<'_>,
+        is_known: bool,
+    ) -> Option<Rc<Statement>> {
+        let is_stale = statement.id < self.fresh_from
+            || statement.is_foreign_in(meaning.encoding)
+            || (statement.reading != meaning.reading && !is_known);
+        is_stale.then(|| self.intern(&statement.body, meaning))
     }
 
-    /// The statement whose Parse has `body` behind its name; `encoding`: the client's, as the server calls it.
-    pub fn intern(&mut self, body: &[u8], encoding: &str) -> Rc<Statement> {
-        let encoding = (encoding != UTF8 && !body.is_ascii()).then_some(encoding);
-        let by_body = match encoding {
-            None => &mut self.by_body,
-            Some(encoding) => self.foreign.entry(encoding.into()).or_default(),
-        };
-        if let Some(known) = by_body.get(body) {
+    /// The statement whose Parse has `body` behind its name.
+    pub fn intern(&mut self, body: &[u8], meaning: Meaning<'_>) -> Rc<Statement> {
+        let Meaning { encoding, reading } = meaning;
+        let is_ascii = body.is_ascii();
+        let encoding = (encoding != UTF8 && !is_ascii).then_some(encoding);
+        let hash = Statement::hash(body, encoding, reading);
+        let known = self
+            .shared
+            .find(hash, |statement| statement.is(body, encoding, reading));
+        if let Some(known) = known {
             return Rc::clone(known);
-        }
-        if by_body.len() >= self.max {
-            by_body.retain(|_, statement| Rc::strong_count(statement) > 1);
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -179,11 +226,26 @@ impl Statements {
             residue: residue::of_text(body),
             own_settings: own_settings.into_names(),
             may_forget: residue::may_forget_statements(text),
-            is_ascii: body.is_ascii(),
+            may_reread: reading::may_change(text, true),
+            is_ascii,
+            reading,
+            is_noticed: Cell::new(false),
             encoding: encoding.map(Into::into),
         });
-        by_body.insert(body.into(), Rc::clone(&statement));
+        if reading.is_some() && !reading::is_momentary(text) {
+            self.share(hash, &statement);
+        }
         statement
+    }
+
+    fn share(&mut self, hash: u64, statement: &Rc<Statement>) {
+        if self.shared.len() >= self.max {
+            self.shared.retain(|other| Rc::strong_count(other) > 1);
+        }
+        let statement = Rc::clone(statement);
+        self.shared.insert_unique(hash, statement, |other| {
+            Statement::hash(&other.body, other.encoding.as_deref(), other.reading)
+        });
     }
 }
 
@@ -205,6 +267,12 @@ impl Known {
             }
             None => false,
         }
+    }
+
+    /// Whether the backend knows `statement`, which does not use it.
+    #[must_use]
+    pub fn contains(&self, statement: &Statement) -> bool {
+        self.last_use.contains_key(&statement.id)
     }
 
     pub fn insert(&mut self, statement: &Statement) {
@@ -452,6 +520,12 @@ impl Undo {
 mod tests {
     use super::*;
 
+    const USUAL: Meaning<'_> = Meaning::in_utf8(Reading::DEFAULT);
+    const LATIN1: Meaning<'_> = Meaning {
+        encoding: "LATIN1",
+        ..USUAL
+    };
+
     const LIMITS: NameLimits = NameLimits {
         count: 2,
         bytes: 100,
@@ -460,58 +534,92 @@ mod tests {
     #[test]
     fn one_text_is_one_statement_whoever_prepares_it() {
         let mut statements = Statements::new(10);
-        let first = statements.intern(b"select 1\0\0\0", UTF8);
+        let first = statements.intern(b"select 1\0\0\0", USUAL);
         assert!(Rc::ptr_eq(
             &first,
-            &statements.intern(b"select 1\0\0\0", UTF8)
+            &statements.intern(b"select 1\0\0\0", USUAL)
         ));
-        let other = statements.intern(b"select 2\0\0\0", UTF8);
+        let other = statements.intern(b"select 2\0\0\0", USUAL);
         assert_ne!(first.name(), other.name());
     }
 
     #[test]
     fn unused_statements_are_forgotten_and_their_names_never_come_again() {
         let mut statements = Statements::new(1);
-        let name = statements.intern(b"a", UTF8).name().to_owned();
-        let held = statements.intern(b"b", UTF8);
-        statements.intern(b"c", UTF8);
-        assert_ne!(statements.intern(b"a", UTF8).name(), name);
-        assert!(Rc::ptr_eq(&held, &statements.intern(b"b", UTF8)));
+        let name = statements.intern(b"a", USUAL).name().to_owned();
+        let held = statements.intern(b"b", USUAL);
+        statements.intern(b"c", USUAL);
+        assert_ne!(statements.intern(b"a", USUAL).name(), name);
+        assert!(Rc::ptr_eq(&held, &statements.intern(b"b", USUAL)));
     }
 
     #[test]
     fn the_same_bytes_in_another_encoding_are_another_statement() {
         let mut statements = Statements::new(10);
         let body = "select 'ï'\0\0\0".as_bytes();
-        let one = statements.intern(body, UTF8);
-        let other = statements.intern(body, "LATIN1");
+        let one = statements.intern(body, USUAL);
+        let other = statements.intern(body, LATIN1);
         assert_ne!(one.name(), other.name());
         assert!(Rc::ptr_eq(
-            &statements.renewed(&one, "LATIN1").unwrap(),
+            &statements.renewed(&one, LATIN1, true).unwrap(),
             &other
         ));
-        assert_eq!(statements.renewed(&other, "LATIN1"), None);
-        let ascii = statements.intern(b"select 1", "LATIN1");
-        assert!(Rc::ptr_eq(&ascii, &statements.intern(b"select 1", UTF8)));
+        assert_eq!(statements.renewed(&other, LATIN1, true), None);
+        let ascii = statements.intern(b"select 1", LATIN1);
+        assert!(Rc::ptr_eq(&ascii, &statements.intern(b"select 1", USUAL)));
+    }
+
+    #[test]
+    fn what_is_read_in_another_way_is_another_statement_unless_it_was_parsed_before() {
+        let mut statements = Statements::new(10);
+        let path = Reading::of_settings([("search_path", "a")].into_iter());
+        let other = Meaning::in_utf8(path);
+        let one = statements.intern(b"select 1", USUAL);
+        assert_ne!(statements.intern(b"select 1", other), one);
+        assert_eq!(
+            statements.renewed(&one, other, false),
+            Some(statements.intern(b"select 1", other))
+        );
+        assert_eq!(statements.renewed(&one, other, true), None);
+    }
+
+    #[test]
+    fn nobody_shares_a_statement_while_it_is_not_known_how_it_is_read() {
+        let mut statements = Statements::new(10);
+        let unknown = Meaning {
+            reading: None,
+            ..USUAL
+        };
+        let one = statements.intern(b"select 1", unknown);
+        assert_ne!(statements.intern(b"select 1", unknown), one);
+        let usual = statements.intern(b"select 1", USUAL);
+        assert_eq!(statements.renewed(&one, USUAL, false), Some(usual));
+    }
+
+    #[test]
+    fn nobody_shares_a_statement_that_stands_for_the_moment() {
+        let mut statements = Statements::new(10);
+        let one = statements.intern(b"select 'now'::timestamptz", USUAL);
+        assert_ne!(statements.intern(b"select 'now'::timestamptz", USUAL), one);
     }
 
     #[test]
     fn a_renewed_statement_has_another_name_for_everybody() {
         let mut statements = Statements::new(10);
-        let old = statements.intern(b"a", UTF8);
-        assert_eq!(statements.renewed(&old, UTF8), None);
+        let old = statements.intern(b"a", USUAL);
+        assert_eq!(statements.renewed(&old, USUAL, true), None);
         statements.renew();
-        let new = statements.renewed(&old, UTF8).unwrap();
+        let new = statements.renewed(&old, USUAL, true).unwrap();
         assert_ne!(new.name(), old.name());
-        assert!(Rc::ptr_eq(&statements.intern(b"a", UTF8), &new));
-        assert_eq!(statements.renewed(&new, UTF8), None);
+        assert!(Rc::ptr_eq(&statements.intern(b"a", USUAL), &new));
+        assert_eq!(statements.renewed(&new, USUAL, true), None);
     }
 
     #[test]
     fn a_backend_forgets_what_it_used_longest_ago() {
         let mut statements = Statements::new(10);
         let all: Vec<_> = [b"a", b"b", b"c", b"d", b"e"]
-            .map(|body| statements.intern(body, UTF8))
+            .map(|body| statements.intern(body, USUAL))
             .to_vec();
         let mut known = Known::default();
         for statement in &all {
@@ -530,12 +638,12 @@ mod tests {
     fn a_client_may_prepare_only_so_much() {
         let mut statements = Statements::new(10);
         let mut names = Names::default();
-        let statement = statements.intern(b"x", UTF8);
+        let statement = statements.intern(b"x", USUAL);
         names.insert(b"1", Rc::clone(&statement), LIMITS).unwrap();
         names.insert(b"2", Rc::clone(&statement), LIMITS).unwrap();
         assert!(names.insert(b"3", Rc::clone(&statement), LIMITS).is_err());
         names.remove(b"1");
-        let long = statements.intern(&[b'y'; 100], UTF8);
+        let long = statements.intern(&[b'y'; 100], USUAL);
         assert!(names.insert(b"3", long, LIMITS).is_err());
         names.insert(b"3", statement, LIMITS).unwrap();
         assert!(names.find(b"3").is_some() && names.find(b"1").is_none());

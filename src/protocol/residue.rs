@@ -69,7 +69,8 @@ fn makes_temporary(text: &[u8]) -> bool {
     })
 }
 
-fn contains(text: &[u8], word: &'static [u8]) -> bool {
+/// Whether `word`, given in lower case, stands in `text` in any case.
+pub(super) fn contains(text: &[u8], word: &'static [u8]) -> bool {
     occurrences(text, word).next().is_some()
 }
 

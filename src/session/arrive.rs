@@ -10,7 +10,6 @@ use tokio::{
 
 use super::{
     Sharing,
-    client::Client,
     crowd::Presence,
     error::End,
     finish,
@@ -21,10 +20,7 @@ use super::{
 };
 use crate::{
     metrics::{CancelOutcome, cancel_request},
-    net::{
-        buffer::BufferPool,
-        stream::{Detached, Keepalive, Stream, tune},
-    },
+    net::stream::{Detached, Keepalive, Stream, tune},
     protocol::startup::{Replication, Startup},
 };
 
@@ -56,10 +52,12 @@ impl Settled {
     }
 }
 
-impl Arrival {
-    /// Joins the reactor of the worker it has come to.
-    pub(super) fn settle(self, buffers: &BufferPool) -> std::io::Result<(Client, Settled)> {
-        Ok((Client::new(self.stream.attach()?, buffers), self.settled))
+/// Takes in a client that another worker has sent: its home is here.
+pub fn take_in(worker: &Rc<Worker>, arrival: Arrival) {
+    // A socket that cannot join this worker's reactor is closed.
+    if let Ok(stream) = arrival.stream.attach() {
+        let serving = serve(Rc::clone(worker), stream, arrival.settled);
+        worker.sessions.spawn_local(serving);
     }
 }
 
@@ -145,11 +143,14 @@ async fn welcome(
         presence,
         place,
     };
+    if home == worker.index {
+        // In a task of its own: what it took to arrive is given back.
+        let serving = serve(Rc::clone(worker), stream, settled);
+        worker.sessions.spawn_local(serving);
+        return;
+    }
     let Ok(stream) = stream.detach() else { return };
     let arrival = Arrival { stream, settled };
-    if home == worker.index {
-        return Box::pin(serve(Rc::clone(worker), arrival)).await;
-    }
     // A worker that is gone has drained: so has the client's chance.
     let _ = worker.process.workers[home].send(Command::Arrive(Box::new(arrival)));
 }

@@ -1,6 +1,6 @@
 //! The cancel keys that we issued: which session each of them stands for, and who guesses at them.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use dashmap::{DashMap, Entry};
 use rand::Rng as _;
@@ -22,12 +22,14 @@ struct Holder {
 
 /// All live cancel keys of the process.
 #[derive(Default)]
-pub struct CancelKeys(DashMap<u32, (SecretKey, Holder)>);
+pub struct CancelKeys(Arc<Live>);
 
-/// A cancel key, withdrawn by dropping it.
-pub(super) struct Issued<'a> {
-    keys: &'a CancelKeys,
-    pub(super) key: CancelKey,
+type Live = DashMap<u32, (SecretKey, Holder)>;
+
+/// A cancel key that is valid, withdrawn by dropping this.
+pub(super) struct Issued {
+    live: Arc<Live>,
+    pid: u32,
 }
 
 impl CancelKeys {
@@ -37,7 +39,7 @@ impl CancelKeys {
         session: SessionId,
         worker: usize,
         version: ProtocolVersion,
-    ) -> Issued<'_> {
+    ) -> (Issued, CancelKey) {
         let mut random = rand::rng();
         let length = if version.has_long_cancel_keys() {
             LONG_SECRET_BYTES
@@ -54,10 +56,8 @@ impl CancelKeys {
             };
             if let Entry::Vacant(entry) = self.0.entry(pid) {
                 entry.insert((secret.clone(), Holder { session, worker }));
-                return Issued {
-                    keys: self,
-                    key: CancelKey { pid, secret },
-                };
+                let live = Arc::clone(&self.0);
+                return (Issued { live, pid }, CancelKey { pid, secret });
             }
         }
     }
@@ -107,9 +107,9 @@ fn is_recent(since: Instant, now: Instant) -> bool {
     now < since + GUESSING_PERIOD
 }
 
-impl Drop for Issued<'_> {
+impl Drop for Issued {
     fn drop(&mut self) {
-        self.keys.0.remove(&self.key.pid);
+        self.live.remove(&self.pid);
     }
 }
 
@@ -147,8 +147,7 @@ mod tests {
     fn a_key_finds_its_session_and_a_wrong_or_withdrawn_one_finds_none() {
         let keys = CancelKeys::default();
         let session = SessionId::generate();
-        let issued = keys.issue(session, 1, ProtocolVersion::V3_2);
-        let key = issued.key.clone();
+        let (issued, key) = keys.issue(session, 1, ProtocolVersion::V3_2);
         assert_eq!(key.secret.as_bytes().len(), LONG_SECRET_BYTES);
         assert_eq!(keys.find(&key), Some((session, 1)));
         let wrong = CancelKey {

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{
-    Session,
+    LetIn, Session,
     arrive::Settled,
     client::Client,
     error::{End, Row},
@@ -51,7 +51,13 @@ impl Farewell {
 }
 
 /// Ends a session that had logged in: tells the client, closes the backend, and writes both down.
-pub(super) async fn finish(session: Session, mut client: Client, farewell: Farewell) {
+pub(super) async fn finish(let_in: LetIn, farewell: Farewell) {
+    let LetIn {
+        session,
+        mut client,
+        _cancel_key,
+        _place,
+    } = let_in;
     let Farewell {
         end,
         boundary,
@@ -92,6 +98,10 @@ pub(super) async fn finish(session: Session, mut client: Client, farewell: Farew
         commit_in_flight,
     };
     note_end(&session, &row, &parting);
+    if matches!(end, End::Terminated) && !client.stream.is_encrypted() {
+        // Nothing of a client that has said goodbye is unread: closing sends a FIN.
+        return drop(client);
+    }
     linger(&session.worker, client.stream);
 }
 

@@ -43,13 +43,9 @@ use std::{
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
-pub use self::{
-    arrive::{Arrival, accept},
-    error::End,
-    verifier::AUTH_QUERY,
-    worker::{Command, Parts, Process, Worker},
-};
 use self::{
+    arrive::Settled,
+    cancel_keys::Issued,
     client::Client,
     finish::{Farewell, refuse},
     leaks::Leaks,
@@ -60,11 +56,17 @@ use self::{
     unnamed::Unnamed,
     worker::{Enrolled, Place},
 };
+pub use self::{
+    arrive::{Arrival, accept, take_in},
+    error::End,
+    verifier::AUTH_QUERY,
+    worker::{Command, Parts, Process, Worker},
+};
 use crate::{
     access::{Activity, EndCause, Floor, Registration, SessionHandle},
     catalog::types::{Tenant, TenantTimeouts, TimeLimit},
     metrics::{GaugeGuard, TenantMetrics},
-    net::buffer::Buffer,
+    net::{buffer::Buffer, stream::Stream},
     pool::{Checkout, Pool, PoolKey, Service},
     protocol::{
         message,
@@ -107,35 +109,59 @@ struct Session {
     _gauge: GaugeGuard,
 }
 
+/// A client that was let in, with what it gives up when it has left.
+struct LetIn {
+    session: Session,
+    client: Client,
+    _cancel_key: Issued,
+    _place: Place,
+}
+
 /// Serves a client on its home worker, from login to end.
-pub async fn serve(worker: Rc<Worker>, arrival: Arrival) {
-    let timeouts = worker.process.config.load().timeouts.clone();
-    let Ok((mut client, arrival)) = arrival.settle(&worker.buffers) else {
-        return;
-    };
-    let login = Box::pin(establish(&worker, &mut client, &arrival));
+///
+/// Thousands of these are idle at once, so what only the login needs is in a box that goes with it.
+fn serve(worker: Rc<Worker>, stream: Stream, arrival: Settled) -> impl Future<Output = ()> {
+    let beginning = Box::pin(begin(worker, stream, arrival));
+    async move {
+        let Some(mut let_in) = beginning.await else {
+            return;
+        };
+        let farewell = let_in.session.run(&mut let_in.client).await;
+        Box::pin(finish::finish(let_in, farewell)).await;
+    }
+}
+
+/// The beginning of a client's life here; `None`: it was refused, and has been told.
+async fn begin(worker: Rc<Worker>, stream: Stream, arrival: Settled) -> Option<LetIn> {
+    let limit = worker.process.config.load().timeouts.login;
+    let mut client = Client::new(stream, &worker.buffers);
+    let login = establish(&worker, &mut client, &arrival);
     let logged_in = tokio::select! {
         biased;
-        done = timeout_at(arrival.deadline, login) => done.unwrap_or(Err(End::LoginTimeout(timeouts.login))),
+        done = timeout_at(arrival.deadline, login) => done.unwrap_or(Err(End::LoginTimeout(limit))),
         () = arrival.presence.pushed_out() => Err(End::Crowded),
     };
     match logged_in {
-        Ok((mut session, _key)) => {
-            // Of what the client came with only its place is needed any more.
-            let _place = arrival.into_place();
-            let farewell = session.run(&mut client).await;
-            Box::pin(finish::finish(session, client, farewell)).await;
+        Ok((session, cancel_key)) => Some(LetIn {
+            session,
+            client,
+            _cancel_key: cancel_key,
+            // All that is still needed of what the client came with.
+            _place: arrival.into_place(),
+        }),
+        Err(end) => {
+            refuse(&worker, client, &arrival, end).await;
+            None
         }
-        Err(end) => Box::pin(refuse(&worker, client, &arrival, end)).await,
     }
 }
 
 /// Login and greeting: whoever comes back from here has been told ReadyForQuery.
-async fn establish<'a>(
-    worker: &'a Rc<Worker>,
+async fn establish(
+    worker: &Rc<Worker>,
     client: &mut Client,
-    arrival: &arrive::Settled,
-) -> Result<(Session, cancel_keys::Issued<'a>), End> {
+    arrival: &Settled,
+) -> Result<(Session, Issued), End> {
     if worker.process.draining.load(Ordering::Acquire) {
         return Err(End::ShuttingDown);
     }
@@ -172,24 +198,24 @@ async fn establish<'a>(
             return Err(end);
         }
     };
-    let key = worker.process.cancel_keys.issue(
+    let (issued, key) = worker.process.cancel_keys.issue(
         session.handle().id,
         worker.index,
         arrival.startup.spoken(),
     );
     let mut out = BytesMut::new();
-    greet::write(&parameters, &key.key, &mut out);
+    greet::write(&parameters, &key, &mut out);
     // Sent by the session's first wait: from here on every end is that of a session.
     client.outbox.put(&out);
     finish::note_login(&session);
-    Ok((session, key))
+    Ok((session, issued))
 }
 
 /// Gives a proven client its place: within its tenant's limits, in its pool, under its worker's eyes.
 async fn admit(
     worker: &Rc<Worker>,
     authenticated: Authenticated,
-    arrival: &arrive::Settled,
+    arrival: &Settled,
 ) -> Result<Session, End> {
     let Authenticated {
         tenant,
@@ -207,7 +233,7 @@ async fn admit(
         what: "clients of this project",
         limit,
     })?;
-    let initial = Rc::new(greet::initial_settings(
+    let initial = worker.shared_settings(greet::initial_settings(
         &arrival.route.settings,
         registration.handle().grant(),
     ));
@@ -245,6 +271,7 @@ async fn admit(
             of_sql: None,
             limits,
             unnamed,
+            given_up: Box::default(),
         },
         listening: Listening::default(),
         listen_limits: ListenLimits {
@@ -489,7 +516,11 @@ impl Session {
         let handle = self.registration.handle();
         let (mut channels, mut notifications) = (Vec::new(), Vec::new());
         if !backend.residue.is_empty() {
-            let learning = Box::pin(session_state::learn(backend, &self.initial));
+            let learning = Box::pin(session_state::learn(
+                backend,
+                &self.pool.key.role,
+                &self.initial,
+            ));
             let learnt = unless_ended(handle, learning).await?;
             self.settings = learnt.settings;
             if let Some(of_sql) = learnt.of_sql {
@@ -542,5 +573,21 @@ impl Session {
             boundary,
             checkout,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of_future<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands of them are held while their clients do nothing.
+    #[test]
+    fn what_serves_a_client_is_small() {
+        let bytes = bytes_of_future(serve);
+        assert!(bytes <= 2_000, "{bytes}");
     }
 }

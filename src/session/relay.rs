@@ -154,6 +154,7 @@ impl<'a> Relay<'a> {
         }
         // Whatever was sent to it before is answered.
         backend.may_forget = false;
+        backend.may_reread = false;
         Self {
             client,
             backend,

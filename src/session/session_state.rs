@@ -10,10 +10,12 @@ use super::{error::End, statements::Own};
 use crate::{
     backend::{ExchangeError, Notification},
     metrics::LeakKind,
+    names::RoleName,
     pool::Backend,
     protocol::{
         parameters::Settings,
         prepared::{NameLimits, SqlStatements},
+        reading,
         residue::{self, Residue},
         sql,
     },
@@ -28,6 +30,9 @@ const LEARN_SETTINGS: &str = "SELECT 'settings', name, setting FROM pg_catalog.p
     ALL (ARRAY['seed', 'transaction_isolation', 'transaction_read_only', 'transaction_deferrable']) \
     UNION ALL SELECT 'role', 'role', pg_catalog.current_setting('role') \
     WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'";
+
+const LEARN_AUTHORIZATION: &str = " UNION ALL SELECT 'settings', 'session_authorization', \
+    pg_catalog.current_setting('session_authorization')";
 
 /// What is asked besides, of what may have been left behind. Locks are dear to ask for, so each has its own question.
 const QUESTIONS: [(Residue, &str); 5] = [
@@ -59,10 +64,13 @@ const QUESTIONS: [(Residue, &str); 5] = [
 
 /// Looks at a statement's text, as far as it has come. What has not come could be anything.
 pub(super) fn look_at_text(text: &[u8], is_whole: bool, backend: &mut Backend) {
+    let has_set = backend.residue.contains(Residue::SETTINGS);
+    backend.may_reread |= reading::may_change(text, has_set);
     backend.residue |= residue::of_text(text);
     backend.may_forget |= residue::may_forget_statements(text);
     backend.own_settings.read(text, is_whole);
     if !is_whole {
+        backend.may_reread = true;
         backend.residue |= Residue::SETTINGS;
     }
 }
@@ -133,9 +141,13 @@ pub(super) struct Learnt {
 }
 
 /// Asks the server what is set, and what else the client has left that `backend.residue` suspects. Of the settings
-/// that the client began with, `initial`, none is lost: RESET goes back to them, as it would on a connection of
+/// that the client began with, `initial`, none is lost (`role` is the one that it logged in as): RESET goes back to them, as it would on a connection of
 /// its own.
-pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<Learnt, End> {
+pub(super) async fn learn(
+    backend: &mut Backend,
+    role: &RoleName,
+    initial: &Settings,
+) -> Result<Learnt, End> {
     backend.unnamed = None;
     let suspected = std::mem::take(&mut backend.residue);
     let own_settings = std::mem::take(&mut backend.own_settings);
@@ -143,6 +155,9 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<L
     let of_own = own_settings.question(&backend.settings);
     if !of_own.is_empty() {
         sql.to_mut().push_str(&of_own);
+    }
+    if is_another(backend, role) {
+        sql.to_mut().push_str(LEARN_AUTHORIZATION);
     }
     let encoding = foreign_encoding(backend);
     if encoding.is_some() {
@@ -219,6 +234,13 @@ pub(super) async fn learn(backend: &mut Backend, initial: &Settings) -> Result<L
     })
 }
 
+/// Whether the client has become another than the `role` that logged in. Some settings are not told to that one, so
+/// nobody else gets this backend before it is reset.
+fn is_another(backend: &Backend, role: &RoleName) -> bool {
+    let now = backend.connection.parameters.get("session_authorization");
+    now.is_some_and(|now| now != role.as_str())
+}
+
 /// What the server session's text is encoded in, if not in UTF-8.
 fn foreign_encoding(backend: &Backend) -> Option<String> {
     let encoding = backend.connection.parameters.get("client_encoding")?;
@@ -269,6 +291,9 @@ pub(super) async fn apply(
         }
     }
     backend.settings = Rc::clone(settings);
+    if settings.get("session_authorization").is_some() {
+        backend.residue |= Residue::DIRTY;
+    }
     if has_others && let Some(statements) = of_sql {
         prepare(backend, statements).await?;
     }

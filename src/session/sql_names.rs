@@ -11,7 +11,7 @@ use crate::{
     net::buffer::BUFFER_BYTES,
     protocol::{
         frame::{HEADER_BYTES, Header, frontend},
-        pipeline::{Answer, TransactionStatus},
+        pipeline::{Answer, Awaited, TransactionStatus},
         prepared::Undo,
         sql,
     },
@@ -167,10 +167,6 @@ impl Translator<'_, '_> {
 
     /// The text as the server is to have it; what it needs to know goes ahead.
     fn translate_text(&mut self, text: &[u8], tag: u8) -> Result<Text, End> {
-        // Whatever went ahead would fail, and take the query with it.
-        if self.backend.pipeline.status() == TransactionStatus::Failed {
-            return Ok(Text::AsIs);
-        }
         let Some(Naming {
             command,
             name,
@@ -186,6 +182,15 @@ impl Translator<'_, '_> {
         let Some(statement) = statement else {
             return Ok(Text::AsIs);
         };
+        // In a failed transaction whatever went ahead would fail, and take the query with it.
+        let pipeline = &self.backend.pipeline;
+        match pipeline.status() {
+            // The server does not expect it here, and says so.
+            _ if pipeline.awaited() == Awaited::CopyData => return Ok(Text::AsIs),
+            _ if !pipeline.is_status_certain() => return Ok(Text::Hold),
+            TransactionStatus::Failed => return Ok(Text::AsIs),
+            TransactionStatus::Idle | TransactionStatus::InTransaction => {}
+        }
         let canonical = statement.name();
         Ok(match command {
             Command::Deallocate => {
@@ -202,6 +207,7 @@ impl Translator<'_, '_> {
                 self.make_known_for(&statement, tag)?;
                 self.backend.residue |= statement.residue();
                 self.backend.may_forget |= statement.may_forget();
+                self.backend.may_reread |= statement.may_reread();
                 self.backend.own_settings.extend(statement.own_settings());
                 Text::Translated(format!("EXECUTE {canonical}{rest}"), None)
             }

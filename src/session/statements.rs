@@ -23,8 +23,8 @@ use crate::{
         frame::{HEADER_BYTES, Header, backend, frontend},
         pipeline::{Answer, TransactionStatus},
         prepared::{
-            NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements, UTF8,
-            Undo,
+            Meaning, NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements,
+            UTF8, Undo,
         },
         residue::Residue,
     },
@@ -37,6 +37,8 @@ pub(super) struct Prepared {
     pub(super) of_sql: Option<Rc<SqlStatements>>,
     pub(super) limits: NameLimits,
     pub(super) unnamed: Unnamed,
+    /// The name that the server's errors about `GIVEN_UP` mean.
+    pub(super) given_up: Box<[u8]>,
 }
 
 /// What a client has beyond a transaction, wherever it is served, and what it shares with its pool.
@@ -115,13 +117,13 @@ impl Translator<'_, '_> {
             self.backend.residue |= Residue::DIRTY;
             return Ok(Step::AsIs);
         }
-        let encoding = encoding(self.backend, rest.is_ascii());
-        let statement = self.own.statements.borrow_mut().intern(rest, encoding);
+        let meaning = meaning(self.backend, rest.is_ascii());
+        let statement = self.own.statements.borrow_mut().intern(rest, meaning);
         if self.is_undecided(name, Some(&statement)) {
             return Ok(Step::Hold);
         }
         if let Some(existing) = self.find(name) {
-            self.parse_duplicate(&existing, rest)?;
+            self.parse_duplicate(&existing, name, rest)?;
             return Ok(Step::Written(header.message_bytes()));
         }
         self.own
@@ -129,11 +131,11 @@ impl Translator<'_, '_> {
             .names
             .insert(name, Rc::clone(&statement), self.own.prepared.limits)?;
         let known = self.backend.known.touch(&statement);
-        // A Parse fails in a failed transaction, a Close does not.
+        // In a transaction a Parse does more than a Close: it takes the snapshot, or fails where the transaction has.
         let pipeline = &self.backend.pipeline;
-        let may_fail =
-            pipeline.status() == TransactionStatus::Failed || !pipeline.is_status_certain();
-        if known && !may_fail {
+        let is_outside =
+            pipeline.status() == TransactionStatus::Idle && pipeline.is_status_certain();
+        if known && is_outside && !statement.is_noticed() {
             self.write_close(
                 NO_STATEMENT,
                 Answer::ParseComplete,
@@ -155,11 +157,18 @@ impl Translator<'_, '_> {
     }
 
     /// Has the server itself report that the client has `existing` under that name.
-    fn parse_duplicate(&mut self, existing: &Rc<Statement>, rest: &[u8]) -> Result<(), End> {
+    fn parse_duplicate(
+        &mut self,
+        existing: &Rc<Statement>,
+        name: &[u8],
+        rest: &[u8],
+    ) -> Result<(), End> {
         let is_failed = self.backend.pipeline.status() == TransactionStatus::Failed;
         if is_failed && !self.backend.known.touch(existing) {
-            // What would have to go ahead fails, as the client's own Parse does.
+            // What would have to go ahead fails, unless it may be parsed here. So may the client's own then.
+            self.own.prepared.given_up = name.into();
             self.write_close(GIVEN_UP, Answer::Swallow, None)?;
+            self.write_parse(GIVEN_UP, rest, Answer::Swallow, None)?;
             return self.write_parse(GIVEN_UP, rest, Answer::Pass, None);
         }
         self.make_known(existing)?;
@@ -182,6 +191,7 @@ impl Translator<'_, '_> {
         self.make_known(&statement)?;
         self.backend.residue |= statement.residue();
         self.backend.may_forget |= statement.may_forget();
+        self.backend.may_reread |= statement.may_reread();
         self.backend.own_settings.extend(statement.own_settings());
         if self.own.listening.is_subscribed() {
             self.own.listening.read(statement.text());
@@ -244,9 +254,10 @@ impl Translator<'_, '_> {
     /// The client's statement of that name, as the pool has it now.
     pub(super) fn find(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
         let statement = self.own.prepared.names.find(name)?;
-        let encoding = encoding(self.backend, statement.is_ascii());
+        let is_known = self.backend.known.contains(statement);
+        let meaning = meaning(self.backend, statement.is_ascii());
         let mut statements = self.own.statements.borrow_mut();
-        if let Some(renewed) = statements.renewed(statement, encoding) {
+        if let Some(renewed) = statements.renewed(statement, meaning, is_known) {
             *statement = renewed;
         }
         Some(Rc::clone(statement))
@@ -384,7 +395,10 @@ impl Prepared {
         if !before.split(|byte| *byte == 0).any(names_statement) {
             return None;
         }
-        let name = self.names.name_of(std::str::from_utf8(canonical).ok()?)?;
+        let name = match canonical {
+            GIVEN_UP => &*self.given_up,
+            _ => self.names.name_of(std::str::from_utf8(canonical).ok()?)?,
+        };
         let length = u32::try_from(4 + before.len() + name.len() + after.len()).ok()?;
         let mut message = BytesMut::new();
         message.put_u8(backend::ERROR_RESPONSE);
@@ -406,13 +420,20 @@ fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// What the client's text is encoded in, where that matters.
-fn encoding(backend: &Backend, is_ascii: bool) -> &str {
-    if is_ascii {
-        return UTF8;
-    }
+/// What a client's text means on `backend`, which has the client's settings. One in ASCII is the same in every encoding.
+fn meaning(backend: &mut Backend, is_ascii: bool) -> Meaning<'_> {
+    // With ReadyForQuery, and not before, the server has told what has changed.
+    backend.may_reread &= !backend.pipeline.is_quiet();
     let parameters = &backend.connection.parameters;
-    parameters.get("client_encoding").unwrap_or_default()
+    let reading = parameters.reading().and(backend.settings.reading());
+    Meaning {
+        encoding: if is_ascii {
+            UTF8
+        } else {
+            parameters.get("client_encoding").unwrap_or_default()
+        },
+        reading: (!backend.may_reread).then_some(reading),
+    }
 }
 
 pub(super) fn whole_body(header: Header, bytes: &[u8]) -> Option<&[u8]> {

@@ -87,6 +87,7 @@ impl Unnamed {
             if self.is_unknown {
                 backend.residue |= Residue::all();
                 backend.may_forget = true;
+                backend.may_reread = true;
             }
             session_state::look_at_text(self.text(), true, backend);
         }

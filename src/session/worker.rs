@@ -36,6 +36,7 @@ use crate::{
     names::{SessionId, TenantRef},
     net::{buffer::BufferPool, server_tls::ServerTls},
     pool::{Pool, Pools},
+    protocol::parameters::Settings,
 };
 
 /// What all workers share.
@@ -164,6 +165,8 @@ pub struct Worker {
     pub(super) verifiers: VerifierCache,
     locals: RefCell<FxHashMap<SessionId, Rc<Local>>>,
     metrics: RefCell<FxHashMap<TenantRef, Rc<TenantMetrics>>>,
+    /// What the last client began with: many begin alike, and can then share it.
+    settings: RefCell<Rc<Settings>>,
     clock: Cell<Instant>,
 }
 
@@ -179,6 +182,7 @@ impl Worker {
             verifiers: VerifierCache::default(),
             locals: RefCell::default(),
             metrics: RefCell::default(),
+            settings: RefCell::default(),
             clock: Cell::new(Instant::now()),
         })
     }
@@ -231,6 +235,15 @@ impl Worker {
                 .entry(tenant.clone())
                 .or_insert_with(|| Rc::new(TenantMetrics::new(tenant))),
         )
+    }
+
+    /// `settings`, in the memory of the client before if that began with the same.
+    pub(super) fn shared_settings(&self, settings: Settings) -> Rc<Settings> {
+        let mut last = self.settings.borrow_mut();
+        if **last != settings {
+            *last = Rc::new(settings);
+        }
+        Rc::clone(&last)
     }
 
     pub(super) fn enroll(self: &Rc<Self>, local: Rc<Local>) -> Enrolled {

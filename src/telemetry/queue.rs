@@ -5,6 +5,7 @@
 
 use std::{
     io::{self, Write},
+    iter,
     sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread,
     time::Duration,
@@ -14,6 +15,12 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// A line is some hundred bytes.
 const LINES_MAX: usize = 8192;
+
+/// How much is written at once.
+const WRITE_MAX_BYTES: usize = 64 * 1024;
+
+/// After each write: lines that come meanwhile are written together, and nobody spends time on waking the thread for each.
+const PAUSE: Duration = Duration::from_millis(10);
 
 enum Item {
     Line(Vec<u8>),
@@ -45,13 +52,29 @@ impl Lines {
 }
 
 fn write_all(queue: &Receiver<Item>, mut output: impl Write) {
-    for item in queue {
-        match item {
-            // Nobody could be told that the log cannot be written.
-            Item::Line(line) => drop(output.write_all(&line)),
-            Item::Mark(mark) => drop(mark.try_send(())),
+    let mut text = Vec::new();
+    while let Ok(first) = queue.recv() {
+        for item in iter::once(first).chain(queue.try_iter()) {
+            match item {
+                Item::Line(line) => text.extend_from_slice(&line),
+                Item::Mark(mark) => {
+                    write_out(&mut text, &mut output);
+                    let _ = mark.try_send(());
+                }
+            }
+            if text.len() >= WRITE_MAX_BYTES {
+                write_out(&mut text, &mut output);
+            }
         }
+        write_out(&mut text, &mut output);
+        thread::sleep(PAUSE);
     }
+}
+
+fn write_out(text: &mut Vec<u8>, output: &mut impl Write) {
+    // Nobody could be told that the log cannot be written.
+    let _ = output.write_all(text);
+    text.clear();
 }
 
 impl Write for Lines {

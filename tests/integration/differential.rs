@@ -10,7 +10,8 @@
 //! - the `application_name` of a client that gives none, which is Sluice's own;
 //! - a setting of the client's own (`my.own`) that was never set: on a backend where another client had it, it is
 //!   empty, as it is after RESET;
-//! - the lines of PostgreSQL's source in a FATAL, which Sluice says itself where it ends the session;
+//! - the lines of PostgreSQL's source in a FATAL, which Sluice says itself where it ends the session, and in the refusal
+//!   of a failed transaction, which may meet what Sluice sends ahead (before a wrong number of parameters is noticed);
 //! - the order of ParameterStatus messages that come together: the server keeps them in no order.
 //!
 //! What a transaction pooler cannot give, and Sluice documents, is not generated: session state without a setting

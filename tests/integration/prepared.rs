@@ -80,6 +80,109 @@ fn two_clients_use_one_name_for_two_texts_on_one_backend() {
 }
 
 #[test]
+fn one_text_that_two_clients_read_differently_is_two_statements() {
+    let fixture = Fixture::with_one_backend();
+    let mut one = fixture.password_client().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    for (setting, text, first, second) in [
+        (
+            "datestyle = 'ISO, DMY'",
+            "select '01/02/2003'::date",
+            "2003-01-02",
+            "2003-02-01",
+        ),
+        (
+            "standard_conforming_strings = off",
+            r"select 'a\\b'",
+            r"a\\b",
+            r"a\b",
+        ),
+        (
+            "search_path = pg_catalog, other",
+            "select to_regclass('t')::text",
+            "t",
+            "",
+        ),
+    ] {
+        one.query("create table if not exists t (a int)").unwrap();
+        two.query(&format!("set {setting}")).unwrap();
+        exchange(&mut one, parse("s", text));
+        assert_eq!(exchange(&mut one, |out| run("s", out))[1], first);
+        exchange(&mut two, parse("s", text));
+        let answers = exchange(&mut two, |out| run("s", out));
+        assert_eq!(answers[1], second, "{setting}: {answers:?}");
+        for client in [&mut one, &mut two] {
+            exchange(client, |out| frontend::close(b'S', "s", out).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_text_behind_a_set_in_one_pipeline_is_read_as_set() {
+    let fixture = Fixture::with_one_backend();
+    let mut one = fixture.password_client().unwrap();
+    let text = "select '01/02/2003'::date";
+    exchange(&mut one, parse("s", text));
+    let mut two = fixture.password_client().unwrap();
+    let answers = exchange(&mut two, |out| {
+        run_unnamed("set datestyle = 'ISO, DMY'", out);
+        parse("s", text)(out);
+        run("s", out);
+    });
+    assert!(answers.contains(&"2003-02-01".to_owned()), "{answers:?}");
+}
+
+#[test]
+fn tables_of_one_name_in_two_schemas_do_not_meet_in_one_statement() {
+    let fixture = Fixture::with_one_backend();
+    let mut one = fixture.password_client().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    let mut superuser = fixture.cluster.superuser(&fixture.database);
+    superuser
+        .query(
+            "create schema a; create table a.t as select 1 as x; \
+             create schema b; create table b.t as select 'two'::text as x; \
+             grant usage on schema a, b to public; grant select on a.t, b.t to public",
+        )
+        .unwrap();
+    one.query("set search_path = a").unwrap();
+    two.query("set search_path = b").unwrap();
+    for client in [&mut one, &mut two] {
+        exchange(client, parse("s", "select * from t"));
+    }
+    for _ in 0..2 {
+        assert_eq!(exchange(&mut one, |out| run("s", out))[1], "1");
+        assert_eq!(exchange(&mut two, |out| run("s", out))[1], "two");
+    }
+}
+
+#[test]
+fn the_moment_is_that_of_each_clients_own_parse() {
+    let fixture = Fixture::with_one_backend();
+    let mut one = fixture.password_client().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    let text = "select 'now'::timestamptz::text";
+    exchange(&mut one, parse("s", text));
+    let first = exchange(&mut one, |out| run("s", out))[1].clone();
+    exchange(&mut two, parse("s", text));
+    let second = exchange(&mut two, |out| run("s", out))[1].clone();
+    assert_ne!(first, second);
+    assert_eq!(exchange(&mut one, |out| run("s", out))[1], first);
+}
+
+#[test]
+fn a_notice_about_a_text_is_told_to_each_who_prepares_it() {
+    let fixture = Fixture::with_one_backend();
+    let long = "a".repeat(70);
+    let notices = || {
+        let mut client = fixture.password_client().unwrap();
+        exchange(&mut client, parse("s", &format!("select 1 as {long}")));
+        client.notices.len()
+    };
+    assert_eq!((notices(), notices()), (1, 1));
+}
+
+#[test]
 fn a_text_that_the_backend_knows_already_is_answered_in_its_place() {
     let fixture = Fixture::with_one_backend();
     let mut one = fixture.password_client().unwrap();

@@ -3,7 +3,11 @@
 use postgres_protocol::message::frontend;
 use reqwest::Method;
 
-use crate::support::{Client, Fixture};
+use crate::support::{
+    Client, Fixture,
+    fixture::unique_name,
+    postgres::{PASSWORD, PASSWORD_ROLE},
+};
 
 /// Two clients of one pool with one backend: whatever one leaves behind the other would see.
 fn pair(fixture: &Fixture) -> (Client, Client) {
@@ -53,6 +57,34 @@ fn a_role_that_was_set_follows_its_client_only() {
     one.query(&format!("set role \"{own}\"")).unwrap();
     assert_eq!(two.value("show role"), "none");
     assert_eq!(one.value("show role"), own);
+}
+
+#[test]
+fn who_a_superuser_has_become_follows_it_and_nobody_else() {
+    let fixture = Fixture::with_one_backend();
+    let superuser = unique_name();
+    fixture.cluster.run(&format!(
+        "create role {superuser} login superuser password '{PASSWORD}'"
+    ));
+    let login = || fixture.role_login(&superuser).open().unwrap();
+    let (mut one, mut two) = (login(), login());
+    let own = two.value("select session_user");
+    one.query("set log_min_duration_statement = 7000; set work_mem = '7MB'")
+        .unwrap();
+    one.query(&format!("set session authorization {PASSWORD_ROLE}"))
+        .unwrap();
+    for _ in 0..2 {
+        assert_eq!(two.value("select session_user"), own);
+        assert_eq!(one.value("select session_user"), PASSWORD_ROLE);
+        assert_eq!(one.value("show work_mem"), "7MB");
+        assert_eq!(one.value("show is_superuser"), "off");
+    }
+    one.query("reset session authorization").unwrap();
+    two.query("select 1").unwrap();
+    assert_eq!(one.value("select session_user"), own);
+    assert_eq!(one.value("show work_mem"), "7MB");
+    assert_eq!(one.value("show log_min_duration_statement"), "7s");
+    fixture.cluster.run(&format!("drop role {superuser}"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The evidence for a decision: complete, of one moment, and never older than a confirmed change.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::catalog::verify;
 
@@ -34,8 +36,14 @@ async fn each_kind_of_revocation_is_in_the_next_evidence() {
     let (_, token) = fixture.token(person).await;
     let catalog = &fixture.catalog;
     let app = role("app");
-    let evidence = async || catalog.evidence(token.id(), &demo, &app).await.unwrap();
-    // Fills whatever cache there might be.
+    let evidence = async || {
+        let read = catalog.evidence(token.id(), &demo, &app).await.unwrap();
+        let proven = catalog.proven_evidence(&token, &demo, &app).await.unwrap();
+        // What is remembered is what is there.
+        let expected = read.token.as_ref().map(|_| format!("{read:?}"));
+        assert_eq!(proven.map(|proven| format!("{proven:?}")), expected);
+        read
+    };
     assert_eq!(evidence().await.rules.len(), 1);
 
     let narrowed = NewRule {
@@ -155,8 +163,43 @@ async fn nothing_is_known_of_strangers() {
             .unwrap();
         assert!(evidence.token.is_none() && evidence.person.is_none());
         assert!(evidence.member.is_none() && evidence.rules.is_empty());
-        assert!(!catalog.verify_token(&stranger, &evidence));
+        for _ in 0..2 {
+            let app = role("app");
+            let proven = catalog.proven_evidence(&stranger, &tenant, &app);
+            assert!(proven.await.unwrap().is_none());
+        }
     }
+}
+
+#[tokio::test]
+async fn evidence_is_read_again_only_after_a_change_whoever_makes_it() {
+    let fixture = Fixture::open().await;
+    let demo = fixture.tenant("demo").await;
+    let person = fixture.member(&demo, "first@example.com").await;
+    let (_, token) = fixture.token(person).await;
+    let catalog = &fixture.catalog;
+    let app = role("app");
+    let proven = async || catalog.proven_evidence(&token, &demo, &app).await;
+    let proven = async || proven().await.unwrap().unwrap();
+    let first = proven().await;
+    assert!(Arc::ptr_eq(&first, &proven().await));
+    // The trail is no part of it.
+    let event = AuditEvent::new("auth.succeeded", Outcome::Success, "test");
+    catalog.record(event).await.unwrap();
+    assert!(Arc::ptr_eq(&first, &proven().await));
+    fixture.rule(&demo, person, "app").await;
+    assert_eq!(proven().await.rules.len(), 1);
+    // As another process would, that has the file open as well.
+    let mut raw = fixture.raw().await;
+    for change in [
+        "BEGIN IMMEDIATE",
+        "DELETE FROM rules",
+        "UPDATE catalogue SET revision = revision + 1",
+        "COMMIT",
+    ] {
+        sqlx::query(change).execute(&mut raw).await.unwrap();
+    }
+    assert!(proven().await.rules.is_empty());
 }
 
 #[tokio::test]

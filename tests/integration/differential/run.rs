@@ -35,6 +35,7 @@ pub(super) fn play(login: &Login, table: &str, steps: &[Step], patience: Duratio
         .unwrap_or_else(|fault| panic!("login: {fault:?}"));
     let mut due = Due::default();
     let mut said = Vec::new();
+    let mut is_failed = false;
     let mut unsent = BytesMut::new();
     for step in steps {
         step.write(table, &mut unsent);
@@ -47,7 +48,7 @@ pub(super) fn play(login: &Login, table: &str, steps: &[Step], patience: Duratio
             let heard = match client.hear(patience) {
                 Heard::Message(tag, body) => {
                     due.receive(tag);
-                    Said::Message(tag, comparable(tag, body))
+                    Said::Message(tag, comparable(tag, body, &mut is_failed))
                 }
                 Heard::End => Said::Closed,
                 Heard::Silence => Said::Silence,
@@ -62,14 +63,30 @@ pub(super) fn play(login: &Login, table: &str, steps: &[Step], patience: Duratio
     in_order(said)
 }
 
-/// The body without what differs by design.
-fn comparable(tag: u8, body: Bytes) -> Bytes {
+/// What is said of any statement in a failed transaction.
+const REFUSED: &[u8] =
+    b"SERROR\0VERROR\0C25P02\0Mcurrent transaction is aborted, commands ignored until end of \
+    transaction block\0\0";
+
+/// The body without what differs by design. `is_failed`: it comes in a failed transaction.
+fn comparable(tag: u8, body: Bytes, is_failed: &mut bool) -> Bytes {
     match tag {
+        b'Z' => {
+            *is_failed = &body[..] == b"E";
+            body
+        }
         b'T' => without_tables(body),
         b'S' if &body[..] == b"application_name\0sluice\0" => {
             Bytes::from_static(b"application_name\0\0")
         }
         b'E' if body.starts_with(b"SFATAL\0") => without_source(&body),
+        // Where a statement has to be prepared first, it is that which a failed transaction refuses.
+        b'E' if memchr::memmem::find(&body, b"\0C25P02\0").is_some() => without_source(&body),
+        b'E' if *is_failed
+            && memchr::memmem::find(&body, b"\0Mbind message supplies ").is_some() =>
+        {
+            Bytes::from_static(REFUSED)
+        }
         b'E' => without_message_type(body),
         _ => body,
     }
