@@ -191,16 +191,13 @@ fn logins_racing_with_revocations_leave_no_backend_in_the_persons_name() {
 #[test]
 fn two_thousand_silent_connections_keep_nobody_from_logging_in() {
     allow_many_connections();
-    let fixture = Fixture::start();
+    let fixture = Fixture::with(Settings::default().set("timeouts.login", "10min"));
     let silent: Vec<Client> = (0..2_000)
         .map(|_| Client::connect(fixture.sluice.port).unwrap())
         .collect();
-    let login = fixture.role_login(SWARM_ROLE);
-    let began = Instant::now();
-    let mut client = login.open().unwrap();
+    // Long before the silent ones are cut off: a client of the tests is patient for seconds only.
+    let mut client = fixture.role_login(SWARM_ROLE).open().unwrap();
     assert_eq!(client.value("select 1"), "1");
-    let took = began.elapsed();
-    assert!(took < Duration::from_secs(1), "logging in took {took:?}");
     drop(silent);
 }
 
