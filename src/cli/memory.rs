@@ -25,6 +25,7 @@ pub(super) fn keep_private() -> io::Result<()> {
 /// Pages of the ordinary size only: of pages of 2 MiB, those of thousands of small sessions that come and go stay in use
 /// for a fraction of what is in them (docs/performance.md).
 pub(super) fn page_finely() {
-    // Where the kernel knows no large pages there is nothing to forgo.
+    // The allocator does not ask for large pages, but the system may hand them out to everybody. Where the kernel knows
+    // none there is nothing to forgo.
     let _ = disable_transparent_huge_pages(true);
 }
