@@ -233,6 +233,7 @@ async fn authorise(
     let credential = state
         .access
         .credential(known.as_deref(), secret.as_bytes())
+        .await?
         .ok_or_else(auth::invalid_token)?;
     drop(secret);
     let from = state.true_client(credential.id(), &tenant, &asked.role, from);
