@@ -386,7 +386,7 @@ fn within_tenant(
     role: &RoleName,
     from: Option<IpAddr>,
 ) -> Result<(), Denial> {
-    if is_privileged(role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
+    if is_privileged(tenant, role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
         return Err(Denial::PrivilegedRole);
     }
     if !within(evidence.networks(tenant), from) {
@@ -776,6 +776,11 @@ mod tests {
         let evidence = evidence(now);
         assert_eq!(
             decide(&evidence, &postgres, home(), now).unwrap_err(),
+            Denial::PrivilegedRole
+        );
+        let verifiers = with_tenant(evidence.clone(), |t| t.auth_user = Some(role()));
+        assert_eq!(
+            decide(&verifiers, &role(), home(), now).unwrap_err(),
             Denial::PrivilegedRole
         );
         let allowed = with_tenant(evidence, |t| t.privileged_roles = PrivilegedRoles::Allow);
