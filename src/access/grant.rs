@@ -112,6 +112,9 @@ pub enum Denial {
     InvalidToken(InvalidToken),
     #[error("the token is {0}")]
     OutsideToken(OutsideLimits),
+    /// Who is asked there knows nothing of our tokens.
+    #[error("the project takes the tokens of another authority")]
+    OtherAuthority,
     #[error("token access is not enabled for this database")]
     NotEnabled,
     #[error("the person is not a member of this project")]
@@ -171,6 +174,7 @@ impl Denial {
             Self::OutsideToken(OutsideLimits::Scope) => "token_scope",
             Self::OutsideToken(OutsideLimits::Tenant) => "token_tenant",
             Self::OutsideToken(OutsideLimits::Role) => "token_role",
+            Self::OtherAuthority => "other_authority",
             Self::NotEnabled => "access_disabled",
             Self::NotAMember => "not_a_member",
             Self::NoRule => "no_rule",
@@ -253,8 +257,7 @@ fn by_token<'a>(
         .as_deref()
         .ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
     if evidence.authority(tenant) != &Authority::Catalogue {
-        // Who is asked there knows nothing of our tokens.
-        return Err(Denial::InvalidToken(InvalidToken::Unknown));
+        return Err(Denial::OtherAuthority);
     }
     token
         .limits
@@ -727,10 +730,7 @@ mod tests {
             }
         };
         let decided = |evidence: &Evidence| decide(evidence, &role(), home(), now);
-        assert_eq!(
-            decided(&branch(&[])).unwrap_err(),
-            Denial::ProjectNetwork
-        );
+        assert_eq!(decided(&branch(&[])).unwrap_err(), Denial::ProjectNetwork);
         assert!(decided(&branch(&["192.0.2.0/24"])).is_ok());
         assert!(decided(&branch(&["0.0.0.0/0", "::/0"])).is_ok());
     }
@@ -743,8 +743,8 @@ mod tests {
             t.authority = Authority::Parent;
         });
         let decided = |evidence: &Evidence| decide(evidence, &role(), home(), now).map(drop);
-        let unknown = Err(Denial::InvalidToken(InvalidToken::Unknown));
-        assert_eq!(decided(&evidence), unknown);
+        let refused = Err(Denial::OtherAuthority);
+        assert_eq!(decided(&evidence), refused);
         evidence.parent = Some(Arc::new(tenant()));
         assert_eq!(decided(&evidence), Ok(()));
         let elsewhere = Authority::Http(Arc::new(HttpAuthority {
@@ -756,7 +756,7 @@ mod tests {
             authority: elsewhere,
             ..tenant()
         }));
-        assert_eq!(decided(&evidence), unknown);
+        assert_eq!(decided(&evidence), refused);
     }
 
     #[test]

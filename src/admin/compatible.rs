@@ -325,7 +325,8 @@ fn refusal(denial: Denial) -> ApiError {
     let status = match denial {
         Denial::InvalidToken(_) => return auth::invalid_token(),
         Denial::NotAMember | Denial::NoRule => StatusCode::NOT_ACCEPTABLE,
-        Denial::NotEnabled
+        Denial::OtherAuthority
+        | Denial::NotEnabled
         | Denial::OutsideToken(_)
         | Denial::Restricted
         | Denial::Revoked
