@@ -298,6 +298,27 @@ fn roles_that_the_server_calls_privileged_are_not_granted() {
 }
 
 #[test]
+fn a_password_that_a_person_gives_their_role_outlives_no_rule() {
+    let fixture = Fixture::start();
+    let (role, own) = (unique_name(), "one-of-my-own");
+    fixture
+        .cluster
+        .run(&format!("create role {role} login in role jit_assumable"));
+    let person = fixture.person("first");
+    fixture.grant(&person, &role, json!({ "expires": "1h" }));
+    let mut client = fixture.token_login_as(&person, &role).open().unwrap();
+    let change = format!("alter role {role} password '{own}'");
+    client.query(&change).unwrap();
+    fixture.remove_rule(&person, &role);
+    let pooled = fixture.role_login(&role).password(own).encrypted().open();
+    let refused = pooled.err().unwrap();
+    assert!(refused.message.contains("certificate"), "{refused:?}");
+    let direct = Login::new(fixture.cluster.port, &role, own).database(&fixture.database);
+    let refused = direct.encrypted().open().err().unwrap();
+    assert!(refused.message.contains("certificate"), "{refused:?}");
+}
+
+#[test]
 fn a_role_that_has_become_privileged_since_is_denied_at_the_login() {
     let fixture = Fixture::start();
     let person = fixture.person("first");
