@@ -108,7 +108,7 @@ pub struct AuthorityUrl(Url);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "must be an address such as https://auth.example.com/authorise, without user name, password and fragment"
+    "must be an address such as https://auth.example.com/authorise, without user name, password and fragment, and {{ref}} only behind the host"
 )]
 pub struct InvalidUrl;
 
@@ -137,7 +137,9 @@ impl TryFrom<String> for AuthorityUrl {
         let url = Url::parse(&text).map_err(|_| InvalidUrl)?;
         let plain =
             url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-        let callable = matches!(url.scheme(), "https" | "http") && url.has_host();
+        // What a tenant is called must not lead to another server.
+        let host = url.host_str().filter(|host| !host.contains('{'));
+        let callable = matches!(url.scheme(), "https" | "http") && host.is_some();
         (plain && callable).then_some(Self(url)).ok_or(InvalidUrl)
     }
 }

@@ -240,7 +240,7 @@ async fn check_parent(
         if tenant.authority == Authority::Parent {
             return Err(CatalogError::Invalid {
                 field: "authority",
-                problem: "only a branch has its parent's",
+                problem: "cannot be the parent's: the tenant is no branch",
             });
         }
         return Ok(());
