@@ -222,11 +222,11 @@ impl Access {
             .into_iter()
             .map(|session| (session, EndCause::Revoked))
             .collect();
+        let latch = self.inner.registry.end(&refused);
         let reach = Reach {
             person: revoked.person,
             ..self.reach(&Scope::Tenant(tenant.tenant.clone())).await
         };
-        let latch = self.inner.registry.end(&refused);
         let report = self.see_off(start, &latch, &reach, revision).await;
         let scope = match revoked {
             Revoked {
