@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::{extract::Described, networks};
+use super::{expiry, extract::Described, networks};
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
@@ -312,6 +312,7 @@ pub struct TokenView {
 pub struct TokenTerms {
     pub name: String,
     /// RFC 3339 time or duration from now.
+    #[serde(deserialize_with = "expiry::written")]
     pub expires: String,
     /// `db:connect` alone unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -331,7 +332,10 @@ pub struct TokenFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// RFC 3339 time or duration from now.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "expiry::perhaps_written",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scopes: Option<BTreeSet<TokenScope>>,
@@ -346,10 +350,16 @@ pub struct TokenFields {
 #[serde(default, deny_unknown_fields)]
 pub struct Rotation {
     /// How long the old token works on, `0` for not at all; a day unless told.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "expiry::perhaps_written",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub overlap: Option<String>,
     /// When the new token ends; unless told it lasts as long as the old one was made for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "expiry::perhaps_written",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires: Option<String>,
 }
 
@@ -409,6 +419,7 @@ pub struct RuleAddition {
     /// Id or e-mail address.
     pub person: String,
     pub role: RoleName,
+    #[serde(deserialize_with = "expiry::written")]
     pub expires: String,
     #[serde(default, deserialize_with = "networks::list")]
     pub networks: Vec<IpNet>,
@@ -423,7 +434,10 @@ pub struct RuleAddition {
 #[serde(default, deny_unknown_fields)]
 pub struct RuleTerms {
     /// RFC 3339 time or duration from now.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "expiry::perhaps_written",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires: Option<String>,
     #[serde(
         deserialize_with = "networks::optional_list",
@@ -456,7 +470,11 @@ pub struct Invitation {
     pub email: String,
     pub roles: Vec<InvitationRole>,
     /// Until when it can be accepted: RFC 3339 time or duration from now; a week unless told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "expiry::perhaps_written",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires: Option<String>,
 }
 
@@ -466,6 +484,7 @@ pub struct Invitation {
 pub struct InvitationRole {
     pub role: RoleName,
     /// For how long, from the acceptance on.
+    #[serde(deserialize_with = "expiry::written")]
     pub lasts: String,
     #[serde(default, deserialize_with = "networks::list")]
     pub networks: Vec<IpNet>,
