@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::Instant;
 
 use crate::{
     catalog::{Catalog, columns, types::AuditEvent},
     names::{PersonId, TenantRef},
+    net::network::own_network,
 };
 
 /// How long refusals of one kind are counted together.
@@ -117,7 +118,7 @@ impl Kind {
     fn of(event: &AuditEvent, address: IpAddr) -> Self {
         Self {
             tenant: event.tenant.clone(),
-            network: Some(network(address)),
+            network: Some(own_network(address)),
             person: event.person,
             reason: event.reason.clone(),
         }
@@ -172,18 +173,6 @@ impl Counted {
             }),
             ..self.event
         }
-    }
-}
-
-/// An address, or the network of which somebody who has one IPv6 address usually has all.
-pub(super) fn network(address: IpAddr) -> IpNet {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address).into(),
-        IpAddr::V6(address) => Ipv6Net::new(address, 64).map_or_else(
-            // 64 is a length that an IPv6 network can have, so this is never asked for.
-            |_| IpAddr::V6(address).into(),
-            |network| network.trunc().into(),
-        ),
     }
 }
 
@@ -253,13 +242,5 @@ mod tests {
             .map(|row| row.detail["count"].as_u64().unwrap())
             .sum();
         assert!(counted + rows as u64 >= 100_000);
-    }
-
-    #[test]
-    fn neighbours_in_one_ipv6_network_are_one() {
-        let network = |text: &str| network(text.parse().unwrap());
-        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));
-        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
-        assert_eq!(network("::ffff:10.0.0.1"), network("10.0.0.1"));
     }
 }

@@ -3,11 +3,13 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use dashmap::{DashMap, Entry};
+use ipnet::IpNet;
 use rand::Rng as _;
 use tokio::time::Instant;
 
 use crate::{
     names::SessionId,
+    net::network::own_network,
     protocol::startup::{CancelKey, ProtocolVersion, SecretKey},
 };
 
@@ -78,13 +80,13 @@ const GUESSERS_MAX: usize = 10_000;
 
 /// Wrong cancel keys, or what else strangers try, counted per address and period.
 #[derive(Default)]
-pub struct Guesses(DashMap<IpAddr, (Instant, usize)>);
+pub struct Guesses(DashMap<IpNet, (Instant, usize)>);
 
 impl Guesses {
     /// Whether `address` has shown `limit` wrong keys in this period: its requests are not even looked at then.
     #[must_use]
     pub fn are_too_many(&self, address: IpAddr, limit: usize, now: Instant) -> bool {
-        let guesses = self.0.get(&address);
+        let guesses = self.0.get(&own_network(address));
         guesses.is_some_and(|guesses| is_recent(guesses.0, now) && guesses.1 >= limit)
     }
 
@@ -96,7 +98,7 @@ impl Guesses {
                 return;
             }
         }
-        let mut guesses = self.0.entry(address).or_insert((now, 0));
+        let mut guesses = self.0.entry(own_network(address)).or_insert((now, 0));
         if !is_recent(guesses.0, now) {
             *guesses = (now, 0);
         }

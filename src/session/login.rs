@@ -1,7 +1,8 @@
 //! Proving who the client is: SCRAM for passwords, a token in clear inside TLS.
 //!
 //! A client that proves nothing is told the same whatever was wrong, after the same dialogue: an unknown tenant or
-//! role gets a full SCRAM exchange with a made-up salt, or is asked for its token like any other.
+//! role gets a full SCRAM exchange with a made-up salt, or is asked for its token like any other. It takes as long, too
+//! (`even_time`); and who fails too often is not asked any more (`throttle`).
 
 use std::{
     future::{Future, poll_fn},
@@ -13,14 +14,17 @@ use std::{
 };
 
 use bytes::BytesMut;
+use tokio::time::Instant;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
     Sharing,
     client::Client,
     error::End,
+    even_time::Work,
     route::{Mode, Route},
-    verifier::{self, Secret},
+    throttle::{Attempt, Caller},
+    verifier::{self, LookUp, Secret},
     worker::Worker,
 };
 use crate::{
@@ -65,22 +69,72 @@ pub(super) async fn login(
     if claim.route.mode == Mode::Token && !client.stream.is_encrypted() {
         return Err(End::TokenWithoutTls);
     }
-    let tenant = match &claim.route.tenant {
-        Some(tenant) => worker
-            .process
-            .catalog
-            .tenant(tenant)
-            .await
-            .map_err(|_| End::CannotVerify)?,
-        None => None,
+    let route = claim.route;
+    let caller = Caller::new(
+        claim.peer.ip(),
+        route.tenant.clone(),
+        route.role.clone(),
+        route.mode,
+    );
+    let config = worker.process.config.load_full();
+    let attempt = worker.process.throttle.admit(caller, &config.limits);
+    let attempt = attempt.await?;
+    let outcome = match route.mode {
+        Mode::Token => with_token(worker, client, claim).await,
+        Mode::Password => with_password_or_either(worker, client, claim, &attempt).await,
     };
-    match (claim.route.mode, tenant) {
-        (Mode::Token, tenant) => with_token(worker, client, claim, tenant).await,
-        (Mode::Password, Some(tenant)) if takes_either(worker, client, claim, &tenant).await? => {
+    attempt.note(&outcome);
+    outcome
+}
+
+async fn with_password_or_either(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    claim: &Claim<'_>,
+    attempt: &Attempt<'_>,
+) -> Result<Authenticated, End> {
+    let began = Instant::now();
+    match named_tenant(worker, claim).await? {
+        Some(tenant) if takes_either(worker, client, claim, &tenant).await? => {
             with_either(worker, client, claim, tenant).await
         }
-        (Mode::Password, tenant) => with_password(worker, client, claim, tenant).await,
+        tenant => {
+            let found = look_up(worker, claim, tenant.as_ref()).await?;
+            if !attempt.is_familiar {
+                even_out(worker, claim, found.work, began).await;
+            }
+            with_password(worker, client, claim, tenant, found.secret).await
+        }
     }
+}
+
+async fn named_tenant(worker: &Worker, claim: &Claim<'_>) -> Result<Option<Arc<Tenant>>, End> {
+    let Some(tenant) = &claim.route.tenant else {
+        return Ok(None);
+    };
+    let tenant = worker.process.catalog.tenant(tenant).await;
+    tenant.map_err(|_| End::CannotVerify)
+}
+
+async fn look_up(
+    worker: &Rc<Worker>,
+    claim: &Claim<'_>,
+    tenant: Option<&Arc<Tenant>>,
+) -> Result<LookUp, End> {
+    match tenant {
+        Some(tenant) => verifier::find(worker, tenant, &claim.route.role).await,
+        None => Ok(LookUp {
+            secret: None,
+            work: Work::None,
+        }),
+    }
+}
+
+/// Waits until what began at `began` has taken as long as it would for any other name.
+async fn even_out(worker: &Worker, claim: &Claim<'_>, work: Work, began: Instant) {
+    let Route { tenant, mode, .. } = claim.route;
+    let times = &worker.process.even_time;
+    times.wait(tenant.as_ref(), *mode, work, began).await;
 }
 
 /// Whether a client of the direct listener may show a token although it has not asked for token mode: somebody must
@@ -107,13 +161,10 @@ async fn with_password(
     client: &mut Client,
     claim: &Claim<'_>,
     tenant: Option<Arc<Tenant>>,
+    secret: Option<Rc<Secret>>,
 ) -> Result<Authenticated, End> {
     let role = &claim.route.role;
-    let secret = match &tenant {
-        Some(tenant) => verifier::find(worker, tenant, role).await?,
-        None => None,
-    };
-    let mock = || Verifier::mock(&worker.process.mock_seed, &claim.startup.user);
+    let mock = || verifier::mock(worker, role, claim.route.tenant.as_ref());
     let verifier = secret
         .as_ref()
         .map_or_else(mock, |secret| secret.verifier.clone());
@@ -192,13 +243,24 @@ async fn with_token(
     worker: &Rc<Worker>,
     client: &mut Client,
     claim: &Claim<'_>,
-    tenant: Option<Arc<Tenant>>,
 ) -> Result<Authenticated, End> {
     let secret = ask_secret(client).await?;
+    let began = Instant::now();
+    // Not looked up before, so that the question comes as fast for a tenant that does not exist.
+    let tenant = named_tenant(worker, claim).await?;
     let access = &worker.process.access;
     let credential = access.credential(tenant.as_deref(), &secret);
     drop(secret);
-    by_token(worker, client, claim, tenant, credential).await
+    let work = match (&tenant, &credential) {
+        (Some(_), Some(_)) => Work::Whole,
+        (Some(_), None) => Work::Part,
+        (None, _) => Work::None,
+    };
+    let outcome = by_token(worker, client, claim, tenant, credential).await;
+    if outcome.as_ref().is_err_and(End::is_bad_credentials) {
+        even_out(worker, claim, work, began).await;
+    }
+    outcome
 }
 
 /// On the direct listener, for a role that somebody may use with a token: what was typed decides what it is.
@@ -209,18 +271,22 @@ async fn with_either(
     tenant: Arc<Tenant>,
 ) -> Result<Authenticated, End> {
     let password = ask_secret(client).await?;
+    let began = Instant::now();
     let credential = worker.process.access.credential(Some(&tenant), &password);
     if credential.is_some() {
         return by_token(worker, client, claim, Some(tenant), credential).await;
     }
-    let secret = verifier::find(worker, &tenant, &claim.route.role).await?;
+    let role = &claim.route.role;
+    let LookUp { secret, work } = verifier::find(worker, &tenant, role).await?;
     let shown = Zeroizing::new(password.to_vec());
-    let matches = match secret {
-        Some(secret) => verifier::matches(shown, secret.verifier.clone()).await,
-        None => false,
-    };
-    if !matches {
-        worker.verifiers.forget(&tenant.tenant, &claim.route.role);
+    let mock = || verifier::mock(worker, role, Some(&tenant.tenant));
+    let verifier = secret
+        .as_ref()
+        .map_or_else(mock, |secret| secret.verifier.clone());
+    let matches = verifier::matches(shown, verifier).await;
+    if !matches || secret.is_none() {
+        worker.verifiers.forget(&tenant.tenant, role);
+        even_out(worker, claim, work, began).await;
         return Err(End::Credentials {
             user: claim.startup.user.clone(),
             reason: "wrong_password",
