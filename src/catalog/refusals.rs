@@ -1,4 +1,4 @@
-//! Refused logins, counted: the first of its kind is written down at once, those like it within a window are one
+//! Refused logins and calls, counted: the first of its kind is written down at once, those like it within a window are one
 //! row at its end. So a flood of refusals costs a bounded number of rows, and no event of anybody else's its place.
 
 use std::{
@@ -33,6 +33,7 @@ pub enum Novelty {
 /// What two refusals must share to be counted together.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Kind {
+    event: String,
     tenant: Option<TenantRef>,
     network: Option<IpNet>,
     person: Option<PersonId>,
@@ -52,7 +53,7 @@ struct Counted {
 pub(super) struct Refusals(Mutex<HashMap<Kind, Counted>>);
 
 impl Catalog {
-    /// Queues the `event` of a login refused to `address`, or counts it if it is like one before.
+    /// Queues the `event` of a login or call refused to `address`, or counts it if it is like one before.
     pub fn record_refusal(&self, event: AuditEvent, address: IpAddr) -> Novelty {
         let told = self.shared.refusals.tell(event, address, Instant::now());
         match told {
@@ -117,6 +118,7 @@ impl Refusals {
 impl Kind {
     fn of(event: &AuditEvent, address: IpAddr) -> Self {
         Self {
+            event: event.kind.clone(),
             tenant: event.tenant.clone(),
             network: Some(own_network(address)),
             person: event.person,
@@ -148,9 +150,11 @@ impl Counted {
     /// Forgets what `event` does not share.
     fn keep_common(&mut self, event: &AuditEvent) {
         let mine = &mut self.event;
+        if mine.actor != event.actor {
+            "unknown".clone_into(&mut mine.actor);
+        }
         if mine.role != event.role {
             mine.role = None;
-            "unknown".clone_into(&mut mine.actor);
         }
         if mine.token != event.token {
             mine.token = None;
@@ -223,6 +227,24 @@ mod tests {
         assert_eq!(rows[0].detail["count"], 1_000);
         assert_eq!(rows[0].peer.as_deref(), Some("10.0.0.1"));
         assert!(tell("wrong_password", 1).is_some());
+    }
+
+    #[test]
+    fn what_many_have_done_is_said_of_none_of_them() {
+        let refusals = Refusals::default();
+        let now = Instant::now();
+        for number in 0..10 * KINDS_MAX as u32 {
+            let person = PersonId(uuid::Uuid::from_u128(number.into()));
+            let event = AuditEvent {
+                person: Some(person),
+                actor: format!("person:{person}"),
+                ..refusal("demo", "forbidden")
+            };
+            refusals.tell(event, address(number), now);
+        }
+        let rows = swept(&refusals, now + WINDOW);
+        assert_eq!(rows.len(), 1);
+        assert_eq!((rows[0].person, &*rows[0].actor), (None, "unknown"));
     }
 
     #[test]

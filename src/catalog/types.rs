@@ -357,6 +357,7 @@ pub const AUDIT_KINDS: &[&str] = &[
     "access.disabled",
     "access.enabled",
     "access.revoked",
+    "admin.denied",
     "audit.gap",
     "audit.pruned",
     "auth.denied",
