@@ -66,7 +66,7 @@ pub enum End {
         /// Whose token it was, if it proved to be anybody's.
         proven: Option<(PersonId, TokenId)>,
     },
-    /// Too many wrong guesses have come from the client's address: it was not even asked.
+    /// Too many wrong guesses have come from the client's address, and its turn has not come.
     #[error("too many failed logins from this address")]
     TooManyFailures,
     #[error("token mode without TLS")]

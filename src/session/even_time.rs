@@ -8,8 +8,10 @@
 //! ```text
 //! asked the server │▓▓▓▓▓▓▓·│▓▓░░░░░░│answer       two steps, remembered
 //! knew it already  │▓░░░░░░░│░░░░░░░░│answer       as those remembered of this tenant
-//! no such tenant   │▓░░░░░░░│░░░░░░░░│answer       as those remembered of one that its name is hashed to
+//! no such tenant   │▓░░░░░░░│░░░░░░░░│answer       as those remembered of the one that is next to its name's hash
 //! ```
+//! Nobody is made to wait longer than a little while for what others took: a server that is slow, or made slow, must not
+//! slow down whoever need not ask it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,9 +29,12 @@ use crate::names::TenantRef;
 /// Longer than what differs without a server being asked (keys derived from a password, rows of the catalogue).
 const STEP: Duration = Duration::from_millis(5);
 
+/// What is waited for the sake of evenness at most: half a second.
+const STEPS_MAX: u32 = 100;
+
 /// Look-ups remembered of one tenant, and tenants.
-const RECENT_MAX: usize = 32;
-const TENANTS_MAX: usize = 1_000;
+const RECENT_MAX: usize = 16;
+const TENANTS_MAX: usize = 20_000;
 
 /// What was done to find out about a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +50,12 @@ pub(super) enum Work {
 /// How many steps look-ups have taken of late.
 #[derive(Default)]
 pub struct EvenTime {
-    recent: Mutex<BTreeMap<TenantRef, [VecDeque<u32>; 2]>>,
+    by_mode: [Mutex<Recent>; 2],
     hasher: RandomState,
 }
+
+/// By the hashes of the tenants' names. None is empty.
+type Recent = BTreeMap<u64, VecDeque<u32>>;
 
 impl EvenTime {
     /// Waits until a look-up about `tenant` that began at `began` and is done now may be answered.
@@ -65,30 +73,35 @@ impl EvenTime {
     fn steps(&self, tenant: Option<&TenantRef>, mode: Mode, work: Work, elapsed: Duration) -> u32 {
         let taken = elapsed.as_micros().div_ceil(STEP.as_micros()).max(1);
         let taken = u32::try_from(taken).unwrap_or(u32::MAX);
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let like = match (work, tenant) {
-            (Work::Whole, Some(tenant)) => {
-                if recent.len() < TENANTS_MAX || recent.contains_key(tenant) {
-                    let known = recent.entry(tenant.clone()).or_default();
-                    let known = &mut known[mode as usize];
-                    known.truncate(RECENT_MAX - 1);
-                    known.push_front(taken);
-                }
+        let place = self.hasher.hash_one(tenant);
+        let recent = &self.by_mode[mode as usize];
+        let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let like = match work {
+            Work::Whole => {
+                remember(&mut recent, place, taken);
                 return taken;
             }
-            (Work::Part, Some(tenant)) => recent.get(tenant).map(|known| &known[mode as usize]),
-            (Work::None, tenant) | (_, tenant @ None) => {
-                let all = recent.values().map(|known| &known[mode as usize]);
-                let all: Vec<_> = all.filter(|known| !known.is_empty()).collect();
-                let named = self.hasher.hash_one(tenant);
-                let index = named.checked_rem(all.len() as u64);
-                index.and_then(|index| all.get(usize::try_from(index).ok()?).copied())
+            Work::Part => recent.get(&place),
+            Work::None => {
+                let mut next = recent.range(place..).chain(recent.range(..place));
+                next.next().map(|(_, known)| known)
             }
         };
-        let like = like.filter(|known| !known.is_empty());
-        let drawn = like.map_or(1, |known| known[rand::rng().random_range(0..known.len())]);
+        let drawn = like.map_or(1, |known| {
+            let index = rand::rng().random_range(0..known.len());
+            known[index].min(STEPS_MAX)
+        });
         taken.max(drawn)
     }
+}
+
+fn remember(recent: &mut Recent, place: u64, taken: u32) {
+    if recent.len() >= TENANTS_MAX && !recent.contains_key(&place) {
+        return;
+    }
+    let known = recent.entry(place).or_default();
+    known.truncate(RECENT_MAX - 1);
+    known.push_front(taken);
 }
 
 #[cfg(test)]
@@ -115,8 +128,9 @@ mod tests {
         // Another way of logging in is another look-up.
         let by_token = times.steps(Some(&tenant("ghost")), Mode::Token, Work::None, STEP / 5);
         assert_eq!(by_token, 1);
-        let recent = times.recent.lock().unwrap();
-        assert_eq!(recent[&tenant("demo")][0].len(), RECENT_MAX);
+        let recent = times.by_mode[0].lock().unwrap();
+        let known: Vec<usize> = recent.values().map(VecDeque::len).collect();
+        assert_eq!(known, [RECENT_MAX]);
     }
 
     #[test]
@@ -141,12 +155,22 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_takes_its_time_slows_down_nobody_else_by_much() {
+        let times = EvenTime::default();
+        let slow = STEP * 2 * STEPS_MAX;
+        let steps =
+            |work, elapsed| times.steps(Some(&tenant("demo")), Mode::Password, work, elapsed);
+        assert_eq!(steps(Work::Whole, slow), 2 * STEPS_MAX);
+        assert_eq!(steps(Work::Part, Duration::ZERO), STEPS_MAX);
+    }
+
+    #[test]
     fn no_more_tenants_are_remembered_than_there_is_room_for() {
         let times = EvenTime::default();
         for number in 0..TENANTS_MAX + 10 {
             let name = tenant(&format!("t{number}"));
             times.steps(Some(&name), Mode::Token, Work::Whole, Duration::ZERO);
         }
-        assert_eq!(times.recent.lock().unwrap().len(), TENANTS_MAX);
+        assert_eq!(times.by_mode[1].lock().unwrap().len(), TENANTS_MAX);
     }
 }

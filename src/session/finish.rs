@@ -16,10 +16,11 @@ use super::{
     error::{End, Row},
     relay::Boundary,
     route::Mode,
+    throttle::Caller,
     worker::{Process, Worker},
 };
 use crate::{
-    access::{Activity, Grant, SessionHandle},
+    access::{Activity, Grant, Identity, SessionHandle},
     catalog::{
         Novelty,
         types::{AuditEvent, Outcome},
@@ -249,8 +250,6 @@ async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &R
         Method::Password
     };
     let tenant = match &arrival.route.tenant {
-        // Refused unasked, it costs no look-up.
-        _ if matches!(end, End::TooManyFailures) => None,
         Some(tenant) => worker
             .process
             .catalog
@@ -315,6 +314,8 @@ fn outcome(end: &End) -> LoginOutcome {
 fn note_end(session: &Session, row: &Row, parting: &Parting) {
     let handle = session.handle();
     session_ended(row.reason);
+    // However long ago it has logged in: it will do so again.
+    session.worker.process.throttle.greet(&caller(handle));
     let lasted = OffsetDateTime::now_utc() - handle.started_at;
     let event = AuditEvent {
         reason: Some(row.reason.to_owned()),
@@ -348,6 +349,18 @@ fn log(row: &Row, peer: SocketAddr, novelty: Novelty, end: &End) {
         }
         (Novelty::First, _) => tracing::info!(%peer, reason = row.reason, %end, "login refused"),
     }
+}
+
+/// Who has logged in to this session.
+fn caller(handle: &SessionHandle) -> Caller {
+    let Identity {
+        tenant, role, peer, ..
+    } = &handle.identity;
+    let mode = match method_of(handle) {
+        Method::Token => Mode::Token,
+        Method::Password => Mode::Password,
+    };
+    Caller::new(peer.ip(), Some(tenant.clone()), role.clone(), mode)
 }
 
 fn event(kind: &str, outcome: Outcome, handle: &SessionHandle) -> AuditEvent {
