@@ -209,6 +209,14 @@ pub struct TokenRecord {
     pub mac: [u8; 32],
 }
 
+impl TokenRecord {
+    /// Whether it is neither expired nor revoked.
+    #[must_use]
+    pub fn is_live(&self, now: OffsetDateTime) -> bool {
+        self.revoked_at.is_none() && self.expires_at > now
+    }
+}
+
 /// A token as it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewToken {
