@@ -8,13 +8,13 @@ use std::{
 };
 
 use postgres_protocol::message::frontend;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{
     Client, Fixture, Login, Reply,
     login::{server_first, startup},
     ports::free_port,
-    postgres::{PASSWORD, PASSWORD_ROLE, SECRET_ROLE, TOKEN_ROLE},
+    postgres::{PASSWORD, PASSWORD_ROLE, SECRET_ROLE, TOKEN_ROLE, current},
     sluice::Settings,
     until,
 };
@@ -345,17 +345,21 @@ fn assert_alike(logins: &[(&str, Login)]) {
     );
 }
 
-fn unlimited() -> Fixture {
+fn unlimited(fields: Value) -> Fixture {
     let many = 1_000_000;
     let settings = Settings::default()
         .set("limits.failed_logins_per_address", many)
         .set("limits.failed_logins_per_tenant", many);
-    Fixture::with(settings)
+    Fixture::on(current(), settings, fields)
 }
+
+/// Asks for verifiers, at a server that is some way off. It takes its time for every role, whether there is one or not.
+const DISTANT_QUERY: &str = "SELECT rolname, rolpassword FROM (SELECT pg_sleep(0.012)) AS way \
+    LEFT JOIN pg_authid ON rolname = $1 AND rolcanlogin";
 
 #[test]
 fn a_wrong_password_takes_as_long_whatever_of_its_name_exists() {
-    let fixture = unlimited();
+    let fixture = unlimited(json!({ "auth_query": DISTANT_QUERY }));
     fixture.set_password(&fixture.tenant, SECRET_ROLE, PASSWORD);
     // Somebody else's login has the verifier remembered.
     let busy = from(&fixture.password_login(), 9);
@@ -379,7 +383,7 @@ fn a_wrong_password_takes_as_long_whatever_of_its_name_exists() {
 
 #[test]
 fn a_wrong_token_takes_as_long_whatever_of_it_exists() {
-    let fixture = unlimited();
+    let fixture = unlimited(json!({}));
     let person = fixture.granted("first");
     let gone = fixture.granted("second");
     fixture
