@@ -148,6 +148,7 @@ impl Login {
                 let last = format!("c=biws,{nonce},p={}=", "A".repeat(43));
                 client.send_messages(|out| frontend::sasl_response(last.as_bytes(), out).unwrap());
             }
+            Reply::Error(fault) => return fault,
             other => panic!("expected to be asked, got {other:?}"),
         }
         match client.receive() {
