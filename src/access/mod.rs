@@ -359,8 +359,7 @@ impl Access {
         let record = catalog.token(token.id()).await?;
         let verified = catalog::verify(record.as_ref(), token, catalog.pepper());
         let now = OffsetDateTime::now_utc();
-        Ok(record
-            .filter(|record| verified && record.revoked_at.is_none() && record.expires_at > now))
+        Ok(record.filter(|record| verified && record.is_live(now)))
     }
 
     /// The floor of `tenant`, to be compared with a session's decision at every checkout.

@@ -5,6 +5,7 @@
 //! who they are in a header: a claim, kept in the audit trail as one. A person is in the trail as who they are.
 
 use axum::{
+    Extension,
     extract::{FromRequestParts, RawPathParams, Request, State},
     http::{HeaderMap, StatusCode, header, request::Parts},
     middleware::Next,
@@ -14,7 +15,12 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{AdminState, error::ApiError};
+use super::{
+    AdminState,
+    denied::{self, Call},
+    error::ApiError,
+    server::Peer,
+};
 use crate::{
     catalog::{
         Token,
@@ -30,14 +36,19 @@ const ACTOR_MAX_BYTES: usize = 64;
 /// Lets the request through if it bears the admin key.
 pub(super) async fn require_admin_key(
     State(state): State<AdminState>,
+    Extension(Peer(peer)): Extension<Peer>,
+    path: RawPathParams,
     request: Request,
     next: Next,
 ) -> Response {
-    match bearer(request.headers()) {
-        Some(given) if is_admin_key(&state, given) => next.run(request).await,
-        Some(_) => refusal("this is not the admin key").into_response(),
-        None => refusal("this call needs the admin key").into_response(),
-    }
+    let refused = match bearer(request.headers()) {
+        Some(given) if is_admin_key(&state, given) => return next.run(request).await,
+        Some(_) => refusal("this is not the admin key"),
+        None => refusal("this call needs the admin key"),
+    };
+    let call = Call::of(&request, named_tenant(&path), peer);
+    call.note(&state, None, refused.code).await;
+    refused.into_response()
 }
 
 /// Who manages the access of a tenant.
@@ -55,43 +66,66 @@ pub(super) enum Manager {
 /// that its path names.
 pub(super) async fn require_manager(
     State(state): State<AdminState>,
+    Extension(Peer(peer)): Extension<Peer>,
     path: RawPathParams,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let tenant = path.iter().find(|(name, _)| *name == "ref");
-    let tenant = tenant.and_then(|(_, text)| TenantRef::parse(text).ok());
     let given = bearer(request.headers()).unwrap_or_default();
-    match manager(&state, tenant.as_ref(), given).await {
+    if is_admin_key(&state, given) {
+        request.extensions_mut().insert(Manager::AdminKey);
+        return next.run(request).await;
+    }
+    let tenant = named_tenant(&path);
+    let call = Call::of(&request, tenant.clone(), peer);
+    let (person, allowed) = match token_record(&state, given).await {
+        Ok(record) => (
+            Some(record.person),
+            manager(&state, tenant.as_ref(), &record).await,
+        ),
+        Err(refused) => (None, Err(refused)),
+    };
+    let answer = match allowed {
         Ok(manager) => {
             request.extensions_mut().insert(manager);
             next.run(request).await
         }
         Err(refused) => refused.into_response(),
+    };
+    // What is left to those who run the pooler, or to owners, is refused further inside.
+    if let Some(reason) = denied::reason(&answer) {
+        call.note(&state, person, reason).await;
     }
+    answer
 }
 
-async fn manager(
-    state: &AdminState,
-    tenant: Option<&TenantRef>,
-    given: &str,
-) -> Result<Manager, ApiError> {
-    if is_admin_key(state, given) {
-        return Ok(Manager::AdminKey);
-    }
+/// The tenant that a route is about, if what stands there can be one.
+fn named_tenant(path: &RawPathParams) -> Option<TenantRef> {
+    let (_, text) = path.iter().find(|(name, _)| *name == "ref")?;
+    TenantRef::parse(text).ok()
+}
+
+async fn token_record(state: &AdminState, given: &str) -> Result<TokenRecord, ApiError> {
     let token = Token::parse(given).ok_or_else(|| {
         refusal("this call needs the admin key, or the token of an owner or administrator")
     })?;
     let record = state.access.known(&token).await?;
-    let TokenRecord {
-        person: id, limits, ..
-    } = record.ok_or_else(invalid_token)?;
+    record.ok_or_else(invalid_token)
+}
+
+/// The bearer of a token as one who manages the access of `tenant` with it.
+async fn manager(
+    state: &AdminState,
+    tenant: Option<&TenantRef>,
+    record: &TokenRecord,
+) -> Result<Manager, ApiError> {
+    let limits = &record.limits;
     if !limits.is_for_managing() {
         return Err(not_for_managing());
     }
     let (standing, found) = match tenant {
         Some(tenant) => (
-            state.catalog.standing(tenant, id).await?,
+            state.catalog.standing(tenant, record.person).await?,
             state.catalog.tenant(tenant).await?,
         ),
         None => (None, None),
@@ -103,6 +137,7 @@ async fn manager(
     if found.is_none_or(|found| limits.allow_management(&found).is_err()) {
         return Err(not_for_managing());
     }
+    let id = record.person;
     Ok(Manager::Person { id, standing })
 }
 

@@ -22,6 +22,7 @@ mod authority;
 mod change;
 mod compatible;
 mod compatible_values;
+mod denied;
 mod doctor;
 mod error;
 pub mod expiry;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sqlx::{Connection, SqliteConnection};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -31,10 +32,15 @@ pub(super) struct Topic {
     role: RoleName,
 }
 
+fn is_live(evidence: &Evidence) -> bool {
+    let token = evidence.token.as_ref();
+    token.is_some_and(|token| token.is_live(OffsetDateTime::now_utc()))
+}
+
 impl Catalog {
     /// The evidence about a token that was shown, as complete and as new as [`Self::evidence`]; `None`: there is no such
     /// token. Whoever does not know a token's secret gets the same work done for it, whether or not there is such a
-    /// token. Says nothing of its expiry or revocation.
+    /// token, or the token is over. Says nothing of its expiry or revocation.
     pub async fn proven_evidence(
         &self,
         token: &Token,
@@ -50,6 +56,7 @@ impl Catalog {
         let known = &self.shared.evidence;
         if let Some(revision) = self.shared.present.revision()
             && let Some(evidence) = known.find(revision, &topic)
+            && is_live(&evidence)
         {
             return Ok(Some(evidence));
         }
@@ -57,7 +64,9 @@ impl Catalog {
         if !token::verify(evidence.token.as_ref(), token, pepper) {
             return Ok(None);
         }
-        known.remember(evidence.revision, topic, Arc::clone(&evidence));
+        if is_live(&evidence) {
+            known.remember(evidence.revision, topic, Arc::clone(&evidence));
+        }
         Ok(Some(evidence))
     }
 

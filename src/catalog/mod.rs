@@ -75,7 +75,7 @@ pub use self::{
     refusals::Novelty,
     rules::{RULE_DAYS_MAX, is_privileged},
     service_keys::ServiceKey,
-    token::{NoRandomness, Token, verify},
+    token::{NoRandomness, Token, holds_token, verify},
     token_changes::Rotated,
     trail::{AuditFault, AuditVerdict, Checkpoint},
 };

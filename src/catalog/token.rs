@@ -23,6 +23,8 @@ const PEER_PREFIX: &str = "sbp_";
 const ID_CHARACTERS: usize = 12;
 const SECRET_CHARACTERS: usize = 43;
 const CHECKSUM_CHARACTERS: usize = 6;
+/// So much behind the prefix is no name; the peer's tokens have no more.
+const TELLTALE_CHARACTERS: usize = 40;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// The largest multiple of 62 that a byte can hold; bytes from here on would favour the first letters.
 const UNBIASED_BELOW: u8 = 248;
@@ -32,6 +34,18 @@ const UNBIASED_BELOW: u8 = 248;
 pub struct Token {
     id: TokenId,
     text: Zeroizing<String>,
+}
+
+/// Whether `text` has a token in it, or most of one: whoever typed it there did so by mistake.
+#[must_use]
+pub fn holds_token(text: &str) -> bool {
+    [PREFIX, PEER_PREFIX].iter().any(|prefix| {
+        text.match_indices(prefix).any(|(at, _)| {
+            let rest = text.bytes().skip(at + prefix.len());
+            let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+            rest.take_while(is_token).count() >= TELLTALE_CHARACTERS
+        })
+    })
 }
 
 /// The operating system gave no randomness.
@@ -224,6 +238,32 @@ mod tests {
         ];
         for text in refused {
             assert!(Token::parse(&text).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_found_wherever_it_was_typed() {
+        let token = sample();
+        let peers = format!("sbp_{}", "0123456789abcdef".repeat(3));
+        for text in [
+            token.clone(),
+            format!("app.{token}"),
+            format!("{token}.demo"),
+            token[..63].to_owned(),
+            format!("slp_{token}"),
+            peers[..44].to_owned(),
+        ] {
+            assert!(holds_token(&text), "{text}");
+        }
+        for text in [
+            "",
+            "slp_",
+            "app.demo",
+            "slp_app.demo",
+            &peers[..43],
+            &token[4..],
+        ] {
+            assert!(!holds_token(text), "{text}");
         }
     }
 

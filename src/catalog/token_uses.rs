@@ -9,11 +9,12 @@ use crate::{
     catalog::{
         columns::milliseconds,
         error::CatalogError,
-        refusals::{network, shown},
+        refusals::shown,
         tokens,
         types::{AuditEvent, Outcome},
     },
     names::TokenId,
+    net::network::own_network,
 };
 
 /// A token's last use is written at most as often as this.
@@ -38,7 +39,7 @@ pub(super) async fn store_use(
     .bind(USE_INTERVAL_MS)
     .execute(&mut *connection)
     .await?;
-    let address = shown(&network(from));
+    let address = shown(&own_network(from));
     let before: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM token_addresses WHERE token = $1")
         .bind(token.as_str())
         .fetch_one(&mut *connection)

@@ -220,6 +220,14 @@ pub struct TokenRecord {
     pub mac: [u8; 32],
 }
 
+impl TokenRecord {
+    /// Whether it is neither expired nor revoked.
+    #[must_use]
+    pub fn is_live(&self, now: OffsetDateTime) -> bool {
+        self.revoked_at.is_none() && self.expires_at > now
+    }
+}
+
 /// A token as it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewToken {
@@ -368,6 +376,7 @@ pub const AUDIT_KINDS: &[&str] = &[
     "access.disabled",
     "access.enabled",
     "access.revoked",
+    "admin.denied",
     "audit.gap",
     "audit.pruned",
     "auth.denied",

@@ -290,7 +290,7 @@ fn who(row: &AuditRow) -> String {
 fn result(event: &AuditEvent) -> String {
     let word = match (event.kind.as_str(), event.outcome) {
         ("session.ended", _) => return output::or_dash(event.reason.as_ref()),
-        ("auth.denied", _) => "refused",
+        ("admin.denied" | "auth.denied", _) => "refused",
         (_, Outcome::Success) => "ok",
         (_, Outcome::Failure) => "failed",
     };

@@ -5,7 +5,7 @@ use std::{fs::File, io, path::Path, time::Duration};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    AuthoritySettings, Config, Listen, Net, Pool, Timeouts, TokenAccessSettings,
+    AuthoritySettings, Config, Limits, Listen, Net, Pool, Timeouts, TokenAccessSettings,
     document::Places,
     error::{ConfigError, Problem},
     file,
@@ -56,24 +56,7 @@ pub(super) fn values(config: &Config, places: &Places<'_>) -> Checked {
         readable("tls.key", &tls.key, TLS_REMEDY, places)?;
     }
     net(&config.net, places)?;
-    let limits = &config.limits;
-    not_zero("limits.clients", limits.clients, places)?;
-    not_zero("limits.tenant_clients", limits.tenant_clients, places)?;
-    not_zero(
-        "limits.unauthenticated_per_address",
-        limits.unauthenticated_per_address,
-        places,
-    )?;
-    not_zero(
-        "limits.wrong_cancel_keys_per_address",
-        limits.wrong_cancel_keys_per_address,
-        places,
-    )?;
-    not_zero(
-        "limits.leak_reports_per_address",
-        limits.leak_reports_per_address,
-        places,
-    )?;
+    limits(&config.limits, places)?;
     timeouts(&config.timeouts, places)?;
     pool(&config.pool, places)?;
     token_access(&config.token_access, places)?;
@@ -85,6 +68,37 @@ pub(super) fn values(config: &Config, places: &Places<'_>) -> Checked {
         places,
     )?;
     level(&config.log.level, places)
+}
+
+fn limits(limits: &Limits, places: &Places<'_>) -> Checked {
+    let counts = [
+        ("limits.clients", limits.clients),
+        ("limits.tenant_clients", limits.tenant_clients),
+        (
+            "limits.unauthenticated_per_address",
+            limits.unauthenticated_per_address,
+        ),
+        (
+            "limits.wrong_cancel_keys_per_address",
+            limits.wrong_cancel_keys_per_address,
+        ),
+        (
+            "limits.leak_reports_per_address",
+            limits.leak_reports_per_address,
+        ),
+        (
+            "limits.failed_logins_per_address",
+            limits.failed_logins_per_address,
+        ),
+        (
+            "limits.failed_logins_per_tenant",
+            limits.failed_logins_per_tenant,
+        ),
+    ];
+    for (key, count) in counts {
+        not_zero(key, count, places)?;
+    }
+    Ok(())
 }
 
 fn listen(listen: &Listen, places: &Places<'_>) -> Checked {

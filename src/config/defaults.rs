@@ -11,8 +11,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Admin, Audit, AuthQuery, AuthoritySettings, CatalogSettings, Config, Limits, Listen, Log,
-    LogFormat, Net, PlainHttp, Pool, Secret, Timeouts, Tls, TokenAccessSettings, file,
+    Admin, Audit, AuditedLogins, AuthQuery, AuthoritySettings, CatalogSettings, Config, Limits,
+    Listen, Log, LogFormat, Net, PlainHttp, Pool, Secret, Timeouts, Tls, TokenAccessSettings, file,
     value::{Network, Span, SpanOrOff},
 };
 
@@ -35,6 +35,8 @@ const TENANT_CLIENTS: usize = 10_000;
 const UNAUTHENTICATED_PER_ADDRESS: usize = 1_000;
 const WRONG_CANCEL_KEYS_PER_ADDRESS: usize = 100;
 const LEAK_REPORTS_PER_ADDRESS: usize = 60;
+const FAILED_LOGINS_PER_ADDRESS: usize = 100;
+const FAILED_LOGINS_PER_TENANT: usize = 1_000;
 
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -76,6 +78,7 @@ const AUTH_QUERY_CONNECTIONS: u32 = 2;
 const CATALOG_PATH: &str = "sluice.db";
 /// A year, and time to notice.
 const AUDIT_RETENTION: Option<Duration> = Some(Duration::from_secs(400 * 24 * 60 * 60));
+const AUDITED_LOGINS: AuditedLogins = AuditedLogins::Queued;
 const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6544);
 
 const LOG_LEVEL: &str = "info";
@@ -125,6 +128,7 @@ pub(super) fn fill(
         },
         audit: Audit {
             retention: span_or_off(file.audit.retention, AUDIT_RETENTION),
+            logins: file.audit.logins.unwrap_or(AUDITED_LOGINS),
         },
         admin: Admin {
             listen: file.admin.listen.map_or(ADMIN_ADDRESS, |address| address.0),
@@ -183,6 +187,10 @@ fn limits(file: &file::Limits) -> Limits {
             .unwrap_or(WRONG_CANCEL_KEYS_PER_ADDRESS),
         leak_reports_per_address: (file.leak_reports_per_address)
             .unwrap_or(LEAK_REPORTS_PER_ADDRESS),
+        failed_logins_per_address: (file.failed_logins_per_address)
+            .unwrap_or(FAILED_LOGINS_PER_ADDRESS),
+        failed_logins_per_tenant: (file.failed_logins_per_tenant)
+            .unwrap_or(FAILED_LOGINS_PER_TENANT),
     }
 }
 

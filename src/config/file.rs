@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{
-    LogFormat, PlainHttp,
+    AuditedLogins, LogFormat, PlainHttp,
     value::{Address, AddressOrOff, Network, Span, SpanOrOff},
 };
 
@@ -59,6 +59,8 @@ sections! {
         unauthenticated_per_address: usize,
         wrong_cancel_keys_per_address: usize,
         leak_reports_per_address: usize,
+        failed_logins_per_address: usize,
+        failed_logins_per_tenant: usize,
     }
     timeouts: Timeouts {
         login: Span,
@@ -112,6 +114,7 @@ sections! {
     }
     audit: Audit {
         retention: SpanOrOff,
+        logins: AuditedLogins,
     }
     admin: Admin {
         listen: Address,

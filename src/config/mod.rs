@@ -183,6 +183,10 @@ pub struct Limits {
     pub wrong_cancel_keys_per_address: usize,
     /// Reports of leaked tokens that one address may make in a minute.
     pub leak_reports_per_address: usize,
+    /// Failed logins that one address may have in a minute.
+    pub failed_logins_per_address: usize,
+    /// Failed logins of one tenant in a minute, after which each weighs more on its address.
+    pub failed_logins_per_tenant: usize,
 }
 
 /// How long anything may take; `None` is written `"off"`.
@@ -292,6 +296,17 @@ pub struct CatalogSettings {
 pub struct Audit {
     /// Rows older than this are removed; `None`: none is.
     pub retention: Option<Duration>,
+    pub logins: AuditedLogins,
+}
+
+/// When a login is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditedLogins {
+    /// A moment later: nobody waits for the disk, and nobody is kept out when it cannot be written to.
+    Queued,
+    /// Before the client may send its first query, or it is not let in.
+    Required,
 }
 
 /// The HTTP API for administrators.

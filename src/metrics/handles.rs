@@ -48,6 +48,8 @@ label!(
         Refused: "refused",
         /// Ours or the tenant's PostgreSQL's to mend.
         Failed: "failed",
+        /// Not let try, after too many failures from its address.
+        Throttled: "throttled",
         /// The client left, or was too slow.
         Abandoned: "abandoned",
     }

@@ -7,6 +7,7 @@ pub mod buffer;
 pub mod channel_binding;
 pub mod client_tls;
 pub mod listener;
+pub mod network;
 pub mod outbound;
 pub mod pem;
 pub mod proxy_protocol;

@@ -58,6 +58,10 @@ use crate::{
     protocol::{parameters::Settings, prepared::Statements},
 };
 
+/// Has a server notice in the middle of a query that we are gone (PostgreSQL 14, so every server that takes tokens): what a
+/// person runs must not go on when nobody is left to end it.
+const OUTLIVES_NOBODY: (&str, &str) = ("client_connection_check_interval", "2s");
+
 /// An idle backend that has been unused for this long is looked at before it is handed out.
 ///
 /// Under load backends are never idle for that long, so the hot path is free of the extra system call.
@@ -382,13 +386,12 @@ impl Pool {
             .credentials()
             .map_err(|error| CheckoutError::Mint(Rc::new(error)))?;
         let server = self.tenant.server();
+        let mut startup = self.key.service.startup();
+        if self.key.principal.person().is_some() {
+            startup.push(OUTLIVES_NOBODY);
+        }
         let mut connection = server
-            .connect(
-                &self.key.role,
-                &self.key.database,
-                &self.key.service.startup(),
-                &credentials,
-            )
+            .connect(&self.key.role, &self.key.database, &startup, &credentials)
             .await
             .map_err(|error| CheckoutError::Connect(Rc::new(error)))?;
         self.learn_powers(&mut connection, &server).await?;

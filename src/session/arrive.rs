@@ -19,6 +19,7 @@ use super::{
     worker::{Command, Place, Process, Worker},
 };
 use crate::{
+    catalog::holds_token,
     metrics::{CancelOutcome, cancel_request},
     net::stream::{Detached, Stream},
     protocol::startup::{Replication, Startup},
@@ -153,6 +154,12 @@ fn admit(
     startup: &Startup,
     sharing: Sharing,
 ) -> Result<(Route, Place), End> {
+    if has_misplaced_token(startup) {
+        return Err(End::Credentials {
+            user: "…".to_owned(),
+            reason: "misplaced_token",
+        });
+    }
     let sni = stream.tls().and_then(|tls| tls.sni);
     let route = route(startup, sni.as_deref()).map_err(|_| End::Credentials {
         user: startup.user.clone(),
@@ -167,6 +174,16 @@ fn admit(
         limit,
     })?;
     Ok((route, place))
+}
+
+/// Whether a token stands where it would be shown: in the session list, the trail, the server's log and activity.
+fn has_misplaced_token(startup: &Startup) -> bool {
+    let settings = startup.options.iter().chain(&startup.parameters);
+    settings
+        .flat_map(|(name, value)| [name, value])
+        .chain(&startup.database)
+        .chain([&startup.user])
+        .any(|text| holds_token(text))
 }
 
 /// Forwards a cancel request and closes its connection when it has taken effect: a client may wait for that, and over

@@ -1,13 +1,19 @@
 //! The cancel keys that we issued: which session each of them stands for, and who guesses at them.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use dashmap::{DashMap, Entry};
+use ipnet::IpNet;
 use rand::Rng as _;
 use tokio::time::Instant;
 
 use crate::{
     names::SessionId,
+    net::network::own_network,
     protocol::startup::{CancelKey, ProtocolVersion, SecretKey},
 };
 
@@ -76,31 +82,47 @@ const GUESSING_PERIOD: Duration = Duration::from_secs(60);
 /// Addresses that are remembered at once for their wrong keys.
 const GUESSERS_MAX: usize = 10_000;
 
-/// Wrong cancel keys, or what else strangers try, counted per address and period.
+/// How long after a search for what is over there is no other.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
+/// Wrong cancel keys, or what else strangers try, counted per address (of IPv6: per network) and period.
 #[derive(Default)]
-pub struct Guesses(DashMap<IpAddr, (Instant, usize)>);
+pub struct Guesses {
+    by_network: DashMap<IpNet, (Instant, usize)>,
+    swept: Mutex<Option<Instant>>,
+}
 
 impl Guesses {
     /// Whether `address` has shown `limit` wrong keys in this period: its requests are not even looked at then.
     #[must_use]
     pub fn are_too_many(&self, address: IpAddr, limit: usize, now: Instant) -> bool {
-        let guesses = self.0.get(&address);
+        let guesses = self.by_network.get(&own_network(address));
         guesses.is_some_and(|guesses| is_recent(guesses.0, now) && guesses.1 >= limit)
     }
 
     /// Counts a wrong key. Where more addresses guess than can be remembered, the newest are not.
     pub fn count(&self, address: IpAddr, now: Instant) {
-        if self.0.len() >= GUESSERS_MAX {
-            self.0.retain(|_, (since, _)| is_recent(*since, now));
-            if self.0.len() >= GUESSERS_MAX {
-                return;
+        let network = own_network(address);
+        if let Some(mut guesses) = self.by_network.get_mut(&network) {
+            if !is_recent(guesses.0, now) {
+                *guesses = (now, 0);
             }
+            guesses.1 += 1;
+        } else if self.by_network.len() < GUESSERS_MAX || self.make_room(now) {
+            self.by_network.entry(network).or_insert((now, 0)).1 += 1;
         }
-        let mut guesses = self.0.entry(address).or_insert((now, 0));
-        if !is_recent(guesses.0, now) {
-            *guesses = (now, 0);
+    }
+
+    /// Forgets what is over; answers whether that has made room. Not for each of a flood of guesses.
+    fn make_room(&self, now: Instant) -> bool {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if swept.is_some_and(|swept| now < swept + SWEEP_PERIOD) {
+            return false;
         }
-        guesses.1 += 1;
+        *swept = Some(now);
+        self.by_network
+            .retain(|_, (since, _)| is_recent(*since, now));
+        self.by_network.len() < GUESSERS_MAX
     }
 }
 
@@ -138,10 +160,17 @@ mod tests {
     fn no_more_addresses_are_remembered_than_there_is_room_for() {
         let guesses = Guesses::default();
         let now = Instant::now();
-        for number in 0..GUESSERS_MAX as u32 + 10 {
-            guesses.count(IpAddr::V4(number.into()), now);
+        let numbered = |number: usize| IpAddr::V4((number as u32).into());
+        for number in 0..GUESSERS_MAX + 10 {
+            guesses.count(numbered(number), now);
         }
-        assert_eq!(guesses.0.len(), GUESSERS_MAX);
+        assert_eq!(guesses.by_network.len(), GUESSERS_MAX);
+        // Those who are known are counted all the same, and others once there is room again.
+        guesses.count(numbered(0), now);
+        assert!(guesses.are_too_many(numbered(0), 2, now));
+        let later = now + GUESSING_PERIOD;
+        guesses.count(numbered(GUESSERS_MAX), later);
+        assert!(guesses.are_too_many(numbered(GUESSERS_MAX), 1, later));
     }
 
     #[test]

@@ -13,7 +13,10 @@ use std::{
 };
 
 use dashmap::DashMap;
+use ipnet::IpNet;
 use tokio::sync::Notify;
+
+use crate::net::network::own_network;
 
 /// All strangers by their address.
 #[derive(Default)]
@@ -21,7 +24,7 @@ pub struct Crowd(Arc<Strangers>);
 
 #[derive(Default)]
 struct Strangers {
-    by_address: DashMap<IpAddr, VecDeque<Stranger>>,
+    by_network: DashMap<IpNet, VecDeque<Stranger>>,
     next: AtomicU64,
 }
 
@@ -33,7 +36,7 @@ struct Stranger {
 /// One stranger's place, given up by dropping it: when it has logged in, or left.
 pub(super) struct Presence {
     strangers: Arc<Strangers>,
-    address: IpAddr,
+    network: IpNet,
     number: u64,
     pushed_out: Arc<Notify>,
 }
@@ -41,9 +44,9 @@ pub(super) struct Presence {
 impl Crowd {
     /// Lets a client in; if its address has more than `limit` strangers now, the oldest of them goes.
     pub(super) fn enter(&self, address: IpAddr, limit: usize) -> Presence {
-        let address = address.to_canonical();
+        let network = own_network(address);
         let pushed_out = Arc::new(Notify::new());
-        let mut strangers = self.0.by_address.entry(address).or_default();
+        let mut strangers = self.0.by_network.entry(network).or_default();
         // Under the entry's lock, so that the numbers of an address stand in order.
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         strangers.push_back(Stranger {
@@ -58,7 +61,7 @@ impl Crowd {
         drop(strangers);
         Presence {
             strangers: Arc::clone(&self.0),
-            address,
+            network,
             number,
             pushed_out,
         }
@@ -68,7 +71,7 @@ impl Crowd {
 impl Presence {
     /// Whether it counts for `address`.
     pub(super) fn is_of(&self, address: IpAddr) -> bool {
-        self.address == address.to_canonical()
+        self.network == own_network(address)
     }
 
     /// Waits until newer strangers push this one out.
@@ -79,7 +82,7 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        if let dashmap::Entry::Occupied(mut entry) = self.strangers.by_address.entry(self.address) {
+        if let dashmap::Entry::Occupied(mut entry) = self.strangers.by_network.entry(self.network) {
             let strangers = entry.get_mut();
             if let Ok(index) =
                 strangers.binary_search_by_key(&self.number, |stranger| stranger.number)
@@ -107,6 +110,6 @@ mod tests {
         let third = crowd.enter(home, 2);
         first.pushed_out().await;
         drop((first, second, third, other));
-        assert!(crowd.0.by_address.is_empty());
+        assert!(crowd.0.by_network.is_empty());
     }
 }

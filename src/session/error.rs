@@ -11,6 +11,7 @@ use super::handshake::HandshakeFailure;
 use crate::{
     access::{Denial, EndCause, InvalidToken},
     backend::{ConnectError, ExchangeError},
+    catalog::CatalogError,
     names::{PersonId, TokenId},
     pool::{CheckoutError, SubscriptionError},
     protocol::{
@@ -65,12 +66,18 @@ pub enum End {
         /// Whose token it was, if it proved to be anybody's.
         proven: Option<(PersonId, TokenId)>,
     },
+    /// Too many wrong guesses have come from the client's address, and its turn has not come.
+    #[error("too many failed logins from this address")]
+    TooManyFailures,
     #[error("token mode without TLS")]
     TokenWithoutTls,
     #[error("the project requires TLS")]
     TlsRequired,
     #[error("the catalogue cannot be asked")]
     CannotVerify,
+    /// Logins are to be on record before they take effect, and this one could not be put there.
+    #[error("the login could not be written down: {0}")]
+    NotRecorded(CatalogError),
     #[error("{what} limit of {limit} reached")]
     TooMany { what: &'static str, limit: usize },
     #[error("shutting down")]
@@ -157,6 +164,30 @@ impl End {
         )
     }
 
+    /// Whether the client is told what everybody is told who has shown nothing that holds.
+    pub(super) fn is_bad_credentials(&self) -> bool {
+        matches!(
+            self,
+            Self::Credentials { .. }
+                | Self::Denied {
+                    denial: Denial::InvalidToken(_),
+                    ..
+                }
+        )
+    }
+
+    /// Whether what the client has shown could have been anybody's: not so an old token, of which it knew the secret.
+    pub(super) fn is_wrong_guess(&self) -> bool {
+        self.is_bad_credentials()
+            && !matches!(
+                self,
+                Self::Denied {
+                    proven: Some(_),
+                    ..
+                }
+            )
+    }
+
     /// Whether the backend was lost in a conversation of the pooler's own.
     pub(super) fn is_broken_exchange(&self) -> bool {
         matches!(self, Self::Exchange(ExchangeError::Broken(_)))
@@ -192,6 +223,12 @@ impl End {
                 told(bad_credentials(user), Level::INFO, denial.reason())
             }
             Self::Denied { role, denial, .. } => told(denied(role, *denial), Level::INFO, denial.reason()),
+            Self::TooManyFailures => told(
+                fatal(SqlState::TOO_MANY_CONNECTIONS, "too many failed logins from this address")
+                    .with_hint("Make sure that what you log in with is right, and try again in a minute."),
+                Level::INFO,
+                "throttled",
+            ),
             Self::TokenWithoutTls => told(
                 fatal(
                     SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
@@ -212,6 +249,12 @@ impl End {
                     .with_hint("This is not about your credentials. Try again in a moment."),
                 Level::ERROR,
                 "authority_unavailable",
+            ),
+            Self::NotRecorded(_) => told(
+                fatal(SqlState::CANNOT_CONNECT_NOW, "cannot record the login at the moment")
+                    .with_hint("This is not about your credentials. Try again in a moment."),
+                Level::ERROR,
+                "audit_unavailable",
             ),
             Self::PasswordsUnknown(_) => told(
                 fatal(SqlState::CONNECTION_FAILURE, "cannot connect to the project's server")

@@ -16,14 +16,16 @@ use super::{
     error::{End, Row},
     relay::Boundary,
     route::Mode,
-    worker::Worker,
+    throttle::Caller,
+    worker::{Process, Worker},
 };
 use crate::{
-    access::{Activity, Grant, SessionHandle},
+    access::{Activity, Grant, Identity, SessionHandle},
     catalog::{
         Novelty,
         types::{AuditEvent, Outcome},
     },
+    config::AuditedLogins,
     metrics::{LoginOutcome, Method, TenantMetrics, session_ended},
     net::stream::Stream,
     pool::Checkout,
@@ -119,11 +121,12 @@ impl Session {
 /// Refuses a client that has not logged in.
 pub(super) async fn refuse(worker: &Rc<Worker>, mut client: Client, arrival: &Settled, end: End) {
     let row = end.row(&worker.process.config.load().timeouts);
-    note_refusal(worker, arrival, &end, &row).await;
+    // First of all told: what there is to write down depends on which tenants exist.
     if let Some(response) = &row.response {
         within(LAST_WORDS_MAX, client.send_last(&encode(response, false))).await;
     }
     linger(worker, client.stream);
+    note_refusal(worker, arrival, &end, &row).await;
 }
 
 /// Tells a client that has not come as far as a login.
@@ -197,18 +200,21 @@ pub(super) fn note_turned_away(worker: &Worker, startup: &Startup, peer: SocketA
     let event = AuditEvent {
         reason: Some(row.reason.to_owned()),
         peer: Some(peer.to_string()),
-        detail: serde_json::json!({ "user": startup.user }),
+        detail: match end {
+            // What is no name may be a secret.
+            End::Credentials { .. } => serde_json::Value::Null,
+            _ => serde_json::json!({ "user": startup.user }),
+        },
         ..AuditEvent::new("auth.denied", Outcome::Failure, "unknown")
     };
     let novelty = worker.process.catalog.record_refusal(event, peer.ip());
     log(&row, peer, novelty, end);
 }
 
-/// A login that came through.
-pub(super) fn note_login(session: &Session) {
+/// A login that comes through, unless it has to be on record and cannot be.
+pub(super) async fn note_login(session: &Session) -> Result<(), End> {
     let handle = session.handle();
     let method = method_of(handle);
-    session.metrics.login(method, LoginOutcome::Allowed);
     let event = AuditEvent {
         detail: serde_json::json!({
             "method": method.as_str(), "database": handle.identity.database, "tls": handle.identity.tls,
@@ -218,11 +224,23 @@ pub(super) fn note_login(session: &Session) {
         }),
         ..event("auth.succeeded", Outcome::Success, handle)
     };
-    session.worker.process.catalog.record_later(event);
+    let Process {
+        config, catalog, ..
+    } = &*session.worker.process;
+    let logins = config.load().audit.logins;
+    match logins {
+        AuditedLogins::Queued => catalog.record_later(event),
+        AuditedLogins::Required => {
+            let recorded = catalog.record(event).await;
+            recorded.map_err(End::NotRecorded)?;
+        }
+    }
+    session.metrics.login(method, LoginOutcome::Allowed);
     tracing::info!(
         session = %handle.id, peer = %handle.identity.peer, tenant = %handle.identity.tenant,
         role = %handle.identity.role, person = handle.grant().map(Grant::email), "logged in"
     );
+    Ok(())
 }
 
 async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &Row) {
@@ -283,9 +301,12 @@ fn outcome(end: &End) -> LoginOutcome {
         | End::Terminated
         | End::LoginTimeout(_)
         | End::Crowded => LoginOutcome::Abandoned,
-        End::CannotVerify | End::Checkout(_) | End::Exchange(_) | End::BackendLost => {
-            LoginOutcome::Failed
-        }
+        End::TooManyFailures => LoginOutcome::Throttled,
+        End::CannotVerify
+        | End::NotRecorded(_)
+        | End::Checkout(_)
+        | End::Exchange(_)
+        | End::BackendLost => LoginOutcome::Failed,
         _ => LoginOutcome::Refused,
     }
 }
@@ -293,6 +314,8 @@ fn outcome(end: &End) -> LoginOutcome {
 fn note_end(session: &Session, row: &Row, parting: &Parting) {
     let handle = session.handle();
     session_ended(row.reason);
+    // However long ago it has logged in: it will do so again.
+    session.worker.process.throttle.greet(&caller(handle));
     let lasted = OffsetDateTime::now_utc() - handle.started_at;
     let event = AuditEvent {
         reason: Some(row.reason.to_owned()),
@@ -326,6 +349,18 @@ fn log(row: &Row, peer: SocketAddr, novelty: Novelty, end: &End) {
         }
         (Novelty::First, _) => tracing::info!(%peer, reason = row.reason, %end, "login refused"),
     }
+}
+
+/// Who has logged in to this session.
+fn caller(handle: &SessionHandle) -> Caller {
+    let Identity {
+        tenant, role, peer, ..
+    } = &handle.identity;
+    let mode = match method_of(handle) {
+        Method::Token => Mode::Token,
+        Method::Password => Mode::Password,
+    };
+    Caller::new(peer.ip(), Some(tenant.clone()), role.clone(), mode)
 }
 
 fn event(kind: &str, outcome: Outcome, handle: &SessionHandle) -> AuditEvent {

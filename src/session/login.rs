@@ -1,7 +1,8 @@
 //! Proving who the client is: SCRAM for passwords, a token in clear inside TLS.
 //!
 //! A client that proves nothing is told the same whatever was wrong, after the same dialogue: an unknown tenant or
-//! role gets a full SCRAM exchange with a made-up salt, or is asked for its token like any other.
+//! role gets a full SCRAM exchange with a made-up salt, or is asked for its token like any other. It takes as long, too
+//! (`even_time`); and who fails often waits for a turn (`throttle`).
 
 use std::{
     future::{Future, poll_fn},
@@ -13,20 +14,23 @@ use std::{
 };
 
 use bytes::BytesMut;
+use tokio::time::Instant;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
     Sharing,
     client::Client,
     error::End,
+    even_time::Work,
     route::{Mode, Route},
-    verifier::{self, Secret},
+    throttle::{Attempt, Caller, Standing, Turn},
+    verifier::{self, LookUp, Secret},
     worker::Worker,
 };
 use crate::{
     access::{
-        AccessError, Credential, Denial, EndCause, Grant, Identity, InvalidToken, Registration,
-        SessionHandle,
+        AccessError, Credential, Denial, EndCause, External, Grant, Identity, InvalidToken,
+        Registration, SessionHandle,
     },
     catalog::types::{BackendLogin, ClientTls, PrivilegedRoles, RoleSecret, Tenant},
     names::DatabaseName,
@@ -65,22 +69,76 @@ pub(super) async fn login(
     if claim.route.mode == Mode::Token && !client.stream.is_encrypted() {
         return Err(End::TokenWithoutTls);
     }
-    let tenant = match &claim.route.tenant {
-        Some(tenant) => worker
-            .process
-            .catalog
-            .tenant(tenant)
-            .await
-            .map_err(|_| End::CannotVerify)?,
-        None => None,
-    };
-    match (claim.route.mode, tenant) {
-        (Mode::Token, tenant) => with_token(worker, client, claim, tenant).await,
-        (Mode::Password, Some(tenant)) if takes_either(worker, client, claim, &tenant).await? => {
-            with_either(worker, client, claim, tenant).await
-        }
-        (Mode::Password, tenant) => with_password(worker, client, claim, tenant).await,
+    match claim.route.mode {
+        Mode::Token => with_token(worker, client, claim).await,
+        Mode::Password => with_password_or_either(worker, client, claim).await,
     }
+}
+
+/// What the client is about to try counts for or against its like.
+fn attempt_by<'a>(worker: &'a Worker, claim: &Claim<'_>, mode: Mode) -> Attempt<'a> {
+    let Route { tenant, role, .. } = claim.route;
+    let caller = Caller::new(claim.peer.ip(), tenant.clone(), role.clone(), mode);
+    let config = worker.process.config.load();
+    worker.process.throttle.attempt(caller, &config.limits)
+}
+
+async fn with_password_or_either(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    claim: &Claim<'_>,
+) -> Result<Authenticated, End> {
+    let began = Instant::now();
+    let tenant = named_tenant(worker, claim).await?;
+    if let Some(tenant) = &tenant
+        && takes_either(worker, client, claim, tenant).await?
+    {
+        return with_either(worker, client, claim, Arc::clone(tenant)).await;
+    }
+    let attempt = attempt_by(worker, claim, Mode::Password);
+    let admission = attempt.admit().await?;
+    let LookUp { secret, work } = look_up(worker, claim, tenant.as_ref()).await?;
+    if admission.standing == Standing::Stranger {
+        let began = began + admission.waited;
+        even_out(worker, claim, Mode::Password, Effort { work, began }).await;
+    }
+    with_password(worker, client, claim, &attempt, tenant, secret).await
+}
+
+async fn named_tenant(worker: &Worker, claim: &Claim<'_>) -> Result<Option<Arc<Tenant>>, End> {
+    let Some(tenant) = &claim.route.tenant else {
+        return Ok(None);
+    };
+    let tenant = worker.process.catalog.tenant(tenant).await;
+    tenant.map_err(|_| End::CannotVerify)
+}
+
+async fn look_up(
+    worker: &Rc<Worker>,
+    claim: &Claim<'_>,
+    tenant: Option<&Arc<Tenant>>,
+) -> Result<LookUp, End> {
+    match tenant {
+        Some(tenant) => verifier::find(worker, tenant, &claim.route.role).await,
+        None => Ok(LookUp {
+            secret: None,
+            work: Work::None,
+        }),
+    }
+}
+
+/// What is looked up for a client, and since when.
+struct Effort {
+    work: Work,
+    began: Instant,
+}
+
+/// Waits until an effort has taken as long as it would for any other name.
+async fn even_out(worker: &Worker, claim: &Claim<'_>, mode: Mode, effort: Effort) {
+    let Effort { work, began } = effort;
+    let times = &worker.process.even_time;
+    let tenant = claim.route.tenant.as_ref();
+    times.wait(tenant, mode, work, began).await;
 }
 
 /// Whether a client of the direct listener may show a token although it has not asked for token mode: somebody must
@@ -106,21 +164,20 @@ async fn with_password(
     worker: &Rc<Worker>,
     client: &mut Client,
     claim: &Claim<'_>,
+    attempt: &Attempt<'_>,
     tenant: Option<Arc<Tenant>>,
+    secret: Option<Rc<Secret>>,
 ) -> Result<Authenticated, End> {
     let role = &claim.route.role;
-    let secret = match &tenant {
-        Some(tenant) => verifier::find(worker, tenant, role).await?,
-        None => None,
-    };
-    let mock = || Verifier::mock(&worker.process.mock_seed, &claim.startup.user);
+    let mock = || verifier::mock(worker, role, claim.route.tenant.as_ref());
     let verifier = secret
         .as_ref()
         .map_or_else(mock, |secret| secret.verifier.clone());
-    let proven = scram(client, verifier, claim).await;
-    let (keys, tenant, secret) = match (proven, tenant, secret) {
+    let Proof { keys, turn } = scram(client, verifier, claim, attempt).await?;
+    let (keys, tenant, secret) = match (keys, tenant, secret) {
         (Ok(keys), Some(tenant), Some(secret)) => (keys, tenant, secret),
-        (Err(End::Sasl(ScramError::Proof)) | Ok(_), tenant, secret) => {
+        (Err(ScramError::Proof) | Ok(_), tenant, secret) => {
+            turn.was_wrong();
             if let Some(tenant) = &tenant {
                 worker.verifiers.forget(&tenant.tenant, role);
             }
@@ -134,8 +191,9 @@ async fn with_password(
                 reason,
             });
         }
-        (Err(end), _, _) => return Err(end),
+        (Err(misshapen), _, _) => return Err(End::Sasl(misshapen)),
     };
+    turn.was_right();
     if tenant.client_tls == ClientTls::Require && !client.stream.is_encrypted() {
         return Err(End::TlsRequired);
     }
@@ -157,11 +215,18 @@ fn backend_login(secret: &Secret, keys: ScramKeys) -> Login {
     }
 }
 
-async fn scram(
+/// What a client has proven, and the turn that looking at it took.
+struct Proof<'a> {
+    keys: Result<ScramKeys, ScramError>,
+    turn: Turn<'a>,
+}
+
+async fn scram<'a>(
     client: &mut Client,
     verifier: Verifier,
     claim: &Claim<'_>,
-) -> Result<ScramKeys, End> {
+    attempt: &'a Attempt<'_>,
+) -> Result<Proof<'a>, End> {
     let binding = match &claim.end_point {
         Some(hash) => ServerBinding::EndPoint(hash.to_vec()),
         None => ServerBinding::None,
@@ -181,25 +246,67 @@ async fn scram(
 
     let body = client.receive_password(SASL_MAX_BYTES).await?;
     let last = message::read_sasl_response(&body)?;
-    let (server_final, keys) = wait.finish(last).map_err(End::Sasl)?;
-    out.clear();
-    message::sasl_final(server_final.as_bytes(), &mut out);
-    client.outbox.put(&out);
-    Ok(keys)
+    let turn = attempt.take_turn().await?;
+    let keys = wait.finish(last).map(|(server_final, keys)| {
+        out.clear();
+        message::sasl_final(server_final.as_bytes(), &mut out);
+        client.outbox.put(&out);
+        keys
+    });
+    Ok(Proof { keys, turn })
 }
 
 async fn with_token(
     worker: &Rc<Worker>,
     client: &mut Client,
     claim: &Claim<'_>,
-    tenant: Option<Arc<Tenant>>,
 ) -> Result<Authenticated, End> {
     let secret = ask_secret(client).await?;
+    let began = Instant::now();
+    // Not looked up before, so that the question comes as fast for a tenant that does not exist.
+    let tenant = named_tenant(worker, claim).await?;
     let access = &worker.process.access;
     let credential = access.credential(tenant.as_deref(), &secret).await;
     drop(secret);
     let credential = credential.map_err(|_| End::CannotVerify)?;
-    by_token(worker, client, claim, tenant, credential).await
+    let work = match (&tenant, &credential) {
+        (Some(_), Some(_)) => Work::Whole,
+        (Some(_), None) => Work::Part,
+        (None, _) => Work::None,
+    };
+    let effort = Effort { work, began };
+    by_token_in_turn(worker, client, claim, tenant, credential, effort).await
+}
+
+/// Lets a right token in. A wrong one is called wrong when any other would be, and when it is its address's turn.
+async fn by_token_in_turn(
+    worker: &Rc<Worker>,
+    client: &Client,
+    claim: &Claim<'_>,
+    tenant: Option<Arc<Tenant>>,
+    credential: Option<Credential>,
+    mut effort: Effort,
+) -> Result<Authenticated, End> {
+    let attempt = attempt_by(worker, claim, Mode::Token);
+    if let Some(External::Http(_)) = credential.as_ref().and_then(Credential::external) {
+        // Whoever guesses must not have the tenant's authority busy with it.
+        effort.began += attempt.admit().await?.waited;
+    }
+    let outcome = by_token(worker, client, claim, tenant, credential).await;
+    match &outcome {
+        Ok(_) => attempt.succeeded(),
+        Err(end) if end.is_bad_credentials() => {
+            even_out(worker, claim, Mode::Token, effort).await;
+            let turn = attempt.take_turn().await?;
+            if end.is_wrong_guess() {
+                turn.was_wrong();
+            } else {
+                turn.give_back();
+            }
+        }
+        Err(_) => {}
+    }
+    outcome
 }
 
 /// On the direct listener, for a role that somebody may use with a token: what was typed decides what it is.
@@ -210,25 +317,36 @@ async fn with_either(
     tenant: Arc<Tenant>,
 ) -> Result<Authenticated, End> {
     let password = ask_secret(client).await?;
+    let began = Instant::now();
     let access = &worker.process.access;
     let credential = access.credential(Some(&tenant), &password).await;
     let credential = credential.map_err(|_| End::CannotVerify)?;
     if credential.is_some() {
-        return by_token(worker, client, claim, Some(tenant), credential).await;
+        let work = Work::Whole;
+        let effort = Effort { work, began };
+        return by_token_in_turn(worker, client, claim, Some(tenant), credential, effort).await;
     }
-    let secret = verifier::find(worker, &tenant, &claim.route.role).await?;
+    let role = &claim.route.role;
+    let LookUp { secret, work } = verifier::find(worker, &tenant, role).await?;
     let shown = Zeroizing::new(password.to_vec());
-    let matches = match secret {
-        Some(secret) => verifier::matches(shown, secret.verifier.clone()).await,
-        None => false,
-    };
-    if !matches {
-        worker.verifiers.forget(&tenant.tenant, &claim.route.role);
+    let mock = || verifier::mock(worker, role, Some(&tenant.tenant));
+    let verifier = secret
+        .as_ref()
+        .map_or_else(mock, |secret| secret.verifier.clone());
+    let attempt = attempt_by(worker, claim, Mode::Password);
+    let turn = attempt.take_turn().await?;
+    let matches = verifier::matches(shown, verifier).await;
+    if !matches || secret.is_none() {
+        worker.verifiers.forget(&tenant.tenant, role);
+        let began = began + turn.waited;
+        even_out(worker, claim, Mode::Password, Effort { work, began }).await;
+        turn.was_wrong();
         return Err(End::Credentials {
             user: claim.startup.user.clone(),
             reason: "wrong_password",
         });
     }
+    turn.was_right();
     let text = String::from_utf8_lossy(&password).into_owned();
     let registration = register(worker, client, claim, &tenant, None);
     let login = Login::Password(Zeroizing::new(text));

@@ -14,6 +14,7 @@ mod cancel_keys;
 mod client;
 mod crowd;
 mod error;
+mod even_time;
 mod finish;
 mod greet;
 pub mod handshake;
@@ -28,6 +29,7 @@ mod session_state;
 mod sql_names;
 mod statements;
 mod tenancy;
+mod throttle;
 mod unnamed;
 mod verifier;
 mod worker;
@@ -191,6 +193,7 @@ async fn establish(
             session.handle().mark_privileged();
         }
         session.confirm_grant().await?;
+        finish::note_login(&session).await?;
         Ok(parameters)
     };
     let parameters = match greeting.await {
@@ -209,7 +212,6 @@ async fn establish(
     greet::write(&parameters, &key, &mut out);
     // Sent by the session's first wait: from here on every end is that of a session.
     client.outbox.put(&out);
-    finish::note_login(&session);
     Ok((session, issued))
 }
 

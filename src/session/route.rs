@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How the client means to prove itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Mode {
     Password,
     Token,

@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{error::End, tenancy, worker::Worker};
+use super::{error::End, even_time::Work, tenancy, worker::Worker};
 use crate::{
     backend::ExchangeError,
     catalog::types::{RoleSecret, Tenant},
@@ -44,14 +44,27 @@ pub(super) struct Secret {
 #[derive(Default)]
 pub(super) struct VerifierCache(RefCell<FxHashMap<(TenantRef, RoleName), Found>>);
 
-/// A verifier and when it was found.
-type Found = (Instant, Rc<Secret>);
+/// A verifier, and when it was found, unless it may have changed since.
+type Found = (Option<Instant>, Rc<Secret>);
 
 impl VerifierCache {
     fn find(&self, tenant: &TenantRef, role: &RoleName, max_age: Duration) -> Option<Rc<Secret>> {
         let known = self.0.borrow();
         let (since, secret) = known.get(&(tenant.clone(), role.clone()))?;
-        (since.elapsed() < max_age).then(|| Rc::clone(secret))
+        let is_recent = since.is_some_and(|since| since.elapsed() < max_age);
+        is_recent.then(|| Rc::clone(secret))
+    }
+
+    /// What was derived from this very password before.
+    fn derived(&self, tenant: &TenantRef, role: &RoleName, password: &str) -> Option<Rc<Secret>> {
+        let known = self.0.borrow();
+        let (_, secret) = known.get(&(tenant.clone(), role.clone()))?;
+        let same = secret
+            .password
+            .as_ref()?
+            .as_bytes()
+            .ct_eq(password.as_bytes());
+        bool::from(same).then(|| Rc::clone(secret))
     }
 
     fn remember(&self, tenant: &TenantRef, role: &RoleName, secret: &Rc<Secret>) {
@@ -61,53 +74,84 @@ impl VerifierCache {
         }
         known.insert(
             (tenant.clone(), role.clone()),
-            (Instant::now(), Rc::clone(secret)),
+            (Some(Instant::now()), Rc::clone(secret)),
         );
     }
 
     /// After a failed login: the password may have been changed.
     pub(super) fn forget(&self, tenant: &TenantRef, role: &RoleName) {
-        self.0.borrow_mut().remove(&(tenant.clone(), role.clone()));
+        if let Some(found) = self.0.borrow_mut().get_mut(&(tenant.clone(), role.clone())) {
+            found.0 = None;
+        }
     }
 }
 
-/// The verifier of `role`; `None`: there is no such role, it may not log in, or it has no usable password.
+/// What a look-up has found, and at what cost.
+pub(super) struct LookUp {
+    /// `None`: there is no such role, it may not log in, or it has no usable password.
+    pub(super) secret: Option<Rc<Secret>>,
+    pub(super) work: Work,
+}
+
+/// Stands for a role that does not exist.
+pub(super) fn mock(worker: &Worker, role: &RoleName, tenant: Option<&TenantRef>) -> Verifier {
+    let name = tenant.map_or_else(|| role.to_string(), |tenant| format!("{role}.{tenant}"));
+    Verifier::mock(&worker.process.mock_seed, &name)
+}
+
+/// Looks the verifier of `role` up.
 pub(super) async fn find(
     worker: &Rc<Worker>,
     tenant: &Arc<Tenant>,
     role: &RoleName,
-) -> Result<Option<Rc<Secret>>, End> {
+) -> Result<LookUp, End> {
     let max_age = worker.process.config.load().auth_query.cache;
     if let Some(secret) = worker.verifiers.find(&tenant.tenant, role, max_age) {
-        return Ok(Some(secret));
+        return Ok(LookUp {
+            secret: Some(secret),
+            work: Work::Part,
+        });
     }
     let stored = worker
         .process
         .catalog
         .role_secret(&tenant.tenant, role)
         .await;
+    let mut work = Work::Part;
     let secret = match stored.map_err(|_| End::CannotVerify)? {
-        Some(RoleSecret::Password(password)) => Some(from_password(password).await),
-        Some(RoleSecret::Verifier(verifier)) => parse(&verifier, tenant, role),
+        Some(RoleSecret::Password(password)) => {
+            let known = &worker.verifiers;
+            match known.derived(&tenant.tenant, role, &password) {
+                Some(secret) => Some(secret),
+                None => {
+                    // The salt that is shown for roles that do not exist, and as lasting.
+                    let salt = mock(worker, role, Some(&tenant.tenant)).salt.clone();
+                    Some(Rc::new(from_password(password, salt).await))
+                }
+            }
+        }
+        Some(RoleSecret::Verifier(verifier)) => parse(&verifier, tenant, role).map(Rc::new),
         None => match &tenant.auth_user {
-            Some(auth_user) => ask(worker, tenant, auth_user, role)
-                .await
-                .map_err(|end| End::PasswordsUnknown(Box::new(end)))?
-                .and_then(|text| parse(&text, tenant, role)),
+            Some(auth_user) => {
+                work = Work::Whole;
+                ask(worker, tenant, auth_user, role)
+                    .await
+                    .map_err(|end| End::PasswordsUnknown(Box::new(end)))?
+                    .and_then(|text| parse(&text, tenant, role))
+                    .map(Rc::new)
+            }
             None => None,
         },
     };
-    let secret = secret.map(Rc::new);
     if let Some(secret) = &secret {
         worker.verifiers.remember(&tenant.tenant, role, secret);
     }
-    Ok(secret)
+    Ok(LookUp { secret, work })
 }
 
 /// Deriving keys takes a millisecond or two of CPU: elsewhere, so that this worker's other sessions do not wait.
-async fn from_password(password: Zeroizing<String>) -> Secret {
+async fn from_password(password: Zeroizing<String>, salt: Vec<u8>) -> Secret {
     let derive = move || {
-        let salt: [u8; 16] = rand::random();
         let verifier = Verifier::from_password(password.as_bytes(), &salt, DEFAULT_ITERATIONS);
         Secret {
             verifier,

@@ -25,7 +25,9 @@ use super::{
     Arrival,
     cancel_keys::{CancelKeys, Guesses},
     crowd::{Crowd, Presence},
+    even_time::EvenTime,
     local::{Due, Local, Now},
+    throttle::Throttle,
     verifier::VerifierCache,
 };
 use crate::{
@@ -52,6 +54,8 @@ pub struct Process {
     pub cancel_keys: CancelKeys,
     pub guesses: Guesses,
     pub crowd: Crowd,
+    pub throttle: Throttle,
+    pub even_time: EvenTime,
     pub workers: Vec<mpsc::UnboundedSender<Command>>,
     pub draining: AtomicBool,
     clients: Count,
@@ -108,6 +112,8 @@ impl Process {
             mock_seed: mock_seed(&parts.config),
             config: Arc::new(ArcSwap::from_pointee(parts.config)),
             crowd: Crowd::default(),
+            throttle: Throttle::default(),
+            even_time: EvenTime::default(),
             catalog: parts.catalog,
             access: parts.access,
             tls: parts.tls,
@@ -225,6 +231,7 @@ impl Worker {
         self.pools.tick(now.instant);
         if self.index == 0 {
             self.process.catalog.sweep_refusals();
+            self.process.throttle.sweep(now.instant);
         }
     }
 

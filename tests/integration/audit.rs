@@ -6,6 +6,7 @@ use crate::support::{
     Fixture, Person, eventually,
     fixture::text,
     postgres::{PASSWORD_ROLE, TOKEN_ROLE},
+    sluice::Settings,
 };
 
 /// The newest row of this kind, once it is there.
@@ -125,12 +126,8 @@ fn the_trail_is_chained_and_an_edit_shows() {
     let shown = fixture.sluice.cli(&["audit", "verify"]);
     assert!(!shown.is_empty());
 
-    let database = fixture.sluice.home().path("sluice.db");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(edit_a_row(&format!("sqlite://{}", database.display())));
+    let edit = "update TABLE set actor = 'nobody' where seq = 2";
+    assert_eq!(change_the_trail(&fixture, edit), 1);
     let output = fixture
         .sluice
         .command(&["audit", "verify"])
@@ -139,16 +136,47 @@ fn the_trail_is_chained_and_an_edit_shows() {
     assert!(!output.status.success(), "an edit went unnoticed");
 }
 
-async fn edit_a_row(url: &str) {
+/// Changes the trail behind Sluice's back; `TABLE` in `sql` is its table. Answers how many rows were changed.
+fn change_the_trail(fixture: &Fixture, sql: &str) -> u64 {
     use sqlx::Connection;
-    let mut catalogue = sqlx::SqliteConnection::connect(url).await.unwrap();
-    let table = sqlx::query_scalar::<_, String>(
-        "select name from sqlite_master where type = 'table' and name like 'audit%'",
+    let database = fixture.sluice.home().path("sluice.db");
+    let url = format!("sqlite://{}", database.display());
+    let change = async {
+        let mut catalogue = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let table = sqlx::query_scalar::<_, String>(
+            "select name from sqlite_master where type = 'table' and name like 'audit%'",
+        );
+        let table = table.fetch_one(&mut catalogue).await.unwrap();
+        let sql = sql.replace("TABLE", &table);
+        let changed = sqlx::query(&sql).execute(&mut catalogue).await;
+        changed.unwrap().rows_affected()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(change)
+}
+
+#[test]
+fn where_logins_must_be_on_record_nobody_gets_in_unrecorded() {
+    let fixture = Fixture::with(Settings::default().set("audit.logins", "required"));
+    let mut client = fixture.password_client().unwrap();
+    let seen = fixture.sluice.admin.audit(&fixture.tenant);
+    assert!(
+        seen.iter().any(|row| row["kind"] == "auth.succeeded"),
+        "{seen:?}"
     );
-    let table = table.fetch_one(&mut catalogue).await.unwrap();
-    let edit = format!("update {table} set actor = 'nobody' where seq = 2");
-    let edited = sqlx::query(&edit).execute(&mut catalogue).await;
-    assert_eq!(edited.unwrap().rows_affected(), 1);
+
+    let full =
+        "create trigger no_room before insert on TABLE begin select raise(fail, 'disk full'); end";
+    change_the_trail(&fixture, full);
+    let fault = fixture.password_client().err().expect("a refusal");
+    assert_eq!(fault.code, "57P03");
+    assert_eq!(fault.message, "cannot record the login at the moment");
+    assert_eq!(client.value("select 1"), "1", "who is in stays in");
+    change_the_trail(&fixture, "drop trigger no_room");
+    assert!(fixture.password_client().is_ok());
 }
 
 #[test]

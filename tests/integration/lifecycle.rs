@@ -195,3 +195,15 @@ fn what_the_pooler_holds_in_memory_is_in_no_core_dump_and_open_to_no_other_proce
         assert_eq!(fs::metadata(of_process(name)).unwrap().uid(), 0, "{name}");
     }
 }
+
+#[test]
+fn what_a_person_runs_ends_also_when_sluice_is_killed() {
+    let fixture = Fixture::start();
+    let person = fixture.granted("first");
+    let mut client = fixture.token_client(&person).unwrap();
+    client.start("select pg_sleep(600)");
+    fixture.running("pg_sleep");
+    fixture.sluice.signal("KILL");
+    fixture.sluice.wait_for_end();
+    until("nothing runs on", || fixture.backends().is_empty());
+}

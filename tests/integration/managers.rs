@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{
     Fixture, Person,
     admin::{Admin, Revocation},
+    eventually,
     fixture::{text, unique_name},
     postgres::{OTHER_TOKEN_ROLE, TOKEN_ROLE},
 };
@@ -122,6 +123,71 @@ fn whoever_manages_access_is_in_the_trail_as_who_they_are() {
         .unwrap();
     assert_eq!(text(&changed["actor"]), format!("person:{}", owner.id));
     assert_eq!(changed["person"], person.id);
+}
+
+#[test]
+fn whoever_may_not_is_in_the_trail_and_a_flood_of_tries_is_one_row() {
+    let fixture = Fixture::start();
+    let (owner, _) = manager(&fixture, "owner", "owner");
+    let (member, members) = manager(&fixture, "member", "member");
+    let (administrator, administrators) = manager(&fixture, "administrator", "administrator");
+    let admin = &fixture.sluice.admin;
+    for _ in 0..10 {
+        for (method, path, body) in calls(&fixture.tenant, &member) {
+            assert_eq!(members.call(method, &path, body).status, 403);
+        }
+    }
+    let of_owner = member_path(&fixture, &owner);
+    let refused = administrators.call(Method::DELETE, &of_owner, None);
+    assert_eq!(refused.status, 403);
+    let guessed = admin.with_key(Some("a-key-that-somebody-guessed"));
+    for _ in 0..10 {
+        assert_eq!(guessed.call(Method::GET, "/v1/tenants", None).status, 401);
+    }
+
+    let denied = || {
+        let rows = admin.get("/v1/audit?kind=admin.denied");
+        rows["rows"].as_array().unwrap().clone()
+    };
+    let rows = eventually("the last is written", || {
+        let rows = denied();
+        let is_last = |row: &Value| row["reason"] == "unauthorized";
+        rows.iter().any(is_last).then_some(rows)
+    });
+    let told = |row: &Value| {
+        let call = &row["detail"];
+        json!([
+            row["actor"],
+            row["reason"],
+            row["tenant"],
+            call["method"],
+            call["route"]
+        ])
+    };
+    let told: Vec<Value> = rows.iter().rev().map(told).collect();
+    let actor = |person: &Person| format!("person:{}", person.id);
+    let tenant = &fixture.tenant;
+    assert_eq!(
+        told,
+        [
+            json!([
+                actor(&member),
+                "forbidden",
+                tenant,
+                "GET",
+                "/v1/tenants/{ref}/rules"
+            ]),
+            json!([
+                actor(&administrator),
+                "forbidden",
+                tenant,
+                "DELETE",
+                "/v1/tenants/{ref}/members/{person}"
+            ]),
+            json!(["unknown", "unauthorized", null, "GET", "/v1/tenants"]),
+        ]
+    );
+    assert!(rows.iter().all(|row| row["peer"] == "127.0.0.1"));
 }
 
 #[test]

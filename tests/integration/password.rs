@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{
     Fixture, Login, Reply,
     fixture::unique_name,
-    login::startup,
+    login::{server_first, startup},
     postgres::{AUTH_ROLE, PASSWORD, PASSWORD_ROLE},
     programs::{psql_command, psql_value, succeeded},
     until,
@@ -103,15 +103,7 @@ fn refusal(login: &Login) -> Vec<Reply> {
     let mut client = login.connect();
     client.send(startup(login.version, &login.parameters));
     let mut replies = vec![client.receive()];
-    // A nonce of ours that shows up in the server's first message, so that only the server's own part is random.
-    let first = "n,,n=,r=abcdefghijklmnopqrstuvwx";
-    client.send_messages(|out| {
-        frontend::sasl_initial_response("SCRAM-SHA-256", first.as_bytes(), out).unwrap();
-    });
-    let Reply::SaslContinue(data) = client.receive() else {
-        panic!("no SASLContinue");
-    };
-    let server_first = String::from_utf8(data.to_vec()).unwrap();
+    let server_first = server_first(&mut client);
     let nonce = server_first
         .strip_prefix("r=")
         .unwrap()
@@ -168,13 +160,7 @@ fn an_unknown_role_is_shown_the_same_salt_every_time() {
         let mut client = login.connect();
         client.send(startup(login.version, &login.parameters));
         client.receive();
-        client.send_messages(|out| {
-            frontend::sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=abcdefghijkl", out).unwrap();
-        });
-        let Reply::SaslContinue(data) = client.receive() else {
-            panic!("no SASLContinue");
-        };
-        let first = String::from_utf8(data.to_vec()).unwrap();
+        let first = server_first(&mut client);
         first.split(",s=").nth(1).unwrap().to_owned()
     };
     let ghost = format!("ghost.{}", fixture.tenant);

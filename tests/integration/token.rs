@@ -113,33 +113,6 @@ fn a_token_is_worth_nothing_as_a_password() {
 }
 
 #[test]
-fn a_token_put_into_the_wrong_field_stays_out_of_the_log() {
-    let fixture = Fixture::start();
-    let person = fixture.granted("first");
-    // The log is searched for every token when the fixture goes.
-    let login = fixture.token_login(&person);
-    let _ = login.clone().user(&person.token).open();
-    let _ = login
-        .clone()
-        .user(&format!("{}.{}", person.token, fixture.tenant))
-        .open();
-    let _ = login
-        .clone()
-        .user(&format!("{TOKEN_ROLE}.{}", person.token))
-        .open();
-    let _ = login
-        .clone()
-        .database(&person.token)
-        .open()
-        .and_then(|mut c| c.query("select 1"));
-    let _ = login
-        .clone()
-        .options(&format!("-c jit=true -c {}=1", person.token))
-        .open();
-    let _ = login.options(&format!("reference={}", person.token)).open();
-}
-
-#[test]
 fn the_session_list_names_the_person_the_role_and_the_end_of_the_grant() {
     let fixture = Fixture::start();
     let person = fixture.granted("first");

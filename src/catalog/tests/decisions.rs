@@ -200,6 +200,9 @@ async fn evidence_is_read_again_only_after_a_change_whoever_makes_it() {
         sqlx::query(change).execute(&mut raw).await.unwrap();
     }
     assert!(proven().await.rules.is_empty());
+    // Who shows a token that is over must not be answered faster than who shows none that there is.
+    catalog.revoke_token(token.id(), "test").await.unwrap();
+    assert!(!Arc::ptr_eq(&proven().await, &proven().await));
 }
 
 #[tokio::test]

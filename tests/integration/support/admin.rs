@@ -6,12 +6,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-/// A caller with one key, or none.
+use super::canaries::Canaries;
+
+/// A caller with one key, or none. Every answer is searched for the secrets that are known when it comes.
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) url: String,
     key: Option<String>,
     client: reqwest::Client,
+    pub(crate) canaries: Canaries,
 }
 
 /// Status and body of an answer.
@@ -38,6 +41,7 @@ impl Admin {
             url: format!("http://127.0.0.1:{port}"),
             key: Some(key.to_owned()),
             client: reqwest::Client::new(),
+            canaries: Canaries::default(),
         }
     }
 
@@ -90,13 +94,16 @@ impl Admin {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        runtime().block_on(async {
+        let answer = runtime().block_on(async {
             let answer = request.send().await.expect("an answer");
             Answer {
                 status: answer.status().as_u16(),
                 text: answer.text().await.expect("a body"),
             }
-        })
+        });
+        self.canaries
+            .search(&format!("the answer to {path}"), answer.text.as_bytes());
+        answer
     }
 
     /// The sessions that Sluice lists for a tenant.

@@ -51,11 +51,16 @@ impl Fixture {
     }
 
     pub(crate) fn on(cluster: &'static Cluster, settings: Settings, fields: Value) -> Self {
+        Self::around(cluster, Sluice::start(settings), fields)
+    }
+
+    /// Around a Sluice that runs already.
+    pub(crate) fn around(cluster: &'static Cluster, sluice: Sluice, fields: Value) -> Self {
         let name = unique_name();
         cluster.create_database(&name);
         let fixture = Self {
             cluster,
-            sluice: Sluice::start(settings),
+            sluice,
             tenant: name.clone(),
             database: name,
         };

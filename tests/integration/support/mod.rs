@@ -2,6 +2,8 @@
 
 pub(crate) mod admin;
 pub(crate) mod authority;
+pub(crate) mod canaries;
+pub(crate) mod clock;
 pub(crate) mod fake_server;
 pub(crate) mod fixture;
 pub(crate) mod login;

@@ -1,20 +1,23 @@
 //! One running Sluice: the real binary with a configuration, catalogue and ports of its own.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::{
         fs::{MetadataExt, chown},
         process::{CommandExt, ExitStatusExt},
     },
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use reqwest::Method;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-use super::{admin::Admin, eventually, pki, ports::free_port};
+use super::{admin::Admin, canaries::Canaries, eventually, pki, ports::free_port};
 
 pub(crate) const ADMIN_KEY: &str = "the-key-of-the-tests-administrator";
 const CATALOG_KEY: &str = "5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de5a17c0de";
@@ -75,8 +78,8 @@ impl Default for Settings {
     }
 }
 
-/// A folder with everything that a configuration names.
-pub(crate) struct Home(TempDir);
+/// A folder with everything that a configuration names, and what of it is not Sluice's own work.
+pub(crate) struct Home(TempDir, Mutex<BTreeSet<String>>);
 
 impl Home {
     pub(crate) fn new(settings: &Settings) -> Self {
@@ -85,6 +88,7 @@ impl Home {
                 .prefix("sluice-test-")
                 .tempdir()
                 .unwrap(),
+            Mutex::default(),
         );
         let server = pki::authority().server(&["localhost", "127.0.0.1"]);
         home.write("server.crt", &server.certificate);
@@ -98,7 +102,12 @@ impl Home {
     }
 
     pub(crate) fn write(&self, name: &str, content: &str) {
+        self.given().insert(name.to_owned());
         fs::write(self.path(name), content).unwrap();
+    }
+
+    fn given(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -118,6 +127,7 @@ impl Home {
     fn serve_unprivileged(&self) -> Command {
         // Not `fs::copy`: a process that another test forks meanwhile would hold the program open for writing.
         let copy = self.path("sluice");
+        self.given().insert("sluice".to_owned());
         let copied = Command::new("cp")
             .args([Path::new(env!("CARGO_BIN_EXE_sluice")), &copy])
             .status();
@@ -150,7 +160,8 @@ pub(crate) fn program() -> Command {
     command
 }
 
-/// A running process. When it goes, its log is searched for panics and for everything that must not be in it.
+/// A running process. When it goes, its log is searched for panics, and everything that it has written or can be asked for
+/// for secrets.
 pub(crate) struct Sluice {
     home: Home,
     settings: Settings,
@@ -158,7 +169,7 @@ pub(crate) struct Sluice {
     pub(crate) port: u16,
     pub(crate) direct_port: u16,
     pub(crate) admin: Admin,
-    secrets: Mutex<Vec<String>>,
+    canaries: Canaries,
 }
 
 impl Sluice {
@@ -166,6 +177,15 @@ impl Sluice {
     pub(crate) fn start(settings: Settings) -> Self {
         let home = Home::new(&settings);
         Self::start_in(home, settings)
+    }
+
+    /// Starts with more in its environment.
+    pub(crate) fn start_with(settings: Settings, environment: &[(&str, PathBuf)]) -> Self {
+        let home = Home::new(&settings);
+        let mut command = home.serve();
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        let process = spawn(command, &home);
+        Self::wait_for(process, home, settings)
     }
 
     /// Starts as a user without privileges, where we are root.
@@ -181,14 +201,18 @@ impl Sluice {
     }
 
     fn wait_for(process: Child, home: Home, settings: Settings) -> Self {
+        let admin = Admin::new(settings.port("admin", "listen"), ADMIN_KEY);
+        let canaries = admin.canaries.clone();
+        canaries.add(ADMIN_KEY);
+        canaries.add(CATALOG_KEY);
         let sluice = Self {
             port: settings.port("listen", "pooler"),
             direct_port: settings.port("listen", "direct"),
-            admin: Admin::new(settings.port("admin", "listen"), ADMIN_KEY),
+            admin,
             home,
             settings,
             process: Mutex::new(process),
-            secrets: Mutex::new(vec![ADMIN_KEY.to_owned(), CATALOG_KEY.to_owned()]),
+            canaries,
         };
         sluice.wait_until_ready();
         sluice
@@ -241,12 +265,9 @@ impl Sluice {
         eventually("Sluice ends", || self.exit_status())
     }
 
-    /// Adds text that no log line may ever hold.
+    /// Adds text that nothing may show from now on.
     pub(crate) fn keep_secret(&self, text: &str) {
-        self.secrets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(text.to_owned());
+        self.canaries.add(text);
     }
 
     pub(crate) fn log(&self) -> String {
@@ -269,6 +290,9 @@ impl Sluice {
         let output = self.command(arguments).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "sluice {arguments:?}: {error}");
+        let place = format!("what sluice {arguments:?} prints");
+        self.canaries.search(&place, &output.stdout);
+        self.canaries.search(&place, &output.stderr);
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -299,33 +323,52 @@ impl Sluice {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Child> {
+    fn lock(&self) -> MutexGuard<'_, Child> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn check_log(&self) {
+    fn check_files(&self) {
         let log = self.log();
         assert!(!log.contains("panicked"), "Sluice has panicked: {log}");
-        for secret in self
-            .secrets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-        {
-            assert!(!log.contains(secret.as_str()), "a secret is in the log");
+        let given = self.home.given();
+        let searched = self.canaries.search_folder(self.home.0.path(), &given);
+        assert!(searched > 0, "not even a log was found");
+    }
+
+    /// What can be asked for while it runs is searched by the asking.
+    fn check_answers(&self) {
+        if self.exit_status().is_none() && self.admin.is_ready() {
+            for path in [
+                "/metrics",
+                "/v1/sessions",
+                "/v1/audit?limit=1000",
+                "/v1/people",
+                "/v1/tenants",
+            ] {
+                let answer = self.admin.call(Method::GET, path, None);
+                assert_eq!(answer.status, 200, "{path}: {answer:?}");
+            }
         }
     }
 }
 
 impl Drop for Sluice {
     fn drop(&mut self) {
+        let is_failing = std::thread::panicking();
+        // Whatever comes of it, the process is to end.
+        let checked = catch_unwind(AssertUnwindSafe(|| {
+            if !is_failing {
+                self.check_answers();
+            }
+        }));
         let _ = self.lock().kill();
         let _ = self.lock().wait();
-        if std::thread::panicking() {
+        if is_failing {
             eprintln!("the log of Sluice ends with:\n{}", tail(&self.log()));
-        } else {
-            self.check_log();
+            return;
         }
+        checked.unwrap_or_else(|cause| resume_unwind(cause));
+        self.check_files();
     }
 }
 
