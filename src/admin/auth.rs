@@ -25,18 +25,34 @@ use crate::{
 
 /// Header with the name of the administrator who calls.
 pub const ACTOR_HEADER: &str = "sluice-actor";
-const ACTOR_MAX_BYTES: usize = 64;
+pub(super) const ACTOR_MAX_BYTES: usize = 64;
 
-/// Lets the request through if it bears the admin key.
+/// What is asked of whoever calls some of the routes, before anything else is looked at.
+#[derive(Clone, Copy)]
+pub(super) enum Gate {
+    AdminKey,
+    /// The admin key, or the token of somebody who manages access of the tenant in the path.
+    Manager,
+}
+
+/// Lets the request through if it bears the admin key, and says nothing impossible of who calls.
 pub(super) async fn require_admin_key(
     State(state): State<AdminState>,
     request: Request,
     next: Next,
 ) -> Response {
-    match bearer(request.headers()) {
-        Some(given) if is_admin_key(&state, given) => next.run(request).await,
-        Some(_) => refusal("this is not the admin key").into_response(),
-        None => refusal("this call needs the admin key").into_response(),
+    let headers = request.headers();
+    match check_admin_key(&state, headers).and_then(|()| Actor::of(headers)) {
+        Ok(_) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+pub(super) fn check_admin_key(state: &AdminState, headers: &HeaderMap) -> Result<(), ApiError> {
+    match bearer(headers) {
+        Some(given) if is_admin_key(state, given) => Ok(()),
+        Some(_) => Err(refusal("this is not the admin key")),
+        None => Err(refusal("this call needs the admin key")),
     }
 }
 
@@ -52,7 +68,7 @@ pub(super) enum Manager {
 }
 
 /// Lets the request through if it bears the admin key, or the token of somebody who manages access of the tenant
-/// that its path names.
+/// that its path names, and says nothing impossible of who calls.
 pub(super) async fn require_manager(
     State(state): State<AdminState>,
     path: RawPathParams,
@@ -62,7 +78,8 @@ pub(super) async fn require_manager(
     let tenant = path.iter().find(|(name, _)| *name == "ref");
     let tenant = tenant.and_then(|(_, text)| TenantRef::parse(text).ok());
     let given = bearer(request.headers()).unwrap_or_default();
-    match manager(&state, tenant.as_ref(), given).await {
+    let manager = manager(&state, tenant.as_ref(), given).await;
+    match manager.and_then(|manager| Actor::of(request.headers()).map(|_| manager)) {
         Ok(manager) => {
             request.extensions_mut().insert(manager);
             next.run(request).await
@@ -155,14 +172,10 @@ pub fn is_actor(name: &str) -> bool {
     (1..=ACTOR_MAX_BYTES).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Actor {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        if let Some(Manager::Person { id, .. }) = parts.extensions.get() {
-            return Ok(Self(format!("person:{id}")));
-        }
-        let Some(name) = parts.headers.get(ACTOR_HEADER) else {
+impl Actor {
+    /// Whoever bears the admin key, as they say.
+    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let Some(name) = headers.get(ACTOR_HEADER) else {
             return Ok(Self("admin-key".to_owned()));
         };
         match name.to_str().ok().filter(|name| is_actor(name)) {
@@ -170,6 +183,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
             None => Err(ApiError::malformed(format!(
                 "{ACTOR_HEADER} takes 1 to {ACTOR_MAX_BYTES} visible ASCII characters without spaces"
             ))),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Actor {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        match parts.extensions.get() {
+            Some(Manager::Person { id, .. }) => Ok(Self(format!("person:{id}"))),
+            Some(Manager::AdminKey) | None => Self::of(&parts.headers),
         }
     }
 }

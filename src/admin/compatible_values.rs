@@ -7,6 +7,7 @@ use axum::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
+use utoipa::ToSchema;
 
 use zeroize::Zeroizing;
 
@@ -25,14 +26,8 @@ use crate::{
     names::{InviteId, PersonId, RoleName},
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Switch {
-    pub(super) state: TokenAccess,
-}
-
 /// How the switch stands, with what speaks against token sessions in its place.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub(super) enum SwitchState {
     Enabled(Applied),
@@ -45,7 +40,7 @@ pub(super) enum SwitchState {
     },
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, ToSchema)]
 pub(super) struct Applied {
     #[serde(
         rename = "appliedSuccessfully",
@@ -75,21 +70,21 @@ impl SwitchState {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuthorisationRequest {
     pub(super) role: RoleName,
     pub(super) rhost: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Authorisation {
     pub(super) user_id: PersonId,
     pub(super) user_role: UserRole,
 }
 
 /// All that a person is granted.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewGrants {
     /// Id or e-mail address.
@@ -97,19 +92,19 @@ pub(super) struct NewGrants {
     pub(super) roles: Vec<UserRole>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Grants {
     pub(super) user_id: PersonId,
     pub(super) user_roles: Vec<UserRole>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct UserGrants {
     pub(super) items: Vec<ListItem>,
 }
 
 /// Somebody with rules, or an invitation that waits for its acceptance (`user_id` is missing then).
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct ListItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_id: Option<PersonId>,
@@ -123,7 +118,7 @@ pub(super) struct ListItem {
 }
 
 /// Somebody to be invited.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewInvitation {
     pub(super) email: String,
@@ -131,13 +126,14 @@ pub(super) struct NewInvitation {
 }
 
 /// An invitation just made.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Invited {
     email: String,
     invite_id: InviteId,
     user_roles: Vec<UserRole>,
     expires_at: i64,
     /// For its acceptance; the only answer that holds it.
+    #[schema(value_type = String)]
     token: Zeroizing<String>,
 }
 
@@ -166,7 +162,7 @@ impl From<Invite> for ListItem {
 }
 
 /// One role that a person may use.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserRole {
     role: RoleName,
@@ -182,17 +178,18 @@ pub(super) struct UserRole {
     branches_only: bool,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Networks {
     allowed_cidrs: Vec<Cidr>,
     allowed_cidrs_v6: Vec<Cidr>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Cidr {
     #[serde(deserialize_with = "networks::one")]
+    #[schema(value_type = String)]
     cidr: IpNet,
 }
 
@@ -334,8 +331,10 @@ impl From<&Grant> for UserRole {
     }
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
+/// How an [`ApiError`] is written for clients of these routes.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompatibleError, description = "The body of every refusal below `/v1/projects`.")]
+pub(super) struct Message<'a> {
     message: &'a str,
     error: ErrorBody<'a>,
 }

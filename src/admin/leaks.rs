@@ -6,19 +6,21 @@
 use std::{net::IpAddr, sync::Arc};
 
 use axum::{
-    Extension, Json, Router,
+    Extension, Json,
     extract::{DefaultBodyLimit, State},
     http::StatusCode,
-    routing::post,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, time::Instant};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
 use zeroize::Zeroizing;
 
 use super::{
     AdminState,
     error::ApiError,
     extract::{Described, SecretBody},
+    openapi::Routes,
     server::Peer,
     values::wiped,
 };
@@ -29,9 +31,9 @@ const TOKENS_MAX: usize = 100;
 /// Reports that are worked on at a time.
 const UNDER_WAY_MAX: usize = 16;
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/tokens/leaked", post(report))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(report))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
         .layer(Extension(Arc::new(Reports::default())))
 }
@@ -52,7 +54,7 @@ impl Default for Reports {
 }
 
 /// One token, several, or a list as secret scanners send it.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(untagged)]
 enum Report {
     One(Found),
@@ -61,12 +63,13 @@ enum Report {
 }
 
 /// Scanners say more of each, such as where it was.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct Found {
     token: Text,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(value_type = String)]
 struct Text(#[serde(with = "wiped")] Zeroizing<String>);
 
 impl Described for Report {
@@ -85,11 +88,20 @@ impl Report {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Received {
     received: usize,
 }
 
+/// Has tokens revoked that somebody has found: whoever can show the whole of one may.
+#[utoipa::path(
+    post, path = "/v1/tokens/leaked", tag = "Tokens",
+    request_body(content = Report, example = json!({ "token": "slp_…" })),
+    responses(
+        (status = 202, description = "Received, and not looked at yet.", body = Received),
+        (status = 429, description = "`too_many_requests`: there were too many reports a moment ago."),
+    ),
+)]
 async fn report(
     State(state): State<AdminState>,
     Extension(Peer(peer)): Extension<Peer>,

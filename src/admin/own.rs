@@ -2,18 +2,16 @@
 //!
 //! A token with limits shows as much as it opens: the access and the sessions within them, and of tokens itself.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    routing::{delete, get},
-};
+use axum::{Json, extract::State};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
     auth::{self, Oneself},
     error::ApiError,
     extract::Segments,
+    openapi::Routes,
     own_values::{Me, OwnAccess, Way, WayState},
     tokens::view,
     values::{Done, Removed, Sessions, Tokens},
@@ -31,16 +29,22 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/me", get(me))
-        .route("/v1/me/access", get(access))
-        .route("/v1/me/sessions", get(sessions))
-        .route("/v1/me/sessions/{session}", delete(end_session))
-        .route("/v1/me/tokens", get(tokens))
-        .route("/v1/me/tokens/{token}", delete(revoke_token))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(me))
+        .routes(routes!(access))
+        .routes(routes!(sessions))
+        .routes(routes!(end_session))
+        .routes(routes!(tokens))
+        .routes(routes!(revoke_token))
 }
 
+/// Who calls, with which token.
+#[utoipa::path(
+    get, path = "/v1/me", tag = "Oneself",
+    security(("access_token" = [])),
+    responses((status = 200, description = "The caller.", body = Me)),
+)]
 async fn me(
     State(state): State<AdminState>,
     Oneself(token): Oneself,
@@ -54,6 +58,12 @@ async fn me(
     }))
 }
 
+/// What the caller may reach, and the way there.
+#[utoipa::path(
+    get, path = "/v1/me/access", tag = "Oneself",
+    security(("access_token" = [])),
+    responses((status = 200, description = "Every role that a rule lets them use.", body = OwnAccess)),
+)]
 async fn access(
     State(state): State<AdminState>,
     Oneself(token): Oneself,
@@ -104,6 +114,12 @@ fn way(opening: Opening, listen: &Listen) -> Way {
     }
 }
 
+/// The caller's open sessions.
+#[utoipa::path(
+    get, path = "/v1/me/sessions", tag = "Oneself",
+    security(("access_token" = [])),
+    responses((status = 200, description = "The sessions.", body = Sessions)),
+)]
 async fn sessions(
     State(state): State<AdminState>,
     oneself: Oneself,
@@ -134,6 +150,15 @@ async fn is_own(
     Ok(is_covered && token.limits.name_role(&session.role))
 }
 
+/// Ends one of the caller's sessions.
+#[utoipa::path(
+    delete, path = "/v1/me/sessions/{session}", tag = "Oneself",
+    security(("access_token" = [])),
+    responses(
+        (status = 200, description = "It is gone.", body = Done<Removed>),
+        (status = 404, description = "No such session of theirs."),
+    ),
+)]
 async fn end_session(
     State(state): State<AdminState>,
     oneself: Oneself,
@@ -154,6 +179,12 @@ async fn end_session(
     }))
 }
 
+/// The caller's tokens, without their secrets.
+#[utoipa::path(
+    get, path = "/v1/me/tokens", tag = "Oneself",
+    security(("access_token" = [])),
+    responses((status = 200, description = "Those that have run out as well.", body = Tokens)),
+)]
 async fn tokens(
     State(state): State<AdminState>,
     Oneself(token): Oneself,
@@ -166,6 +197,15 @@ async fn tokens(
     }))
 }
 
+/// Revokes one of the caller's tokens.
+#[utoipa::path(
+    delete, path = "/v1/me/tokens/{token}", tag = "Oneself",
+    security(("access_token" = [])),
+    responses(
+        (status = 200, description = "The sessions that lived on it are gone.", body = Done<Removed>),
+        (status = 404, description = "No such token of theirs."),
+    ),
+)]
 async fn revoke_token(
     State(state): State<AdminState>,
     oneself: Oneself,

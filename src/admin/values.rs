@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::{extract::Described, networks};
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// A committed change: what it left behind, and whom it cut off.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Done<T> {
     #[serde(flatten)]
     pub value: T,
@@ -33,61 +34,64 @@ pub struct Done<T> {
 }
 
 /// A key that is shown this once.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct GuardKey {
+    #[schema(value_type = String)]
     pub guard_key: Zeroizing<String>,
 }
 
 /// May these sessions, which the pooler has no part in, go on?
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GuardQuestion {
     /// How long the answer may take while all of them may.
+    #[schema(maximum = 30)]
     pub wait_seconds: u8,
     pub sessions: Vec<DirectSession>,
 }
 
 /// A session on the database itself.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DirectSession {
     /// The asker's name for it.
     pub id: String,
     pub token: TokenId,
     pub role: RoleName,
+    #[schema(value_type = String, format = "ip")]
     pub from: IpAddr,
 }
 
 /// Which of the sessions may not go on.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct GuardAnswer {
     /// The last change that has been enforced since the start; the decisions are as new, at least.
     pub revision: Revision,
     pub ended: Vec<DirectEnd>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct DirectEnd {
     pub id: String,
     pub reason: String,
 }
 
 /// What a removal leaves behind.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Removed {}
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Tenants {
     pub tenants: Vec<Tenant>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneTenant {
     pub tenant: Tenant,
 }
 
 /// A tenant to be made, or what is to change in one.
-#[derive(Default, PartialEq, Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TenantFields {
     /// Needed to make a tenant; never changes afterwards, nor does `parent`.
@@ -102,24 +106,32 @@ pub struct TenantFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DatabaseName>)]
     pub default_database: Option<Option<DatabaseName>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_tls: Option<BackendTls>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub backend_ca: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub login: Option<BackendLogin>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<RoleName>)]
     pub auth_user: Option<Option<RoleName>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub auth_query: Option<Option<String>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DatabaseName>)]
     pub auth_database: Option<Option<DatabaseName>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
     pub pool_size: Option<Option<u32>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
     pub backend_budget: Option<Option<u32>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
     pub max_clients: Option<Option<u32>>,
     #[serde(skip_serializing_if = "TimeoutFields::is_empty")]
     pub timeouts: TimeoutFields,
@@ -135,22 +147,28 @@ pub struct TenantFields {
         deserialize_with = "networks::optional_list",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["10.0.0.0/8"]))]
     pub networks: Option<Vec<IpNet>>,
 }
 
 /// Limits of time to be changed; `null`: as configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TimeoutFields {
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub queue: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub idle: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub idle_in_transaction: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub query: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub transaction: Option<Option<TimeLimit>>,
 }
 
@@ -168,12 +186,14 @@ fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 }
 
 /// A role's secret: either what is typed, or the verifier that PostgreSQL stores.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SecretText {
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     Password(Zeroizing<String>),
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     Verifier(Zeroizing<String>),
 }
 
@@ -182,20 +202,22 @@ impl Described for SecretText {
 }
 
 /// The key with which an external authority revokes; the only answer that holds it.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct WebhookKey {
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub key: Zeroizing<String>,
 }
 
 /// Whom an external authority revokes: all that is named must fit; nothing named: everybody it has let in.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RevokedByAuthority {
     /// The `user_id` of its answers.
     pub person: Option<PersonId>,
     /// The whole token.
     #[serde(deserialize_with = "wiped::optional")]
+    #[schema(value_type = Option<String>)]
     pub token: Option<Zeroizing<String>>,
     /// The name that sessions and audit have for it.
     pub token_id: Option<TokenId>,
@@ -232,14 +254,14 @@ pub(super) mod wiped {
 }
 
 /// Which way the switch is to be turned.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WantedAccess {
     pub state: TokenAccess,
 }
 
 /// How the switch stands; a branch is on where its parent is.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct AccessState {
     pub state: TokenAccess,
     /// What speaks against token sessions all the same.
@@ -247,12 +269,12 @@ pub struct AccessState {
     pub unavailable: Option<Unavailable>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct People {
     pub people: Vec<Person>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPerson {
     pub email: String,
@@ -260,46 +282,46 @@ pub struct NewPerson {
     pub name: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OnePerson {
     pub person: Person,
     pub memberships: Vec<Member>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Members {
     pub members: Vec<Member>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneMember {
     pub member: Member,
 }
 
 /// What the end of a membership leaves behind.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct MemberGone {
     pub rules_removed: u64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemberTerms {
     pub kind: MemberKind,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Tokens {
     pub tokens: Vec<TokenView>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneToken {
     pub token: TokenView,
 }
 
 /// A token as it is shown: never the secret.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct TokenView {
     #[serde(flatten)]
     pub record: TokenRecord,
@@ -307,7 +329,7 @@ pub struct TokenView {
     pub fingerprint: Fingerprint,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenTerms {
     pub name: String,
@@ -315,17 +337,20 @@ pub struct TokenTerms {
     pub expires: String,
     /// `db:connect` alone unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<TokenScope>>)]
     pub scopes: Option<BTreeSet<TokenScope>>,
     /// These tenants and their branches only; none: any.
     #[serde(default)]
+    #[schema(value_type = Vec<TenantRef>)]
     pub tenants: BTreeSet<TenantRef>,
     /// These database roles only; none: any.
     #[serde(default)]
+    #[schema(value_type = Vec<RoleName>)]
     pub roles: BTreeSet<RoleName>,
 }
 
 /// What is to change in a token.
-#[derive(Default, PartialEq, Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenFields {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -334,15 +359,18 @@ pub struct TokenFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<TokenScope>>)]
     pub scopes: Option<BTreeSet<TokenScope>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<TenantRef>>)]
     pub tenants: Option<BTreeSet<TenantRef>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<RoleName>>)]
     pub roles: Option<BTreeSet<RoleName>>,
 }
 
 /// How a token is to be rotated.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotation {
     /// How long the old token works on, `0` for not at all; a day unless told.
@@ -354,40 +382,42 @@ pub struct Rotation {
 }
 
 /// A token in place of another; the only answer that holds the whole of it.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct RotatedToken {
     pub token: TokenView,
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub secret: Zeroizing<String>,
     pub replaced: TokenView,
 }
 
 /// What is left when all tokens of a person are revoked.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct TokensGone {
     pub tokens_revoked: usize,
 }
 
 /// A token just made; the only answer that holds the whole of it.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct IssuedToken {
     pub token: TokenView,
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub secret: Zeroizing<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Rules {
     pub rules: Vec<RuleView>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneRule {
     pub rule: RuleView,
 }
 
 /// A rule with what a reader would look up next.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct RuleView {
     #[serde(flatten)]
     pub rule: Rule,
@@ -395,7 +425,7 @@ pub struct RuleView {
     pub status: RuleStatus,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleStatus {
     Active,
@@ -403,7 +433,7 @@ pub enum RuleStatus {
 }
 
 /// A rule to be added; refused where one for the role holds already.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleAddition {
     /// Id or e-mail address.
@@ -411,6 +441,7 @@ pub struct RuleAddition {
     pub role: RoleName,
     pub expires: String,
     #[serde(default, deserialize_with = "networks::list")]
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     #[serde(default = "everywhere")]
     pub reach: RuleReach,
@@ -419,7 +450,7 @@ pub struct RuleAddition {
 }
 
 /// The whole of a rule (PUT: `expires` is needed, the rest has defaults) or what is to change in it (PATCH).
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuleTerms {
     /// RFC 3339 time or duration from now.
@@ -429,20 +460,22 @@ pub struct RuleTerms {
         deserialize_with = "networks::optional_list",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["10.0.0.0/8"]))]
     pub networks: Option<Vec<IpNet>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reach: Option<RuleReach>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub reason: Option<Option<String>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Invites {
     pub invites: Vec<InviteView>,
 }
 
 /// An invitation with what a reader would work out next.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct InviteView {
     #[serde(flatten)]
     pub invite: Invite,
@@ -450,7 +483,7 @@ pub struct InviteView {
 }
 
 /// Somebody to be invited.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Invitation {
     pub email: String,
@@ -461,13 +494,14 @@ pub struct Invitation {
 }
 
 /// A role that acceptance grants.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InvitationRole {
     pub role: RoleName,
     /// For how long, from the acceptance on.
     pub lasts: String,
     #[serde(default, deserialize_with = "networks::list")]
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     #[serde(default = "everywhere")]
     pub reach: RuleReach,
@@ -476,19 +510,21 @@ pub struct InvitationRole {
 }
 
 /// An invitation just made; the only answer that holds its acceptance token.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct IssuedInvite {
     pub invite: InviteView,
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub token: Zeroizing<String>,
 }
 
 /// What whoever was invited shows.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Acceptance {
     pub email: String,
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub token: Zeroizing<String>,
 }
 
@@ -497,7 +533,7 @@ impl Described for Acceptance {
 }
 
 /// What an acceptance has made.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Accepted {
     pub person: Person,
     pub rules: Vec<RuleView>,
@@ -507,18 +543,18 @@ const fn everywhere() -> RuleReach {
     RuleReach::Everywhere
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Sessions {
     pub sessions: Vec<SessionView>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct AuditRows {
     pub rows: Vec<AuditRow>,
 }
 
 /// Who was in at the moment `at`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Presences {
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::{
@@ -36,13 +37,15 @@ pub struct NewInvite {
 }
 
 /// A role that acceptance grants, for a while that begins with the acceptance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InvitedRole {
     pub role: RoleName,
     #[serde(with = "while_text")]
+    #[schema(value_type = String, example = "8h")]
     pub lasts: Duration,
     #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     #[serde(default = "everywhere")]
     pub reach: RuleReach,
@@ -51,7 +54,7 @@ pub struct InvitedRole {
 }
 
 /// An invitation as the catalogue keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Invite {
     pub id: InviteId,
     pub tenant: TenantRef,
@@ -71,7 +74,7 @@ pub struct Invite {
     pub mac: [u8; 32],
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InviteStatus {
     Pending,
