@@ -14,6 +14,7 @@ use super::{
     change::harmless,
     error::ApiError,
     extract::{SecretBody, Segments},
+    object::Object,
     openapi::Routes,
     tenants,
     values::{Done, Removed, RevokedByAuthority, WebhookKey},
@@ -74,7 +75,7 @@ async fn revoke(
     State(state): State<AdminState>,
     Caller(actor): Caller,
     Segments(name): Segments<TenantRef>,
-    SecretBody(wanted): SecretBody<RevokedByAuthority>,
+    SecretBody(Object(wanted)): SecretBody<Object<RevokedByAuthority>>,
 ) -> Result<Json<Done<Removed>>, ApiError> {
     let tenant = external(tenants::find(&state.catalog, &name).await?)?;
     let token = match (wanted.token, wanted.token_id) {

@@ -20,6 +20,7 @@ use super::{
     error::ApiError,
     extract::{Body, SecretBody, Segments},
     invites,
+    object::Object,
     openapi::Routes,
     people, rules, tenants,
     values::{Acceptance, Done, Removed, WantedAccess},
@@ -223,7 +224,7 @@ async fn invite(
 async fn accept_invite(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
-    SecretBody(shown): SecretBody<Acceptance>,
+    SecretBody(Object(shown)): SecretBody<Object<Acceptance>>,
 ) -> Result<Json<Done<Grants>>, ApiError> {
     let changed = invites::accepted(&state, &tenant, shown).await?;
     let scope = Scope::Member(tenant, changed.value.person.id);

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{
     error::{ApiError, ErrorBody},
-    networks,
+    networks, object,
     values::AccessState,
 };
 use crate::{
@@ -89,6 +89,7 @@ pub(super) struct Authorisation {
 pub(super) struct NewGrants {
     /// Id or e-mail address.
     pub(super) user_id: String,
+    #[serde(deserialize_with = "object::list")]
     pub(super) roles: Vec<UserRole>,
 }
 
@@ -122,6 +123,7 @@ pub(super) struct ListItem {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewInvitation {
     pub(super) email: String,
+    #[serde(deserialize_with = "object::list")]
     pub(super) roles: Vec<UserRole>,
 }
 
@@ -172,7 +174,7 @@ pub(super) struct UserRole {
     /// In place of `expires_at`: how long, from the writing of the rule or the acceptance of an invitation on.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_after_seconds: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::one")]
     allowed_networks: Networks,
     #[serde(default)]
     branches_only: bool,
@@ -181,7 +183,9 @@ pub(super) struct UserRole {
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Networks {
+    #[serde(deserialize_with = "object::list")]
     allowed_cidrs: Vec<Cidr>,
+    #[serde(deserialize_with = "object::list")]
     allowed_cidrs_v6: Vec<Cidr>,
 }
 

@@ -11,6 +11,7 @@ use super::{
     error::ApiError,
     expiry,
     extract::{Body, SecretBody, Segments},
+    object::Object,
     openapi::Routes,
     rules, tenants,
     values::{
@@ -109,7 +110,7 @@ async fn create(
 async fn accept(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
-    SecretBody(shown): SecretBody<Acceptance>,
+    SecretBody(Object(shown)): SecretBody<Object<Acceptance>>,
 ) -> Result<(StatusCode, Json<Done<Accepted>>), ApiError> {
     let changed = accepted(&state, &tenant, shown).await?;
     let scope = Scope::Member(tenant, changed.value.person.id);

@@ -20,6 +20,7 @@ use super::{
     AdminState,
     error::ApiError,
     extract::{Described, SecretBody},
+    object,
     openapi::Routes,
     server::Peer,
     values::wiped,
@@ -55,15 +56,35 @@ impl Default for Reports {
 
 /// One token, several, or a list as secret scanners send it.
 #[derive(Deserialize, ToSchema)]
+#[schema(as = LeakReport)]
 #[serde(untagged)]
 enum Report {
-    One(Found),
-    Several { tokens: Vec<Text> },
+    #[serde(deserialize_with = "object::one")]
+    One(One),
+    #[serde(deserialize_with = "object::one")]
+    Several(Several),
+    #[serde(deserialize_with = "object::list")]
     List(Vec<Found>),
+}
+
+#[derive(Deserialize, ToSchema)]
+#[schema(as = LeakedToken)]
+#[serde(deny_unknown_fields)]
+struct One {
+    token: Text,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[schema(as = LeakedTokens)]
+#[serde(deny_unknown_fields)]
+struct Several {
+    #[schema(min_items = 1, max_items = 100)]
+    tokens: Vec<Text>,
 }
 
 /// Scanners say more of each, such as where it was.
 #[derive(Deserialize, ToSchema)]
+#[schema(as = FoundToken)]
 struct Found {
     token: Text,
 }
@@ -80,8 +101,8 @@ impl Described for Report {
 impl Report {
     fn into_texts(self) -> Vec<Zeroizing<String>> {
         let texts = match self {
-            Self::One(found) => vec![found.token],
-            Self::Several { tokens } => tokens,
+            Self::One(One { token }) => vec![token],
+            Self::Several(Several { tokens }) => tokens,
             Self::List(found) => found.into_iter().map(|found| found.token).collect(),
         };
         texts.into_iter().map(|text| text.0).collect()
@@ -177,7 +198,18 @@ mod tests {
         let scanner = r#"[{"token": "a", "type": "sluice_token", "url": "https://example.com", "source": "content"}]"#;
         assert_eq!(read(scanner).unwrap(), ["a"]);
         assert_eq!(read("[]").unwrap(), [""; 0]);
-        for wrong in [r#"{}"#, r#"{"tokens": "a"}"#, "7"] {
+        for wrong in [
+            "{}",
+            "7",
+            r#""a""#,
+            r#"{"tokens": "a"}"#,
+            r#"{"token": "a", "tokens": ["b"]}"#,
+            r#"["a"]"#,
+            r#"["a", "b"]"#,
+            r#"[["a"]]"#,
+            r#"[["a", "b"]]"#,
+            r#"[{"token": "a"}, "b"]"#,
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

@@ -33,6 +33,7 @@ mod leaks;
 mod misfit;
 mod moment;
 pub mod networks;
+mod object;
 mod openapi;
 mod own;
 pub mod own_values;

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use super::{extract::Described, networks};
+use super::{extract::Described, networks, object};
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
@@ -47,6 +47,7 @@ pub struct GuardQuestion {
     /// How long the answer may take while all of them may.
     #[schema(maximum = 30)]
     pub wait_seconds: u8,
+    #[serde(deserialize_with = "object::list")]
     pub sessions: Vec<DirectSession>,
 }
 
@@ -133,13 +134,19 @@ pub struct TenantFields {
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u32>)]
     pub max_clients: Option<Option<u32>>,
-    #[serde(skip_serializing_if = "TimeoutFields::is_empty")]
+    #[serde(
+        deserialize_with = "object::one",
+        skip_serializing_if = "TimeoutFields::is_empty"
+    )]
     pub timeouts: TimeoutFields,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_tls: Option<ClientTls>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_access: Option<TokenAccess>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "object::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub authority: Option<Authority>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub privileged_roles: Option<PrivilegedRoles>,
@@ -487,6 +494,7 @@ pub struct InviteView {
 #[serde(deny_unknown_fields)]
 pub struct Invitation {
     pub email: String,
+    #[serde(deserialize_with = "object::list")]
     pub roles: Vec<InvitationRole>,
     /// Until when it can be accepted: RFC 3339 time or duration from now; a week unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
