@@ -15,7 +15,7 @@ use super::{
     change::harmless,
     compatible_values::{
         Authorisation, AuthorisationRequest, Grants, Invited, ListItem, NewGrants, NewInvitation,
-        SwitchState, UserGrants, UserRole,
+        SwitchState, UserGrants, UserRole, Welcome,
     },
     error::ApiError,
     extract::{Body, SecretBody, Segments},
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     access::{AccessError, Denial, Grant, Scope},
-    catalog::types::{AcceptedInvite, AuditEvent, InviteStatus, NewInvite, Outcome, Rule},
+    catalog::types::{AuditEvent, InviteStatus, NewInvite, Outcome, Rule},
     names::{InviteId, RoleName, TenantRef, TokenId},
 };
 
@@ -210,12 +210,12 @@ async fn invite(
     Ok(Json(harmless(made, Invited::new)))
 }
 
-/// Accepts an invitation: the roles are granted from now on.
+/// Accepts an invitation: the roles are granted from now on, and the guest is given a token to use them with.
 #[utoipa::path(
     post, path = "/v1/projects/{ref}/database/jit/invite/accept", tag = "Compatible",
     request_body(content = Acceptance, example = json!({ "email": "guest@example.com", "token": "sli_…" })),
     responses(
-        (status = 200, description = "The guest and what they may use.", body = Done<Grants>),
+        (status = 200, description = "The guest, and the only answer that holds their token.", body = Done<Welcome>),
         (status = 401, description = "`invalid_invite`: the token, the address or the tenant is wrong."),
         (status = 410, description = "`invite_used` or `invite_expired`"),
         (status = 422, description = "`privileged_role`: the tenant grants it no more."),
@@ -225,17 +225,14 @@ async fn accept_invite(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
     SecretBody(Object(shown)): SecretBody<Object<Acceptance>>,
-) -> Result<Json<Done<Grants>>, ApiError> {
+) -> Result<Json<Done<Welcome>>, ApiError> {
     let changed = invites::accepted(&state, &tenant, shown).await?;
-    let scope = Scope::Member(tenant, changed.value.person.id);
-    let answer = |accepted: AcceptedInvite| Grants {
-        user_id: accepted.person.id,
-        user_roles: accepted.rules.iter().map(UserRole::from).collect(),
-    };
-    Ok(Json(state.enforced(changed, scope, answer).await))
+    let (made, _) = &changed.value;
+    let scope = Scope::Member(tenant, made.person.id);
+    Ok(Json(state.enforced(changed, scope, Welcome::new).await))
 }
 
-/// Revokes an invitation, with the rules that it has given.
+/// Revokes an invitation, with the rules and the token that it has given.
 #[utoipa::path(
     delete, path = "/v1/projects/{ref}/database/jit/invite/{invite}", tag = "Compatible",
     responses(

@@ -20,7 +20,7 @@ use crate::{
     access::Grant,
     catalog::{
         CatalogError, RULE_DAYS_MAX,
-        types::{Invite, InvitedRole, NewRule, Rule, RuleReach, TokenAccess},
+        types::{AcceptedInvite, Invite, InvitedRole, NewRule, Rule, RuleReach, TokenAccess},
     },
     doctor::UnavailableReason,
     names::{InviteId, PersonId, RoleName},
@@ -147,6 +147,26 @@ impl Invited {
             user_roles: invite.roles.iter().map(UserRole::from).collect(),
             expires_at: invite.expires_at.unix_timestamp(),
             token,
+        }
+    }
+}
+
+/// What an acceptance has made.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Welcome {
+    user_id: PersonId,
+    user_roles: Vec<UserRole>,
+    /// The guest's own, to log in with; the only answer that holds it.
+    #[schema(value_type = String)]
+    access_token: Zeroizing<String>,
+}
+
+impl Welcome {
+    pub(super) fn new((made, access_token): (AcceptedInvite, Zeroizing<String>)) -> Self {
+        Self {
+            user_id: made.person.id,
+            user_roles: made.rules.iter().map(UserRole::from).collect(),
+            access_token,
         }
     }
 }

@@ -3,6 +3,7 @@
 use axum::{Json, extract::State, http::StatusCode};
 use time::{Duration, OffsetDateTime};
 use utoipa_axum::routes;
+use zeroize::Zeroizing;
 
 use super::{
     AdminState,
@@ -13,7 +14,7 @@ use super::{
     extract::{Body, SecretBody, Segments},
     object::Object,
     openapi::Routes,
-    rules, tenants,
+    own, rules, tenants, tokens,
     values::{
         Acceptance, Accepted, Done, Invitation, InvitationRole, InviteView, Invites, IssuedInvite,
         Removed,
@@ -96,12 +97,12 @@ async fn create(
     Ok((StatusCode::CREATED, Json(harmless(made, answer))))
 }
 
-/// Accepts an invitation: the roles are granted from now on.
+/// Accepts an invitation: the roles are granted from now on, and the guest is given a token to use them with.
 #[utoipa::path(
     post, path = "/v1/tenants/{ref}/invites/accept", tag = "Invitations",
     request_body(content = Acceptance, example = json!({ "email": "guest@example.com", "token": "sli_…" })),
     responses(
-        (status = 201, description = "The guest and what they may use.", body = Done<Accepted>),
+        (status = 201, description = "The guest, and the only answer that holds their token.", body = Done<Accepted>),
         (status = 401, description = "`invalid_invite`: the token, the address or the tenant is wrong."),
         (status = 410, description = "`invite_used` or `invite_expired`"),
         (status = 422, description = "`privileged_role`: the tenant grants it no more."),
@@ -113,19 +114,26 @@ async fn accept(
     SecretBody(Object(shown)): SecretBody<Object<Acceptance>>,
 ) -> Result<(StatusCode, Json<Done<Accepted>>), ApiError> {
     let changed = accepted(&state, &tenant, shown).await?;
-    let scope = Scope::Member(tenant, changed.value.person.id);
-    let answer = |AcceptedInvite { person, rules, .. }| {
-        let rules = rules
-            .into_iter()
-            .map(|rule| rules::view(rule, person.email.clone()))
-            .collect();
-        Accepted { person, rules }
+    let (made, _) = &changed.value;
+    let scope = Scope::Member(tenant, made.person.id);
+    // The token is answered this once: better without the way than not at all.
+    let access = own::ways(&state, &made.token).await.unwrap_or_default();
+    let answer = |(made, secret): (AcceptedInvite, _)| {
+        let email = &made.person.email;
+        let rules = made.rules.into_iter();
+        Accepted {
+            rules: rules.map(|rule| rules::view(rule, email.clone())).collect(),
+            token: tokens::view(&state.catalog, made.token),
+            person: made.person,
+            secret,
+            access,
+        }
     };
     let done = state.enforced(changed, scope, answer).await;
     Ok((StatusCode::CREATED, Json(done)))
 }
 
-/// Revokes an invitation, with the rules that it has given.
+/// Revokes an invitation, with the rules and the token that it has given.
 #[utoipa::path(
     delete, path = "/v1/tenants/{ref}/invites/{invite}", tag = "Invitations",
     responses(
@@ -147,7 +155,7 @@ pub(super) async fn invite(
     tenant: &TenantRef,
     new: NewInvite,
     actor: &str,
-) -> Result<Changed<(Invite, zeroize::Zeroizing<String>)>, ApiError> {
+) -> Result<Changed<(Invite, Zeroizing<String>)>, ApiError> {
     rules::refuse_powers(state, tenant, new.roles.iter().map(|role| &role.role)).await?;
     Ok(state.catalog.create_invite(tenant, new, actor).await?)
 }
@@ -161,7 +169,7 @@ pub(super) async fn accepted(
     state: &AdminState,
     tenant: &TenantRef,
     shown: Acceptance,
-) -> Result<Changed<AcceptedInvite>, ApiError> {
+) -> Result<Changed<(AcceptedInvite, Zeroizing<String>)>, ApiError> {
     let token = InviteToken::parse(&shown.token).ok_or(CatalogError::InviteNotValid)?;
     let accepted = state.catalog.accept_invite(tenant, &shown.email, token);
     Ok(accepted.await?)

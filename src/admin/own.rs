@@ -1,6 +1,6 @@
 //! What a person may ask and do about themselves, with a token of theirs and no administrator.
 //!
-//! A token with limits shows as much as it opens: the access and the sessions within them, and of tokens itself.
+//! A token with limits shows as much as it opens: memberships, access and sessions within them, and of tokens itself.
 
 use axum::{Json, extract::State};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     access::{Opening, Scope, SessionView},
+    catalog::types::TokenRecord,
     config::Listen,
     names::{DatabaseName, SessionId, TokenId},
 };
@@ -50,10 +51,17 @@ async fn me(
     Oneself(token): Oneself,
 ) -> Result<Json<Me>, ApiError> {
     let person = state.catalog.person(token.person).await?;
+    let mut memberships = Vec::new();
+    for membership in state.catalog.memberships(token.person).await? {
+        let tenant = state.catalog.tenant(&membership.tenant).await?;
+        if tenant.is_some_and(|tenant| token.limits.cover(&tenant)) {
+            memberships.push(membership);
+        }
+    }
     Ok(Json(Me {
         // Gone a moment ago, with all their tokens.
         person: person.ok_or_else(auth::invalid_token)?,
-        memberships: state.catalog.memberships(token.person).await?,
+        memberships,
         token: view(&state.catalog, token),
     }))
 }
@@ -68,14 +76,18 @@ async fn access(
     State(state): State<AdminState>,
     Oneself(token): Oneself,
 ) -> Result<Json<OwnAccess>, ApiError> {
-    let openings = state.access.openings(&token).await?;
+    let access = ways(&state, &token).await?;
+    Ok(Json(OwnAccess { access }))
+}
+
+/// What the token opens, and the way there.
+pub(super) async fn ways(state: &AdminState, token: &TokenRecord) -> Result<Vec<Way>, ApiError> {
+    let openings = state.access.openings(token).await?;
     let config = state.doctor.config.load();
     let ways = openings
         .into_iter()
         .map(|opening| way(opening, &config.listen));
-    Ok(Json(OwnAccess {
-        access: ways.collect(),
-    }))
+    Ok(ways.collect())
 }
 
 fn way(opening: Opening, listen: &Listen) -> Way {

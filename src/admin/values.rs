@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use super::{extract::Described, networks, object};
+use super::{extract::Described, networks, object, own_values::Way};
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
@@ -540,11 +540,18 @@ impl Described for Acceptance {
     const TAKEN: &'static str = "give `email` and `token`, the acceptance token, as text";
 }
 
-/// What an acceptance has made.
+/// What an acceptance has made; the only answer that holds the guest's token.
 #[derive(Serialize, Deserialize, ToSchema)]
 pub struct Accepted {
     pub person: Person,
     pub rules: Vec<RuleView>,
+    /// For these roles of this tenant, until the last of them ends.
+    pub token: TokenView,
+    #[serde(with = "wiped")]
+    #[schema(value_type = String)]
+    pub secret: Zeroizing<String>,
+    /// Where the token is the password.
+    pub access: Vec<Way>,
 }
 
 const fn everywhere() -> RuleReach {

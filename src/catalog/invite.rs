@@ -19,9 +19,9 @@ use zeroize::Zeroizing;
 use super::{
     keys::Pepper,
     token::{NoRandomness, random_base62},
-    types::{NewRule, Rule, RuleReach},
+    types::{NewRule, Person, Rule, RuleReach, TokenRecord},
 };
-use crate::names::{InviteId, PersonId, RoleName, TenantRef};
+use crate::names::{InviteId, PersonId, RoleName, TenantRef, TokenId};
 
 const PREFIX: &str = "sli_";
 const ID_CHARACTERS: usize = 32;
@@ -69,6 +69,8 @@ pub struct Invite {
     pub accepted_at: Option<OffsetDateTime>,
     /// Who has accepted it.
     pub person: Option<PersonId>,
+    /// The personal access token that they were given then.
+    pub token_id: Option<TokenId>,
     /// HMAC-SHA-256 of the acceptance token under the pepper; never leaves the process.
     #[serde(skip)]
     pub mac: [u8; 32],
@@ -86,8 +88,10 @@ pub enum InviteStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedInvite {
     pub invite: Invite,
-    pub person: super::types::Person,
+    pub person: Person,
     pub rules: Vec<Rule>,
+    /// To use them with.
+    pub token: TokenRecord,
 }
 
 /// A well-formed acceptance token. Wiped when dropped; has neither `Debug` nor `Display`.
