@@ -258,7 +258,7 @@ impl Access {
         ))
     }
 
-    async fn reach(&self, scope: &Scope) -> Reach {
+    pub(super) async fn reach(&self, scope: &Scope) -> Reach {
         let mut reach = Reach::by_name(scope);
         let completed = match scope {
             Scope::Tenant(tenant) | Scope::Member(tenant, _) => {

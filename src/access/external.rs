@@ -83,7 +83,7 @@ impl Access {
     pub fn check_authority(&self, authority: &Authority) -> Result<(), OutboundError> {
         let authorities = &self.inner.authorities;
         match authority {
-            Authority::Catalogue => Ok(()),
+            Authority::Catalogue | Authority::Parent => Ok(()),
             Authority::Http(http) => authorities.check(&http.url, http.ca.as_deref()),
             Authority::Jwt(jwt) => match &jwt.keys {
                 JwtKeys::Url(url) => authorities.check(url, jwt.ca.as_deref()),
@@ -105,14 +105,7 @@ impl Access {
         token: &Arc<ExternalToken>,
         authority: &Arc<HttpAuthority>,
     ) -> Result<Grant, AccessError> {
-        let identity = &session.identity;
-        let question = Question {
-            tenant: &identity.tenant,
-            authority,
-            token,
-            role: &identity.role,
-            from: identity.peer.ip(),
-        };
+        let question = Question::about(&session.identity, token, authority);
         let authorities = &self.inner.authorities;
         let (answer, ticket) = authorities.ask(&question, Freshness::Recent).await?;
         let denied = |denial, person| AccessError::Denied { denial, person };
@@ -204,8 +197,8 @@ impl Access {
         }))
     }
 
-    /// Ends the sessions that the tenant's external authority has revoked, and returns when they are gone. Answers
-    /// to questions from before this count for nothing.
+    /// Ends the sessions that the tenant's external authority has revoked, those on branches that leave it to that one as
+    /// well, and returns when they are gone. Answers to questions from before this count for nothing.
     pub async fn revoke_external(
         &self,
         tenant: &Tenant,
@@ -219,22 +212,21 @@ impl Access {
             .revoke(&tenant.tenant, revoked.clone());
         let concerned = self.inner.registry.matching(|session| {
             let identity = &session.identity;
-            identity.tenant == tenant.tenant
-                && identity.kept_token().is_some_and(|token| {
-                    let person = session.grant().map(Grant::person);
-                    revoked.concerns(person, token.id(), &identity.role)
-                })
+            identity.kept_token().is_some_and(|token| {
+                let person = session.grant().map(Grant::person);
+                *token.tenant() == tenant.tenant
+                    && revoked.concerns(person, token.id(), &identity.role)
+            })
         });
         let refused: Vec<_> = concerned
             .into_iter()
             .map(|session| (session, EndCause::Revoked))
             .collect();
-        let reach = Reach {
-            tenants: Some(vec![tenant.tenant.clone()]),
-            person: revoked.person,
-            is_partial: false,
-        };
         let latch = self.inner.registry.end(&refused);
+        let reach = Reach {
+            person: revoked.person,
+            ..self.reach(&Scope::Tenant(tenant.tenant.clone())).await
+        };
         let report = self.see_off(start, &latch, &reach, revision).await;
         let scope = match revoked {
             Revoked {

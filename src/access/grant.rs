@@ -112,6 +112,9 @@ pub enum Denial {
     InvalidToken(InvalidToken),
     #[error("the token is {0}")]
     OutsideToken(OutsideLimits),
+    /// Who is asked there knows nothing of our tokens.
+    #[error("the project takes the tokens of another authority")]
+    OtherAuthority,
     #[error("token access is not enabled for this database")]
     NotEnabled,
     #[error("the person is not a member of this project")]
@@ -171,6 +174,7 @@ impl Denial {
             Self::OutsideToken(OutsideLimits::Scope) => "token_scope",
             Self::OutsideToken(OutsideLimits::Tenant) => "token_tenant",
             Self::OutsideToken(OutsideLimits::Role) => "token_role",
+            Self::OtherAuthority => "other_authority",
             Self::NotEnabled => "access_disabled",
             Self::NotAMember => "not_a_member",
             Self::NoRule => "no_rule",
@@ -252,9 +256,8 @@ fn by_token<'a>(
         .tenant
         .as_deref()
         .ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
-    if tenant.authority != Authority::Catalogue {
-        // Who is asked there knows nothing of our tokens.
-        return Err(Denial::InvalidToken(InvalidToken::Unknown));
+    if evidence.authority(tenant) != &Authority::Catalogue {
+        return Err(Denial::OtherAuthority);
     }
     token
         .limits
@@ -286,14 +289,15 @@ pub(super) fn decide_by_word(at: &Moment<'_>, told: &Told) -> Result<Grant, Deni
         .tenant
         .as_deref()
         .ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
-    if !matches!(&tenant.authority, Authority::Http(authority) if *authority == told.authority) {
+    let authority = evidence.authority(tenant);
+    if !matches!(authority, Authority::Http(authority) if *authority == told.authority) {
         // Another one is in charge by now.
         return Err(Denial::Revoked);
     }
     if !is_enabled(evidence, tenant) {
         return Err(Denial::NotEnabled);
     }
-    within_tenant(tenant, role, Some(from))?;
+    within_tenant(evidence, tenant, role, Some(from))?;
     let Verdict {
         person,
         expires_at,
@@ -326,7 +330,8 @@ pub(super) fn decide_by_proof(at: &Moment<'_>, proven: &Proven) -> Result<Grant,
         .tenant
         .as_deref()
         .ok_or(Denial::InvalidToken(InvalidToken::Tenant))?;
-    if !matches!(&tenant.authority, Authority::Jwt(authority) if *authority == proven.authority) {
+    let authority = at.evidence.authority(tenant);
+    if !matches!(authority, Authority::Jwt(authority) if *authority == proven.authority) {
         return Err(Denial::Revoked);
     }
     if proven.expires_at <= at.now {
@@ -373,24 +378,45 @@ fn standing_rule<'a>(
     if evidence.standing.is_none() {
         return Err(Denial::NotAMember);
     }
-    within_tenant(tenant, role, from)?;
+    within_tenant(evidence, tenant, role, from)?;
     best_rule(&evidence.rules, tenant, from, now)
 }
 
 /// What the tenant itself allows, to anybody.
-fn within_tenant(tenant: &Tenant, role: &RoleName, from: Option<IpAddr>) -> Result<(), Denial> {
-    if is_privileged(role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
+fn within_tenant(
+    evidence: &Evidence,
+    tenant: &Tenant,
+    role: &RoleName,
+    from: Option<IpAddr>,
+) -> Result<(), Denial> {
+    if is_privileged(tenant, role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
         return Err(Denial::PrivilegedRole);
     }
-    if !within(&tenant.networks, from) {
+    if !within(evidence.networks(tenant), from) {
         return Err(Denial::ProjectNetwork);
     }
     Ok(())
 }
 
 fn is_enabled(evidence: &Evidence, tenant: &Tenant) -> bool {
+    let parent = evidence.parent.as_deref();
     tenant.token_access == TokenAccess::Enabled
-        || evidence.parent_token_access == Some(TokenAccess::Enabled)
+        || parent.is_some_and(|parent| parent.token_access == TokenAccess::Enabled)
+}
+
+impl Evidence {
+    fn authority<'a>(&'a self, tenant: &'a Tenant) -> &'a Authority {
+        tenant.answering(self.parent.as_deref())
+    }
+
+    /// Where tokens are accepted from: a branch that does not say has its parent's networks, for the switch of the parent
+    /// opens branches to come, too.
+    fn networks<'a>(&'a self, tenant: &'a Tenant) -> &'a [IpNet] {
+        match &self.parent {
+            Some(parent) if tenant.networks.is_empty() => &parent.networks,
+            _ => &tenant.networks,
+        }
+    }
 }
 
 fn best_rule<'a>(
@@ -529,7 +555,7 @@ mod tests {
         Evidence {
             revision: Revision(7),
             tenant: Some(Arc::new(tenant())),
-            parent_token_access: None,
+            parent: None,
             token: Some(token),
             person: Some(person),
             standing: Some(Standing::Member),
@@ -682,8 +708,55 @@ mod tests {
             decide(&evidence, &role(), home(), now).unwrap_err(),
             Denial::NotEnabled
         );
-        evidence.parent_token_access = Some(TokenAccess::Enabled);
+        evidence.parent = Some(Arc::new(tenant()));
         assert!(decide(&evidence, &role(), home(), now).is_ok());
+    }
+
+    #[test]
+    fn a_branch_that_says_nothing_of_networks_has_its_parents() {
+        let now = OffsetDateTime::now_utc();
+        let branch = |networks: &[&str]| {
+            let evidence = with_tenant(evidence(now), |t| {
+                t.parent = Some(TenantRef::parse("main").unwrap());
+                t.networks = networks.iter().map(|net| net.parse().unwrap()).collect();
+            });
+            let parent = Tenant {
+                networks: vec!["198.51.100.0/24".parse().unwrap()],
+                ..tenant()
+            };
+            Evidence {
+                parent: Some(Arc::new(parent)),
+                ..evidence
+            }
+        };
+        let decided = |evidence: &Evidence| decide(evidence, &role(), home(), now);
+        assert_eq!(decided(&branch(&[])).unwrap_err(), Denial::ProjectNetwork);
+        assert!(decided(&branch(&["192.0.2.0/24"])).is_ok());
+        assert!(decided(&branch(&["0.0.0.0/0", "::/0"])).is_ok());
+    }
+
+    #[test]
+    fn a_branch_has_its_parents_authority_if_it_says_so() {
+        let now = OffsetDateTime::now_utc();
+        let mut evidence = with_tenant(evidence(now), |t| {
+            t.parent = Some(TenantRef::parse("main").unwrap());
+            t.authority = Authority::Parent;
+        });
+        let decided = |evidence: &Evidence| decide(evidence, &role(), home(), now).map(drop);
+        let refused = Err(Denial::OtherAuthority);
+        assert_eq!(decided(&evidence), refused);
+        evidence.parent = Some(Arc::new(tenant()));
+        assert_eq!(decided(&evidence), Ok(()));
+        let elsewhere = Authority::Http(Arc::new(HttpAuthority {
+            url: AuthorityUrl::try_from("https://auth.example.com/".to_owned()).unwrap(),
+            ca: None,
+            deadline: None,
+        }));
+        evidence.parent = Some(Arc::new(Tenant {
+            authority: elsewhere,
+            ..tenant()
+        }));
+        assert_eq!(decided(&evidence), refused);
     }
 
     #[test]
@@ -703,6 +776,11 @@ mod tests {
         let evidence = evidence(now);
         assert_eq!(
             decide(&evidence, &postgres, home(), now).unwrap_err(),
+            Denial::PrivilegedRole
+        );
+        let verifiers = with_tenant(evidence.clone(), |t| t.auth_user = Some(role()));
+        assert_eq!(
+            decide(&verifiers, &role(), home(), now).unwrap_err(),
             Denial::PrivilegedRole
         );
         let allowed = with_tenant(evidence, |t| t.privileged_roles = PrivilegedRoles::Allow);

@@ -220,9 +220,31 @@ impl Access {
     }
 
     /// What a client has shown in place of a password, if it has the shape of what `tenant` takes.
-    #[must_use]
-    pub fn credential(&self, tenant: Option<&Tenant>, secret: &[u8]) -> Option<Credential> {
-        let text = std::str::from_utf8(secret).ok()?;
+    pub async fn credential(
+        &self,
+        tenant: Option<&Tenant>,
+        secret: &[u8],
+    ) -> Result<Option<Credential>, CatalogError> {
+        let parent = match tenant {
+            Some(tenant) => self.deciding_parent(tenant).await?,
+            None => None,
+        };
+        let Ok(text) = std::str::from_utf8(secret) else {
+            return Ok(None);
+        };
+        Ok(self.read_credential(parent.as_deref().or(tenant), text))
+    }
+
+    /// The parent, for a branch that leaves it to that one who answers for its tokens.
+    async fn deciding_parent(&self, tenant: &Tenant) -> Result<Option<Arc<Tenant>>, CatalogError> {
+        match (&tenant.authority, &tenant.parent) {
+            (Authority::Parent, Some(parent)) => self.inner.catalog.tenant(parent).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// `tenant`: whose authority answers.
+    fn read_credential(&self, tenant: Option<&Tenant>, text: &str) -> Option<Credential> {
         match tenant.map(|tenant| (tenant, &tenant.authority)) {
             None | Some((_, Authority::Catalogue)) => Token::parse(text).map(Credential::Token),
             Some((tenant, Authority::Http(authority))) => {
@@ -239,6 +261,8 @@ impl Access {
                     authority: Arc::clone(authority),
                 })
             }
+            // The parent went away meanwhile.
+            Some((_, Authority::Parent)) => None,
         }
     }
 
@@ -307,7 +331,8 @@ impl Access {
     ///
     /// What an external authority would say is not known: there, token mode has to be asked for.
     pub async fn is_granted(&self, tenant: &Tenant, role: &RoleName) -> Result<bool, CatalogError> {
-        if matches!(tenant.authority, Authority::Http(_)) {
+        let parent = self.deciding_parent(tenant).await?;
+        if matches!(tenant.answering(parent.as_deref()), Authority::Http(_)) {
             return Ok(false);
         }
         let now = OffsetDateTime::now_utc();

@@ -108,6 +108,10 @@ async fn revoke(
 fn external(tenant: Tenant) -> Result<Tenant, ApiError> {
     match tenant.authority {
         Authority::Http(_) => Ok(tenant),
+        Authority::Parent => Err(ApiError::invalid(
+            "the authority of this branch is its parent's",
+        )
+        .with_hint("make the call for the parent: it reaches its branches")),
         Authority::Catalogue | Authority::Jwt(_) => Err(ApiError::invalid(
             "the tenant has no external HTTP authority",
         )

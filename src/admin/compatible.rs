@@ -309,6 +309,7 @@ async fn authorise(
     let credential = state
         .access
         .credential(known.as_deref(), secret.as_bytes())
+        .await?
         .ok_or_else(auth::invalid_token)?;
     drop(secret);
     let from = state.true_client(credential.id(), &tenant, &asked.role, from);
@@ -400,7 +401,8 @@ fn refusal(denial: Denial) -> ApiError {
     let status = match denial {
         Denial::InvalidToken(_) => return auth::invalid_token(),
         Denial::NotAMember | Denial::NoRule => StatusCode::NOT_ACCEPTABLE,
-        Denial::NotEnabled
+        Denial::OtherAuthority
+        | Denial::NotEnabled
         | Denial::OutsideToken(_)
         | Denial::Restricted
         | Denial::Revoked

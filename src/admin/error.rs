@@ -178,7 +178,7 @@ const fn where_to_look(what: What) -> &'static str {
         What::Invite => "`sluice invite list TENANT` shows the invitations",
         What::Member => "`sluice member list TENANT` shows the members",
         What::Token => "`sluice token list PERSON` shows a person's tokens",
-        What::Rule => "`sluice rule list TENANT` shows the rules",
+        What::Rule | What::RuleOf => "`sluice rule list TENANT` shows the rules",
         What::RoleSecret => "`sluice tenant secret set TENANT ROLE` stores one",
     }
 }

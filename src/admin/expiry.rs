@@ -1,5 +1,8 @@
 //! When something is to end, as people write it: a time (`2026-05-25T18:00:00Z`) or a while (`24h`, `7d`).
 
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, de};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +58,62 @@ pub fn overlap(text: &str) -> Result<time::Duration, ExpiryError> {
     let now = OffsetDateTime::now_utc();
     // A time says as well how long it is until then.
     parse(text, now).map(|at| at - now)
+}
+
+/// A time or a while as a field of a body holds it, not read yet. Who sends a number is told what it lacks.
+struct Written(String);
+
+impl<'de> Deserialize<'de> for Written {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        input.deserialize_any(Reader)
+    }
+}
+
+struct Reader;
+
+impl Reader {
+    fn unitless<E: de::Error>(number: impl fmt::Display) -> Result<Written, E> {
+        Err(E::custom(format_args!(
+            "{number} has no unit: write it as text, as in \"30m\", \"24h\" or \"7d\""
+        )))
+    }
+}
+
+impl de::Visitor<'_> for Reader {
+    type Value = Written;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text, as in \"24h\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Written, E> {
+        Ok(Written(text.to_owned()))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Written, E> {
+        Self::unitless(number)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Written, E> {
+        Self::unitless(number)
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Written, E> {
+        Self::unitless(number)
+    }
+}
+
+/// For fields that hold a time or a while.
+pub(super) fn written<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+    Written::deserialize(input).map(|written| written.0)
+}
+
+/// For fields that may hold a time or a while.
+pub(super) fn perhaps_written<'de, D: Deserializer<'de>>(
+    input: D,
+) -> Result<Option<String>, D::Error> {
+    let written = Option::<Written>::deserialize(input)?;
+    Ok(written.map(|written| written.0))
 }
 
 #[cfg(test)]

@@ -187,7 +187,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::admin::values::{SecretText, TenantFields};
+    use crate::admin::values::{RuleTerms, SecretText, TenantFields};
 
     fn refused<T: DeserializeOwned>(body: &str) -> String {
         let refused = json::<Object<T>>(body.as_bytes()).map_err(BodyError::into_api);
@@ -244,6 +244,18 @@ mod tests {
             "`roles[1].port` must be a whole number from 0 to 65535"
         );
         assert_eq!(refused::<Nested>("{}"), "`roles` is missing");
+        for (body, said) in [
+            (
+                r#"{"expires": 3600}"#,
+                r#"`expires`: 3600 has no unit: write it as text, as in "30m", "24h" or "7d""#,
+            ),
+            (
+                r#"{"expires": true}"#,
+                r#"`expires` must be text, as in "24h""#,
+            ),
+        ] {
+            assert_eq!(refused::<RuleTerms>(body), said);
+        }
     }
 
     #[test]

@@ -25,10 +25,10 @@ pub(super) fn new_tenant(mut fields: TenantFields) -> Result<Tenant, ApiError> {
         .host
         .take()
         .ok_or_else(|| ApiError::invalid("`host` is missing"))?;
+    let parent = fields.parent.take();
     let tenant = Tenant {
         name: name.to_string(),
         tenant: name,
-        parent: fields.parent.take(),
         host,
         port: DEFAULT_PORT,
         default_database: None,
@@ -44,7 +44,11 @@ pub(super) fn new_tenant(mut fields: TenantFields) -> Result<Tenant, ApiError> {
         timeouts: TenantTimeouts::default(),
         client_tls: ClientTls::Allow,
         token_access: TokenAccess::Disabled,
-        authority: Authority::Catalogue,
+        authority: match parent {
+            Some(_) => Authority::Parent,
+            None => Authority::Catalogue,
+        },
+        parent,
         privileged_roles: PrivilegedRoles::Refuse,
         networks: Vec::new(),
         created_at: OffsetDateTime::now_utc(),

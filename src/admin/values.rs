@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use super::{extract::Described, networks, object, own_values::Way};
+use super::{expiry, extract::Described, networks, object, own_values::Way};
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
@@ -341,6 +341,7 @@ pub struct TokenView {
 pub struct TokenTerms {
     pub name: String,
     /// RFC 3339 time or duration from now.
+    #[serde(deserialize_with = "expiry::written")]
     pub expires: String,
     /// `db:connect` alone unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -363,7 +364,10 @@ pub struct TokenFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// RFC 3339 time or duration from now.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "expiry::perhaps_written",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<TokenScope>>)]
@@ -381,10 +385,16 @@ pub struct TokenFields {
 #[serde(default, deny_unknown_fields)]
 pub struct Rotation {
     /// How long the old token works on, `0` for not at all; a day unless told.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "expiry::perhaps_written",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub overlap: Option<String>,
     /// When the new token ends; unless told it lasts as long as the old one was made for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "expiry::perhaps_written",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires: Option<String>,
 }
 
@@ -446,6 +456,7 @@ pub struct RuleAddition {
     /// Id or e-mail address.
     pub person: String,
     pub role: RoleName,
+    #[serde(deserialize_with = "expiry::written")]
     pub expires: String,
     #[serde(default, deserialize_with = "networks::list")]
     #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
@@ -461,7 +472,10 @@ pub struct RuleAddition {
 #[serde(default, deny_unknown_fields)]
 pub struct RuleTerms {
     /// RFC 3339 time or duration from now.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "expiry::perhaps_written",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires: Option<String>,
     #[serde(
         deserialize_with = "networks::optional_list",
@@ -497,7 +511,11 @@ pub struct Invitation {
     #[serde(deserialize_with = "object::list")]
     pub roles: Vec<InvitationRole>,
     /// Until when it can be accepted: RFC 3339 time or duration from now; a week unless told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "expiry::perhaps_written",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires: Option<String>,
 }
 
@@ -507,6 +525,7 @@ pub struct Invitation {
 pub struct InvitationRole {
     pub role: RoleName,
     /// For how long, from the acceptance on.
+    #[serde(deserialize_with = "expiry::written")]
     pub lasts: String,
     #[serde(default, deserialize_with = "networks::list")]
     #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]

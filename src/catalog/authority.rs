@@ -11,6 +11,7 @@ use utoipa::{
 };
 
 use super::timeouts::TimeLimit;
+use crate::names::TenantRef;
 
 /// What answers "may this token use this role here".
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub enum Authority {
     /// The rules and tokens of the catalogue.
     #[default]
     Catalogue,
+    /// Of a branch: whoever answers for its parent.
+    Parent,
     /// An HTTP service; its contract is that of the Management API's authorise call.
     Http(Arc<HttpAuthority>),
     /// Whoever signs JSON Web Tokens: they prove who it is, the catalogue's rules decide.
@@ -93,6 +96,7 @@ impl utoipa::PartialSchema for Authority {
         OneOfBuilder::new()
             .description(Some("Who decides about tokens."))
             .item(of_kind("catalogue", ObjectBuilder::new().into()))
+            .item(of_kind("parent", ObjectBuilder::new().into()))
             .item(of_kind(
                 "http",
                 <HttpAuthority as utoipa::PartialSchema>::schema(),
@@ -140,6 +144,10 @@ fn sub() -> String {
     "sub".to_owned()
 }
 
+/// What stands for a tenant's ref; a query keeps it as it is, in a path the braces are encoded.
+const REF: &str = "{ref}";
+const ENCODED_REF: &str = "%7Bref%7D";
+
 /// An address that can be called: http or https with a host, and without credentials, which would end up in logs.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(into = "String", try_from = "String")]
@@ -148,7 +156,7 @@ pub struct AuthorityUrl(Url);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "must be an address such as https://auth.example.com/authorise, without user name, password and fragment"
+    "must be an address such as https://auth.example.com/authorise, without user name, password and fragment, and {{ref}} only behind the host"
 )]
 pub struct InvalidUrl;
 
@@ -156,6 +164,17 @@ impl AuthorityUrl {
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.0
+    }
+
+    /// Where to ask about logins to `tenant`: `{ref}` in the path or query stands for its ref.
+    #[must_use]
+    pub fn about(&self, tenant: &TenantRef) -> Url {
+        let mut url = self.0.clone();
+        url.set_path(&url.path().replace(ENCODED_REF, tenant.as_str()));
+        if let Some(query) = url.query().map(|query| query.replace(REF, tenant.as_str())) {
+            url.set_query(Some(&query));
+        }
+        url
     }
 }
 
@@ -166,26 +185,29 @@ impl TryFrom<String> for AuthorityUrl {
         let url = Url::parse(&text).map_err(|_| InvalidUrl)?;
         let plain =
             url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-        let callable = matches!(url.scheme(), "https" | "http") && url.has_host();
+        // What a tenant is called must not lead to another server.
+        let host = url.host_str().filter(|host| !host.contains('{'));
+        let callable = matches!(url.scheme(), "https" | "http") && host.is_some();
         (plain && callable).then_some(Self(url)).ok_or(InvalidUrl)
     }
 }
 
 impl From<AuthorityUrl> for String {
     fn from(url: AuthorityUrl) -> Self {
-        url.0.into()
+        url.to_string()
     }
 }
 
+/// As it was written.
 impl fmt::Display for AuthorityUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&self.0.as_str().replace(ENCODED_REF, REF))
     }
 }
 
 impl fmt::Debug for AuthorityUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_str().fmt(f)
+        fmt::Debug::fmt(&self.to_string(), f)
     }
 }
 
@@ -210,6 +232,25 @@ mod tests {
             authority(r#"{"kind": "catalogue"}"#).unwrap(),
             Authority::Catalogue
         );
+        assert_eq!(
+            authority(r#"{"kind": "parent"}"#).unwrap(),
+            Authority::Parent
+        );
+    }
+
+    #[test]
+    fn the_ref_in_an_address_is_that_of_the_tenant() {
+        let demo = TenantRef::parse("demo").unwrap();
+        for (text, about) in [
+            ("https://a/v1/{ref}/jit", "https://a/v1/demo/jit"),
+            ("https://a/?of={ref}&x=1", "https://a/?of=demo&x=1"),
+            ("https://a/v1/jit", "https://a/v1/jit"),
+        ] {
+            let url = AuthorityUrl::try_from(text.to_owned()).unwrap();
+            assert_eq!(url.to_string(), text);
+            assert_eq!(url.about(&demo).as_str(), about);
+        }
+        assert!(AuthorityUrl::try_from("https://{ref}.example.com/".to_owned()).is_err());
     }
 
     #[test]

@@ -109,6 +109,8 @@ pub enum What {
     Person,
     RoleSecret,
     Rule,
+    /// Any rule at all of a person.
+    RuleOf,
     Tenant,
     Token,
 }
@@ -138,6 +140,7 @@ impl fmt::Display for What {
             Self::Person => "person",
             Self::RoleSecret => "secret of role",
             Self::Rule => "rule",
+            Self::RuleOf => "rule of person",
             Self::Tenant => "tenant",
             Self::Token => "token",
         })

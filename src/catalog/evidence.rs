@@ -8,8 +8,7 @@ use uuid::Uuid;
 use crate::{
     catalog::{
         Catalog, CatalogError, Token, changes, members, people, rule_rows, tenant_rows, token,
-        tokens,
-        types::{Evidence, Tenant, TokenAccess},
+        tokens, types::Evidence,
     },
     names::{PersonId, RoleName, TenantRef, TokenId},
 };
@@ -108,6 +107,7 @@ async fn gather(
     let tenant = tenant_rows::find(connection, name).await?;
     let (own, parent) = tenant.as_ref().map_or((name, name), tenant_rows::lineage);
     let above = tenant_rows::find(connection, parent).await?;
+    let is_branch = own != parent;
     let (token, owner) = match bearer {
         Bearer::Token(id) => {
             let token = tokens::find(connection, id).await?;
@@ -124,16 +124,11 @@ async fn gather(
     let rules = rule_rows::find_inherited(connection, (own, parent), owner, role).await?;
     Ok(Evidence {
         revision,
-        parent_token_access: parent_token_access(tenant.as_ref(), above.as_ref()),
         tenant: tenant.map(Arc::new),
+        parent: above.filter(|_| is_branch).map(Arc::new),
         token,
         person,
         standing,
         rules,
     })
-}
-
-fn parent_token_access(tenant: Option<&Tenant>, above: Option<&Tenant>) -> Option<TokenAccess> {
-    tenant?.parent.as_ref()?;
-    above.map(|parent| parent.token_access)
 }

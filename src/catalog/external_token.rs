@@ -14,12 +14,14 @@ const ID_CHARACTERS: usize = 12;
 /// A secret of unknown shape with its names. Wiped when dropped.
 pub struct ExternalToken {
     id: TokenId,
+    tenant: TenantRef,
     mac: [u8; 32],
     text: Zeroizing<String>,
 }
 
 impl ExternalToken {
-    /// `None`: the text cannot be a token's. A token that is shown to two tenants has two names.
+    /// `None`: the text cannot be a token's. `tenant` is the one whose authority answers for it: a token has one name for
+    /// a tenant and the branches that have its authority, and others for others.
     #[must_use]
     pub fn new(text: &str, tenant: &TenantRef, pepper: &Pepper) -> Option<Self> {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -34,6 +36,7 @@ impl ExternalToken {
         ]);
         Some(Self {
             id: TokenId::parse(&base62(&mac, ID_CHARACTERS)).ok()?,
+            tenant: tenant.clone(),
             mac,
             text: Zeroizing::new(text.to_owned()),
         })
@@ -42,6 +45,12 @@ impl ExternalToken {
     #[must_use]
     pub fn id(&self) -> &TokenId {
         &self.id
+    }
+
+    /// Whose authority answers for it.
+    #[must_use]
+    pub fn tenant(&self) -> &TenantRef {
+        &self.tenant
     }
 
     /// What decisions about it are remembered under.

@@ -21,10 +21,12 @@ pub const RULE_DAYS_MAX: i64 = 90;
 const NETWORKS_MAX: usize = 100;
 const REASON_MAX_BYTES: usize = 1000;
 
-/// Whether the role is one that a tenant must allow expressly: `postgres` and PostgreSQL's own `pg_*`.
+/// Whether the role is one that the tenant must allow expressly: `postgres`, PostgreSQL's own `pg_*`, and the role with
+/// which the pooler reads everybody's password verifiers.
 #[must_use]
-pub fn is_privileged(role: &RoleName) -> bool {
-    role.as_str() == "postgres" || role.as_str().starts_with("pg_")
+pub fn is_privileged(tenant: &Tenant, role: &RoleName) -> bool {
+    let is_well_known = role.as_str() == "postgres" || role.as_str().starts_with("pg_");
+    is_well_known || tenant.auth_user.as_ref() == Some(role)
 }
 
 impl Catalog {
@@ -167,7 +169,7 @@ impl Catalog {
             .change(async move |connection| {
                 let old = find_all(connection, &tenant, person).await?;
                 if old.is_empty() {
-                    return Err(CatalogError::missing(What::Rule, person));
+                    return Err(CatalogError::missing(What::RuleOf, person));
                 }
                 let mut events = Vec::new();
                 for rule in &old {
@@ -197,7 +199,7 @@ async fn require_member(
 }
 
 pub(super) fn check_privilege(tenant: &Tenant, role: &RoleName) -> Result<(), CatalogError> {
-    if is_privileged(role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
+    if is_privileged(tenant, role) && tenant.privileged_roles == PrivilegedRoles::Refuse {
         return Err(CatalogError::PrivilegedRole {
             tenant: tenant.tenant.clone(),
             role: role.clone(),

@@ -84,6 +84,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
 fn writer_options(path: &Path) -> SqliteConnectOptions {
     options(path)
         .journal_mode(SqliteJournalMode::Wal)
+        // What an insert of many rows could have to undo is small; by default it is a file, made and removed each time.
+        .pragma("temp_store", "memory")
         // A revocation or an audit row that was confirmed must survive a power cut.
         .synchronous(SqliteSynchronous::Full)
 }

@@ -185,7 +185,8 @@ fn check(tenant: &Tenant) -> Result<(), CatalogError> {
 fn check_authority(authority: &Authority) -> Result<(), CatalogError> {
     let invalid = |field, problem| Err(CatalogError::Invalid { field, problem });
     match authority {
-        Authority::Catalogue => {}
+        // Whether there is a parent is looked at with the parent.
+        Authority::Catalogue | Authority::Parent => {}
         Authority::Http(http) => {
             let deadline = http.deadline.map(TimeLimit::duration);
             if deadline
@@ -236,6 +237,12 @@ async fn check_parent(
     tenant: &Tenant,
 ) -> Result<(), CatalogError> {
     let Some(parent) = &tenant.parent else {
+        if tenant.authority == Authority::Parent {
+            return Err(CatalogError::Invalid {
+                field: "authority",
+                problem: "cannot be the parent's: the tenant is no branch",
+            });
+        }
         return Ok(());
     };
     if *parent == tenant.tenant {

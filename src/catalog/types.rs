@@ -82,6 +82,17 @@ pub struct Tenant {
     pub created_at: OffsetDateTime,
 }
 
+impl Tenant {
+    /// Whoever answers for the tenant's tokens; a branch may leave that to its parent. `Authority::Parent`: nobody does.
+    #[must_use]
+    pub fn answering<'a>(&'a self, parent: Option<&'a Self>) -> &'a Authority {
+        match (&self.authority, parent) {
+            (Authority::Parent, Some(parent)) => &parent.authority,
+            (own, _) => own,
+        }
+    }
+}
+
 /// A tenant as it was at a revision of the catalogue.
 #[derive(Debug, Clone)]
 pub struct TenantAt {
@@ -283,8 +294,8 @@ pub struct Evidence {
     /// The catalogue's revision that the rest was read at.
     pub revision: Revision,
     pub tenant: Option<Arc<Tenant>>,
-    /// For a branch: whether the parent has token access enabled (it then holds for its branches too).
-    pub parent_token_access: Option<TokenAccess>,
+    /// For a branch: its parent, some of whose word holds for its branches too.
+    pub parent: Option<Arc<Tenant>>,
     pub token: Option<TokenRecord>,
     pub person: Option<Person>,
     /// What the person is to the tenant or, for a branch, to its parent.

@@ -50,9 +50,9 @@ const CHANGES_MAX: usize = 256;
 /// Audit entries that may wait; beyond, `record` waits and `record_later` drops.
 const TRAIL_MAX: usize = 4096;
 /// Entries per transaction: enough to share the cost of a commit, few enough not to delay a change.
-const BATCH_MAX: usize = 128;
+const BATCH_MAX: usize = 256;
 /// How long events wait for company.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(100);
 
 /// The handle to the writer thread.
 pub(super) struct Writer {

@@ -24,6 +24,12 @@ pub enum AuthorityAction {
     /// Let the catalogue decide: its people, tokens and rules
     #[command(after_help = "Example:\n  sluice authority catalogue demo")]
     Catalogue { tenant: TenantRef },
+    /// Let whoever decides for its parent decide for a branch too; how a branch begins
+    #[command(after_help = "Example:\n  sluice authority parent demo-branch")]
+    Parent {
+        #[arg(value_name = "BRANCH")]
+        tenant: TenantRef,
+    },
     /// Let an HTTP service decide, by the contract of docs/api.md. Ends the sessions that another authority has let in
     #[command(
         after_help = "Example:\n  sluice authority http demo --url https://auth.example.com/v1/projects/demo/database/jit"
@@ -42,7 +48,7 @@ pub enum AuthorityAction {
 #[derive(Args)]
 pub struct HttpOptions {
     tenant: TenantRef,
-    /// Where to ask
+    /// Where to ask; {ref} in it stands for the ref of the tenant, or branch, that somebody logs in to
     #[arg(long, value_parser = url)]
     url: AuthorityUrl,
     /// File (PEM) with the certificate authorities that may vouch for it; the public ones unless told
@@ -90,6 +96,7 @@ impl AuthorityAction {
     pub(super) async fn run(self, client: &Client) -> Result<Answer, CliError> {
         match self {
             Self::Catalogue { tenant } => set(client, tenant, Authority::Catalogue).await,
+            Self::Parent { tenant } => set(client, tenant, Authority::Parent).await,
             Self::Http(options) => {
                 let http = HttpAuthority {
                     url: options.url,
@@ -165,6 +172,7 @@ async fn set(client: &Client, tenant: TenantRef, authority: Authority) -> Result
 pub(super) fn described(authority: &Authority) -> String {
     match authority {
         Authority::Catalogue => "the catalogue".to_owned(),
+        Authority::Parent => "as its parent".to_owned(),
         Authority::Http(http) => http.url.to_string(),
         Authority::Jwt(jwt) => format!("JSON Web Tokens of {}", jwt.issuer),
     }

@@ -28,7 +28,7 @@ pub enum RuleAction {
         after_help = "Example:\n  sluice rule set demo first@example.com app_readwrite --expires 1h"
     )]
     Set(Terms),
-    /// List the rules of a tenant
+    /// List the rules of a tenant; of a branch its own: those of its parent hold there, too
     #[command(after_help = "Example:\n  sluice rule list demo --person first@example.com")]
     List {
         tenant: TenantRef,

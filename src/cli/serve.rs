@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::ServeArgs;
+use super::{ServeArgs, memory};
 use crate::{
     access::certificates::CertificateAuthority,
     admin::{self, AdminState, Changes, MetricsGuard, Readiness, ReloadError, ReloadRequest},
@@ -29,7 +29,7 @@ use crate::{
     },
     config::Config,
     doctor::Doctor,
-    listener::{Listeners, Pooler, Setup},
+    listener::{Listeners, Pooler, Setup, keepalive},
     metrics,
     net::server_tls::ServerTls,
     session::Process,
@@ -73,6 +73,7 @@ impl<T, E: Into<Box<dyn Error + Send + Sync>>> During<T> for Result<T, E> {
 
 /// Runs the pooler until it is told to stop.
 pub fn run(args: &ServeArgs) -> ExitCode {
+    memory::page_finely();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -217,8 +218,13 @@ fn load_authority(config: &Config) -> Result<Option<Arc<CertificateAuthority>>, 
 
 fn admin_socket(config: &Config) -> Result<std::net::TcpListener, StartError> {
     let count = std::num::NonZeroUsize::MIN;
-    let mut sockets = crate::net::listener::bind(config.admin.listen, count, "admin.listen")
-        .during("admin listener")?;
+    let mut sockets = crate::net::listener::bind(
+        config.admin.listen,
+        count,
+        "admin.listen",
+        &keepalive(config),
+    )
+    .during("admin listener")?;
     sockets
         .pop()
         .ok_or(io::Error::from(io::ErrorKind::NotConnected))

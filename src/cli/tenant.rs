@@ -15,9 +15,12 @@ use super::{
 };
 use crate::{
     admin::values::{Done, GuardKey, OneTenant, Removed, SecretText, Tenants},
-    catalog::types::{Tenant, TenantTimeouts},
+    catalog::types::{Tenant, TenantTimeouts, TokenAccess},
     names::{RoleName, TenantRef},
 };
+
+/// What is said of a branch where it has no word of its own.
+const AS_ITS_PARENT: &str = "as its parent";
 
 #[derive(Subcommand)]
 pub enum TenantAction {
@@ -207,16 +210,28 @@ fn table(found: &Tenants) -> Table {
             server(tenant),
             output::word(&tenant.backend_tls),
             output::word(&tenant.login),
-            output::word(&tenant.token_access),
+            token_access(tenant),
             output::or_dash(tenant.parent.as_ref()),
         ]);
     }
     table
 }
 
+/// A branch is on where its parent is.
+fn token_access(tenant: &Tenant) -> String {
+    match (tenant.token_access, &tenant.parent) {
+        (TokenAccess::Disabled, Some(_)) => AS_ITS_PARENT.to_owned(),
+        (own, _) => output::word(&own),
+    }
+}
+
 fn describe(tenant: &Tenant) -> String {
     let configured =
         |value: Option<u32>| value.map_or_else(|| "as configured".to_owned(), |n| n.to_string());
+    let any_network = match &tenant.parent {
+        Some(_) => AS_ITS_PARENT,
+        None => "any",
+    };
     output::facts(&[
         ("ref", tenant.tenant.to_string()),
         ("name", tenant.name.clone()),
@@ -256,10 +271,13 @@ fn describe(tenant: &Tenant) -> String {
         ("max clients", configured(tenant.max_clients)),
         ("timeouts", timeouts(&tenant.timeouts)),
         ("client tls", output::word(&tenant.client_tls)),
-        ("token access", output::word(&tenant.token_access)),
+        ("token access", token_access(tenant)),
         ("authority", authority::described(&tenant.authority)),
         ("privileged roles", output::word(&tenant.privileged_roles)),
-        ("token networks", output::list(&tenant.networks, "any")),
+        (
+            "token networks",
+            output::list(&tenant.networks, any_network),
+        ),
         ("added", output::instant(tenant.created_at)),
     ])
 }

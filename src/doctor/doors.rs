@@ -114,16 +114,20 @@ impl<'a> Door<'a> {
     /// Notes every other line that leads into `role`.
     pub(super) fn note_others(&self, role: &Role, findings: &mut Findings) {
         let before = findings.0.len();
-        let mut seen = Vec::new();
+        let mut told = Vec::new();
         for channel in CHANNELS {
             for rule in reachable(self.rules, channel, role) {
                 let Some((verdict, why)) = self.judge(rule, channel, role) else {
                     continue;
                 };
-                if seen.contains(&rule.place()) {
+                // Of one line, what another channel makes worse is told as well.
+                let is_told = |(place, worst): &(String, Verdict)| {
+                    *place == rule.place() && *worst >= verdict
+                };
+                if told.iter().any(is_told) {
                     continue;
                 }
-                seen.push(rule.place());
+                told.push((rule.place(), verdict));
                 let message = format!(
                     "{} ({}) leads into {} {}: {why}",
                     rule.place(),
@@ -134,6 +138,8 @@ impl<'a> Door<'a> {
                 let finding = findings.note(Topic::SideDoors, verdict, message);
                 if self.is_gated() {
                     finding.add(self.shut());
+                } else if let Some(from) = self.from {
+                    finding.add(only_from(role, from, rule));
                 }
             }
         }
@@ -179,6 +185,10 @@ impl<'a> Door<'a> {
             "password" | "pam" if channel == Channel::Plain => {
                 Some((Verdict::Unsafe, "the password goes over the wire readable"))
             }
+            _ if !self.is_gated() && self.suits(rule) && !rule.is_for_one_address() => Some((
+                Verdict::Warning,
+                "whoever uses the role with a token can give it another password and come back with that, past every rule",
+            )),
             _ if !self.is_gated() || self.suits(rule) => None,
             "cert" => Some((
                 Verdict::Warning,
@@ -267,6 +277,19 @@ impl<'a> Door<'a> {
             ],
         )
     }
+}
+
+/// The lines that let nobody but us in as `role`, with its password.
+fn only_from(role: &Role, from: IpAddr, rule: &HostRule) -> Addition {
+    let (name, width) = (quoted(&role.name), if from.is_ipv4() { 32 } else { 128 });
+    Addition::new(
+        format!("pg_hba.conf, before {}", rule.place()),
+        [
+            format!("hostssl all {name} {from}/{width} scram-sha-256"),
+            format!("host    all {name} all reject"),
+            format!("local   all {name} reject"),
+        ],
+    )
 }
 
 fn words(channel: Channel) -> &'static str {

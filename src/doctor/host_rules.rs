@@ -147,6 +147,11 @@ impl HostRule {
         IpNet::with_netmask(address, mask).map_or(From::Unknown, From::Network)
     }
 
+    /// Whether the line is for connections from a single address.
+    pub(super) fn is_for_one_address(&self) -> bool {
+        matches!(self.from(), From::Network(network) if network.prefix_len() == network.max_prefix_len())
+    }
+
     fn holds_at(&self, address: IpAddr) -> Fit {
         match self.from() {
             From::Anywhere => Fit::Yes,

@@ -28,6 +28,7 @@ use crate::{
     net::{
         listener::{ListenError, bind},
         server_tls::ServerTls,
+        stream::Keepalive,
     },
     pool::OverallBudget,
     session::{Command, Parts, Process, Sharing},
@@ -65,10 +66,11 @@ impl Listeners {
     /// Binds what the configuration names, one socket per worker and address.
     pub fn bind(config: &Config) -> Result<Self, ListenError> {
         let count = NonZeroUsize::new(config.listen.workers).unwrap_or(NonZeroUsize::MIN);
+        let keepalive = keepalive(config);
         Ok(Self {
-            pooler: bind(config.listen.pooler, count, "listen.pooler")?,
+            pooler: bind(config.listen.pooler, count, "listen.pooler", &keepalive)?,
             direct: match config.listen.direct {
-                Some(address) => bind(address, count, "listen.direct")?,
+                Some(address) => bind(address, count, "listen.direct", &keepalive)?,
                 None => Vec::new(),
             },
         })
@@ -86,6 +88,15 @@ impl Listeners {
     #[must_use]
     pub fn direct_address(&self) -> Option<SocketAddr> {
         self.direct.first()?.local_addr().ok()
+    }
+}
+
+/// What clients' connections are tuned to.
+pub fn keepalive(config: &Config) -> Keepalive {
+    Keepalive {
+        idle: config.net.keepalive_idle,
+        interval: config.net.keepalive_interval,
+        unacknowledged: config.timeouts.write_stall,
     }
 }
 

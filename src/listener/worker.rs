@@ -9,8 +9,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::keepalive;
 use crate::{
     access::Purge,
+    net::stream::tune,
     pool::{OverallBudget, Pools},
     session::{Command, Process, Sharing, Worker, accept, take_in},
 };
@@ -88,9 +90,19 @@ async fn listen(worker: Rc<Worker>, socket: TcpListener, sharing: Sharing) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listener cannot be served"),
     };
+    let mut tuned = keepalive(&worker.process.config.load());
     loop {
         match listener.accept().await {
             Ok((tcp, peer)) => {
+                let keepalive = keepalive(&worker.process.config.load());
+                if keepalive != tuned {
+                    // Loaded since: what is accepted from now on inherits it.
+                    let retuned = tune(&listener, &keepalive).and_then(|()| tune(&tcp, &keepalive));
+                    if let Err(error) = retuned {
+                        tracing::warn!(%error, "keepalive cannot be set as configured");
+                    }
+                    tuned = keepalive;
+                }
                 worker
                     .sessions
                     .spawn_local(accept(Rc::clone(&worker), tcp, peer, sharing));

@@ -8,6 +8,8 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::stream::{Keepalive, tune};
+
 /// Connections the kernel holds until they are accepted, per listener (it may cap this: `net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
@@ -43,15 +45,17 @@ pub enum ListenError {
     },
 }
 
-/// Opens `count` non-blocking listeners on one address (with port 0, on one free port).
+/// Opens `count` non-blocking listeners on one address (with port 0, on one free port), for connections that are tuned
+/// to `keepalive` when they are accepted.
 ///
 /// `setting` is the configuration key to name when it fails.
 pub fn bind(
     address: SocketAddr,
     count: NonZeroUsize,
     setting: &'static str,
+    keepalive: &Keepalive,
 ) -> Result<Vec<TcpListener>, ListenError> {
-    open(address, count).map_err(|cause| match cause.kind() {
+    open(address, count, keepalive).map_err(|cause| match cause.kind() {
         io::ErrorKind::AddrInUse => ListenError::InUse { address, setting },
         io::ErrorKind::AddrNotAvailable => ListenError::NotOurs { address, setting },
         io::ErrorKind::PermissionDenied => ListenError::NotPermitted { address, setting },
@@ -63,7 +67,11 @@ pub fn bind(
     })
 }
 
-fn open(address: SocketAddr, count: NonZeroUsize) -> io::Result<Vec<TcpListener>> {
+fn open(
+    address: SocketAddr,
+    count: NonZeroUsize,
+    keepalive: &Keepalive,
+) -> io::Result<Vec<TcpListener>> {
     // The first one binds alone: with SO_REUSEPORT from the start, a second Sluice by mistake would succeed and take
     // half of the first one's clients. Shared afterwards, the port takes our other listeners.
     let first = socket(address)?;
@@ -79,6 +87,7 @@ fn open(address: SocketAddr, count: NonZeroUsize) -> io::Result<Vec<TcpListener>
     }
     // Listen only when all are bound: the kernel spreads over those that listen at the time.
     for socket in &sockets {
+        tune(socket, keepalive)?;
         socket.listen(BACKLOG)?;
     }
     Ok(sockets.into_iter().map(TcpListener::from).collect())
@@ -98,19 +107,27 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::{net::TcpStream, time::Duration};
+
+    use socket2::SockRef;
 
     use super::*;
 
     const ANY: &str = "127.0.0.1:0";
+    const KEEPALIVE: Keepalive = Keepalive {
+        idle: Duration::from_secs(7),
+        interval: Duration::from_secs(3),
+        unacknowledged: Some(Duration::from_secs(11)),
+    };
 
-    fn count(count: usize) -> NonZeroUsize {
-        NonZeroUsize::new(count).unwrap()
+    fn listen(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, ListenError> {
+        let count = NonZeroUsize::new(count).unwrap();
+        bind(address, count, "listen.pooler", &KEEPALIVE)
     }
 
     #[test]
     fn all_listeners_share_one_port() {
-        let listeners = bind(ANY.parse().unwrap(), count(3), "listen.pooler").unwrap();
+        let listeners = listen(ANY.parse().unwrap(), 3).unwrap();
         let ports: Vec<_> = listeners
             .iter()
             .map(|listener| listener.local_addr().unwrap().port())
@@ -122,7 +139,7 @@ mod tests {
 
     #[test]
     fn clients_are_spread_over_the_listeners() {
-        let listeners = bind(ANY.parse().unwrap(), count(2), "listen.pooler").unwrap();
+        let listeners = listen(ANY.parse().unwrap(), 2).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let clients: Vec<_> = (0..64)
             .map(|_| TcpStream::connect(address).unwrap())
@@ -138,9 +155,9 @@ mod tests {
     #[test]
     fn a_second_program_is_told_that_the_address_is_in_use() {
         for first in [1, 2] {
-            let listeners = bind(ANY.parse().unwrap(), count(first), "listen.pooler").unwrap();
+            let listeners = listen(ANY.parse().unwrap(), first).unwrap();
             let address = listeners[0].local_addr().unwrap();
-            let error = bind(address, count(2), "listen.pooler").unwrap_err();
+            let error = listen(address, 2).unwrap_err();
             assert!(matches!(error, ListenError::InUse { .. }), "{error}");
             assert!(error.to_string().contains("`listen.pooler`"));
         }
@@ -148,7 +165,21 @@ mod tests {
 
     #[test]
     fn an_address_of_another_machine_is_named() {
-        let error = bind("192.0.2.1:0".parse().unwrap(), count(1), "admin.listen").unwrap_err();
+        let error = listen("192.0.2.1:0".parse().unwrap(), 1).unwrap_err();
         assert!(matches!(error, ListenError::NotOurs { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_accepted_is_tuned() {
+        let listeners = listen(ANY.parse().unwrap(), 1).unwrap();
+        let _client = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
+        listeners[0].set_nonblocking(false).unwrap();
+        let (accepted, _) = listeners[0].accept().unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE.idle);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE.interval);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), KEEPALIVE.unacknowledged);
     }
 }

@@ -243,10 +243,10 @@ pub struct Keepalive {
     pub unacknowledged: Option<Duration>,
 }
 
-/// Prepares a socket for short messages and for peers that vanish.
-pub fn tune(tcp: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let socket = SockRef::from(tcp);
+/// Prepares a socket for short messages and for peers that vanish. What a listener accepts inherits it.
+pub fn tune<'s>(socket: impl Into<SockRef<'s>>, keepalive: &Keepalive) -> io::Result<()> {
+    let socket = socket.into();
+    socket.set_tcp_nodelay(true)?;
     let probing = TcpKeepalive::new()
         .with_time(keepalive.idle)
         .with_interval(keepalive.interval)

@@ -325,6 +325,17 @@ impl Pipeline {
         behind.any(Due::ends_with_ready)
     }
 
+    /// The name that a client had for the statement that backends know as `canonical`, and has closed since: the server
+    /// has not come to that yet.
+    #[must_use]
+    pub fn name_until_close(&self, canonical: &str) -> Option<&[u8]> {
+        let mut undos = self.owed.iter().filter_map(|due| due.undo.as_deref());
+        undos.find_map(|undo| match undo {
+            Undo::Close { name, statement } if statement.name() == canonical => Some(&**name),
+            _ => None,
+        })
+    }
+
     /// The same for the unnamed statement.
     #[must_use]
     pub fn is_unnamed_undecided(&self) -> bool {

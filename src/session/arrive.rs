@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     metrics::{CancelOutcome, cancel_request},
-    net::stream::{Detached, Keepalive, Stream, tune},
+    net::stream::{Detached, Stream},
     protocol::startup::{Replication, Startup},
 };
 
@@ -66,14 +66,6 @@ pub async fn accept(worker: Rc<Worker>, mut tcp: TcpStream, peer: SocketAddr, sh
     let config = worker.process.config.load_full();
     let deadline = Instant::now() + config.timeouts.login;
     let presence = worker.process.stranger(peer.ip());
-    let keepalive = Keepalive {
-        idle: config.net.keepalive_idle,
-        interval: config.net.keepalive_interval,
-        unacknowledged: config.timeouts.write_stall,
-    };
-    if tune(&tcp, &keepalive).is_err() {
-        return;
-    }
     let settings = HandshakeSettings {
         tls: worker.process.tls.clone(),
         proxy_from: config.listen.proxy_protocol_from.clone(),

@@ -390,6 +390,9 @@ fn denied(role: &str, denial: Denial) -> ErrorResponse {
         Denial::OutsideToken(_) => {
             "Log in with another of your tokens, or ask an administrator for one that is good for this."
         }
+        Denial::OtherAuthority => {
+            "Log in with a token of the authority that the project relies on."
+        }
         Denial::NotEnabled => "Ask an administrator of the project to enable token access.",
         Denial::NotAMember => "Ask an administrator of the project to make you a member.",
         Denial::NoRule => {

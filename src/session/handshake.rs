@@ -250,13 +250,14 @@ async fn first_packet(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<Option<First>, HandshakeFailure> {
     let mut header = [0; 4];
-    match stream.read(&mut header[..1]).await {
+    let begun = match stream.read(&mut header).await {
         Ok(0) => return Ok(None),
-        Ok(_) => {}
+        Ok(count) => count,
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
         Err(error) => return Err(error.into()),
-    }
-    stream.read_exact(&mut header[1..]).await.map_err(cut_off)?;
+    };
+    let rest = stream.read_exact(&mut header[begun..]).await;
+    rest.map_err(cut_off)?;
     let mut body = vec![0; first_length(header)?];
     stream.read_exact(&mut body).await.map_err(cut_off)?;
     Ok(Some(parse_first(&body)?))

@@ -127,7 +127,7 @@ pub(super) fn expiry_notice(left: Duration) -> BytesMut {
     );
     let notice = ErrorResponse::new(Severity::Notice, SqlState::SUCCESSFUL_COMPLETION, text)
         .with_hint(
-            "Ask an administrator of the project to extend your rule if you need more time.",
+            "It ends with your rule or your token, whichever is first: have the rule extended, or log in with a newer token.",
         );
     let mut out = BytesMut::new();
     notice.write_notice(&mut out);

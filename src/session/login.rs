@@ -196,8 +196,9 @@ async fn with_token(
 ) -> Result<Authenticated, End> {
     let secret = ask_secret(client).await?;
     let access = &worker.process.access;
-    let credential = access.credential(tenant.as_deref(), &secret);
+    let credential = access.credential(tenant.as_deref(), &secret).await;
     drop(secret);
+    let credential = credential.map_err(|_| End::CannotVerify)?;
     by_token(worker, client, claim, tenant, credential).await
 }
 
@@ -209,7 +210,9 @@ async fn with_either(
     tenant: Arc<Tenant>,
 ) -> Result<Authenticated, End> {
     let password = ask_secret(client).await?;
-    let credential = worker.process.access.credential(Some(&tenant), &password);
+    let access = &worker.process.access;
+    let credential = access.credential(Some(&tenant), &password).await;
+    let credential = credential.map_err(|_| End::CannotVerify)?;
     if credential.is_some() {
         return by_token(worker, client, claim, Some(tenant), credential).await;
     }

@@ -712,7 +712,7 @@ fn look_at_server(
             if session_state::is_stale_plan(body) {
                 own.statements.borrow_mut().renew();
             }
-            return Ok(own.prepared.translate_error(body));
+            return Ok(own.prepared.translate_error(body, &backend.pipeline));
         }
         tag::NOTIFICATION_RESPONSE => {
             let Some(own) = own else { return Ok(None) };

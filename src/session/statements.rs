@@ -21,7 +21,7 @@ use crate::{
     pool::Backend,
     protocol::{
         frame::{HEADER_BYTES, Header, backend, frontend},
-        pipeline::{Answer, TransactionStatus},
+        pipeline::{Answer, Pipeline, TransactionStatus},
         prepared::{
             Meaning, NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements,
             UTF8, Undo,
@@ -387,7 +387,7 @@ impl Prepared {
 
     /// The server's error, a whole message, in the client's words if it speaks of a statement by the pool's name.
     /// All that it says beside the name stays as it is.
-    pub(super) fn translate_error(&self, body: &[u8]) -> Option<BytesMut> {
+    pub(super) fn translate_error(&self, body: &[u8], pipeline: &Pipeline) -> Option<BytesMut> {
         let start = memchr::memmem::find(body, PREFIX.as_bytes())?;
         let (before, rest) = body.split_at(start);
         let length = rest.iter().position(|byte| !is_of_name(*byte))?;
@@ -397,7 +397,11 @@ impl Prepared {
         }
         let name = match canonical {
             GIVEN_UP => &*self.given_up,
-            _ => self.names.name_of(std::str::from_utf8(canonical).ok()?)?,
+            _ => {
+                let canonical = std::str::from_utf8(canonical).ok()?;
+                let closed = || pipeline.name_until_close(canonical);
+                self.names.name_of(canonical).or_else(closed)?
+            }
         };
         let length = u32::try_from(4 + before.len() + name.len() + after.len()).ok()?;
         let mut message = BytesMut::new();

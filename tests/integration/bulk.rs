@@ -10,8 +10,10 @@ use crate::support::{
     Client, Fixture, Reply, login::Login, sluice::Settings, until, wire::SocketOptions,
 };
 
-/// Enough to show in the memory of whoever keeps it.
-const BULK_BYTES: usize = 64 << 20;
+/// Enough to show in the memory of whoever keeps it. `SLUICE_BULK_BYTES` says otherwise: PostgreSQL knows up to a gigabyte.
+fn bulk_bytes() -> usize {
+    std::env::var("SLUICE_BULK_BYTES").map_or(64 << 20, |bytes| bytes.parse().unwrap())
+}
 
 /// How much Sluice may grow while it passes that on.
 const GROWTH_MAX_BYTES: u64 = 8 << 20;
@@ -37,15 +39,15 @@ fn in_bounded_memory(work: impl Fn(&mut Client)) {
 #[test]
 fn a_huge_row_streams_through() {
     in_bounded_memory(|client| {
-        let value = client.value(&format!("select repeat('x', {BULK_BYTES})"));
-        assert_eq!(value.len(), BULK_BYTES);
+        let value = client.value(&format!("select repeat('x', {})", bulk_bytes()));
+        assert_eq!(value.len(), bulk_bytes());
     });
 }
 
 #[test]
 fn a_huge_parameter_streams_through() {
     in_bounded_memory(|client| {
-        let value = "x".repeat(BULK_BYTES);
+        let value = "x".repeat(bulk_bytes());
         client.send_messages(|out| {
             frontend::parse("", "select length($1::text)", [], out).unwrap();
             bind_text("", &value, out);
@@ -53,14 +55,14 @@ fn a_huge_parameter_streams_through() {
             frontend::sync(out);
         });
         let answer = client.answer().unwrap();
-        assert_eq!(answer.rows, [[Some(BULK_BYTES.to_string())]]);
+        assert_eq!(answer.rows, [[Some(bulk_bytes().to_string())]]);
     });
 }
 
 #[test]
 fn a_huge_parameter_of_a_named_statement_streams_through() {
     in_bounded_memory(|client| {
-        let value = "x".repeat(BULK_BYTES);
+        let value = "x".repeat(bulk_bytes());
         client.send_messages(|out| {
             frontend::parse("measure", "select length($1::text)", [], out).unwrap();
             bind_text("measure", &value, out);
@@ -68,16 +70,16 @@ fn a_huge_parameter_of_a_named_statement_streams_through() {
             frontend::sync(out);
         });
         let answer = client.answer().unwrap();
-        assert_eq!(answer.rows, [[Some(BULK_BYTES.to_string())]]);
+        assert_eq!(answer.rows, [[Some(bulk_bytes().to_string())]]);
     });
 }
 
 #[test]
 fn a_huge_query_text_streams_through() {
     in_bounded_memory(|client| {
-        let value = "x".repeat(BULK_BYTES / 2);
+        let value = "x".repeat(bulk_bytes() / 2);
         let length = client.value(&format!("select length('{value}')"));
-        assert_eq!(length, (BULK_BYTES / 2).to_string());
+        assert_eq!(length, (bulk_bytes() / 2).to_string());
         client.send_messages(|out| {
             frontend::parse("", &format!("select length('{value}')"), [], out).unwrap();
             bind(out);
@@ -101,7 +103,7 @@ fn a_huge_copy_streams_through_both_ways() {
         let mut data = vec![b'd'];
         data.extend_from_slice(&(LINE as u32 + 4).to_be_bytes());
         data.extend_from_slice(line.as_bytes());
-        for _ in 0..BULK_BYTES / LINE {
+        for _ in 0..bulk_bytes() / LINE {
             client.send(&data);
         }
         client.send_messages(frontend::copy_done);
@@ -116,7 +118,7 @@ fn a_huge_copy_streams_through_both_ways() {
                 _ => {}
             }
         }
-        assert_eq!(copied, BULK_BYTES);
+        assert_eq!(copied, bulk_bytes() / LINE * LINE);
         client.query("truncate bulk").unwrap();
     });
 }
@@ -141,7 +143,8 @@ fn deaf(mut login: Login) -> Client {
     };
     let mut client = login.open().unwrap();
     client.start(&format!(
-        "select repeat('x', {BULK_BYTES}) from generate_series(1, 10)"
+        "select repeat('x', {}) from generate_series(1, 10)",
+        bulk_bytes()
     ));
     client
 }

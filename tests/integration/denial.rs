@@ -10,7 +10,7 @@ use crate::support::{
     admin::Revocation,
     fixture::unique_name,
     login::startup,
-    postgres::{self, OTHER_TOKEN_ROLE, PASSWORD_ROLE, TOKEN_ROLE},
+    postgres::{self, AUTH_ROLE, OTHER_TOKEN_ROLE, PASSWORD_ROLE, TOKEN_ROLE},
     sluice::Settings,
     until,
 };
@@ -228,14 +228,16 @@ fn a_server_older_than_17_takes_password_users_and_no_tokens() {
 fn privileged_roles_are_granted_only_where_the_tenant_allows_it() {
     let fixture = Fixture::start();
     let person = fixture.person("first");
-    for role in ["postgres", "pg_read_all_data"] {
+    // Who may look up verifiers has everybody's.
+    for role in ["postgres", "pg_read_all_data", AUTH_ROLE] {
         let path = fixture.rule_path(&person, role);
         let answer = fixture.sluice.admin.call(
             reqwest::Method::PUT,
             &path,
             Some(json!({ "expires": "1h" })),
         );
-        assert!((400..500).contains(&answer.status), "{role}: {answer:?}");
+        assert_eq!(answer.status, 422, "{role}: {answer:?}");
+        assert_eq!(answer.error().0, "privileged_role");
     }
 }
 
@@ -293,6 +295,27 @@ fn roles_that_the_server_calls_privileged_are_not_granted() {
     ));
     fixture.grant(&person, &role, json!({ "expires": "1h" }));
     assert!(fixture.token_login_as(&person, &role).open().is_ok());
+}
+
+#[test]
+fn a_password_that_a_person_gives_their_role_outlives_no_rule() {
+    let fixture = Fixture::start();
+    let (role, own) = (unique_name(), "one-of-my-own");
+    fixture
+        .cluster
+        .run(&format!("create role {role} login in role jit_assumable"));
+    let person = fixture.person("first");
+    fixture.grant(&person, &role, json!({ "expires": "1h" }));
+    let mut client = fixture.token_login_as(&person, &role).open().unwrap();
+    let change = format!("alter role {role} password '{own}'");
+    client.query(&change).unwrap();
+    fixture.remove_rule(&person, &role);
+    let pooled = fixture.role_login(&role).password(own).encrypted().open();
+    let refused = pooled.err().unwrap();
+    assert!(refused.message.contains("certificate"), "{refused:?}");
+    let direct = Login::new(fixture.cluster.port, &role, own).database(&fixture.database);
+    let refused = direct.encrypted().open().err().unwrap();
+    assert!(refused.message.contains("certificate"), "{refused:?}");
 }
 
 #[test]

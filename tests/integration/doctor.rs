@@ -448,6 +448,11 @@ fn a_tenant_that_logs_in_with_passwords_is_looked_at_as_one() {
     fixture.remove_rule(&clinic.person, TOKEN_ROLE);
     fixture.grant(&clinic.person, SECRET_ROLE, json!({"expires": "1h"}));
     fixture.set_password(&fixture.tenant, SECRET_ROLE, PASSWORD);
+    let diagnosis = clinic.examine();
+    diagnosis.is("warning");
+    diagnosis.says("side-doors", "warning", "another password");
+    let lines = diagnosis.lines("side-doors", "another password", "before");
+    clinic.files(&[CONTROL, &lines, PASSWORDS], "");
     clinic.examine().is("ok");
     let readable = "host all all 127.0.0.0/8 password";
     clinic.files(&[CONTROL, readable], "");

@@ -12,6 +12,7 @@ use crate::support::{
     Client, Fault, Fixture, Login, Person,
     admin::Revocation,
     authority::{Authority, Reaction},
+    fixture::unique_name,
     pki,
     postgres::{OTHER_TOKEN_ROLE, TOKEN_ROLE, current},
     sluice::Settings,
@@ -387,6 +388,24 @@ fn keys_may_be_given_instead_of_fetched() {
     });
     refused(&|authority| authority["keys"] = json!({ "url": "https://169.254.169.254/jwks" }));
     refused(&|authority| authority["keys"] = json!({ "url": "http://id.example.com/jwks" }));
+}
+
+#[test]
+fn the_parents_issuer_is_trusted_on_its_branches_too() {
+    let issuer = Issuer::new();
+    let fixture = issuer.fixture();
+    let person = fixture.granted("first");
+    let branch = unique_name();
+    fixture.add_tenant(&branch, json!({ "parent": fixture.tenant }));
+    let token = issuer.token(&person.email, 600);
+    let user = format!("{TOKEN_ROLE}.{branch}");
+    let mut client = login(&fixture, &token).user(&user).open().unwrap();
+    assert_eq!(client.value("select current_user"), TOKEN_ROLE);
+    assert!(open(&fixture, &token).is_ok());
+    assert_eq!(issuer.published.asked().len(), 1, "keys are fetched once");
+    let report = Revocation::of(&fixture.remove_rule(&person, TOKEN_ROLE));
+    assert_eq!((report.sessions_ended, report.unconfirmed), (1, 0));
+    assert_eq!(client.farewell().code, "57P01");
 }
 
 #[test]

@@ -112,6 +112,16 @@ fn what_does_not_hold_at_the_moment_is_listed_with_the_reason() {
     assert!(!refused.status.success());
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("not enabled"), "{said}");
+    // A rule that tokens like this one are no good for is no secret either.
+    let elsewhere = json!({ "kind": "http", "url": "https://auth.example.com/" });
+    let tenant = format!("/v1/tenants/{}", fixture.tenant);
+    fixture
+        .sluice
+        .admin
+        .patch(&tenant, json!({ "authority": elsewhere }));
+    let ways = fixture.ways(&person);
+    assert!(places(&ways).contains(&place(&fixture.tenant, TOKEN_ROLE)));
+    assert!(ways.iter().all(|way| way["reason"] == "other_authority"));
 }
 
 #[test]

@@ -230,6 +230,32 @@ fn duplicate_and_unknown_names_are_the_servers_errors_in_the_clients_words() {
     );
 }
 
+/// The name is gone from the client's when the error comes that speaks of it.
+#[test]
+fn an_error_about_a_name_that_is_closed_right_behind_is_in_the_clients_words() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    exchange(&mut client, |out| {
+        frontend::parse("s", "select $1::text", [], out).unwrap();
+    });
+    client.send_messages(|out| {
+        run("s", out);
+        frontend::sync(out);
+        frontend::close(b'S', "s", out).unwrap();
+        frontend::sync(out);
+    });
+    let words: Vec<String> = client.receive_until_ready().iter().map(word).collect();
+    assert_eq!(
+        words,
+        [
+            "08P01 bind message supplies 0 parameters, but prepared statement \"s\" requires 1",
+            "Idle"
+        ]
+    );
+    let closed: Vec<String> = client.receive_until_ready().iter().map(word).collect();
+    assert_eq!(closed, ["CloseComplete", "Idle"]);
+}
+
 #[test]
 fn what_the_server_skipped_after_an_error_was_never_prepared() {
     let fixture = Fixture::with_one_backend();

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use reqwest::Url;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -56,6 +57,8 @@ pub(in crate::access) struct Ticket {
 /// What an answer is an answer to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::access) struct Topic {
+    /// Who was asked.
+    pub(in crate::access) url: Url,
     /// The token's keyed hash.
     pub(in crate::access) token: [u8; 32],
     pub(in crate::access) role: RoleName,
@@ -185,6 +188,7 @@ mod tests {
 
     fn topic(role: &str) -> Topic {
         Topic {
+            url: Url::parse("https://auth.example.com/").unwrap(),
             token: [1; 32],
             role: RoleName::parse(role).unwrap(),
             from: "192.0.2.1".parse().unwrap(),

@@ -26,7 +26,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use reqwest::header::{ACCEPT, HeaderValue};
+use reqwest::{
+    Url,
+    header::{ACCEPT, HeaderValue},
+};
 use tokio::{
     runtime::Handle,
     sync::Semaphore,
@@ -43,7 +46,7 @@ use self::{
     contract::{Answer, Request},
     memory::Memory,
 };
-use super::grant::Denial;
+use super::{grant::Denial, registry::Identity};
 use crate::{
     catalog::{
         ExternalToken,
@@ -75,16 +78,38 @@ pub enum Outage {
 
 /// A question about one token.
 pub(super) struct Question<'a> {
-    pub(super) tenant: &'a TenantRef,
     pub(super) authority: &'a Arc<HttpAuthority>,
     pub(super) token: &'a Arc<ExternalToken>,
+    /// Which somebody wants to use.
+    pub(super) tenant: &'a TenantRef,
     pub(super) role: &'a RoleName,
     pub(super) from: IpAddr,
 }
 
-impl Question<'_> {
+impl<'a> Question<'a> {
+    /// About a session that has shown `token`.
+    pub(super) fn about(
+        identity: &'a Identity,
+        token: &'a Arc<ExternalToken>,
+        authority: &'a Arc<HttpAuthority>,
+    ) -> Self {
+        Self {
+            authority,
+            token,
+            tenant: &identity.tenant,
+            role: &identity.role,
+            from: identity.peer.ip(),
+        }
+    }
+
+    /// Whose authority is asked: branches may leave it to their parent, and share what it has said.
+    fn owner(&self) -> &TenantRef {
+        self.token.tenant()
+    }
+
     fn topic(&self) -> Topic {
         Topic {
+            url: self.authority.url.about(self.tenant),
             token: *self.token.mac(),
             role: self.role.clone(),
             from: self.from,
@@ -178,7 +203,7 @@ impl Authorities {
 
     /// Keeps a yes that somebody was let in on, for further logins.
     pub(super) fn remember(&self, question: &Question<'_>, verdict: &Verdict, ticket: Ticket) {
-        if let Some(asker) = self.askers.get(question.tenant) {
+        if let Some(asker) = self.askers.get(question.owner()) {
             let topic = question.topic();
             asker
                 .memory()
@@ -195,7 +220,7 @@ impl Authorities {
     ) -> bool {
         let memory = self
             .askers
-            .get(question.tenant)
+            .get(question.owner())
             .map(|asker| Arc::clone(&asker.memory));
         memory.is_some_and(|memory| {
             locked(&memory).is_revoked(
@@ -216,7 +241,7 @@ impl Authorities {
     }
 
     fn asker(&self, question: &Question<'_>, calls: usize) -> Result<Arc<Asker>, OutboundError> {
-        let mut known = self.askers.entry(question.tenant.clone());
+        let mut known = self.askers.entry(question.owner().clone());
         if let dashmap::Entry::Occupied(entry) = &known
             && entry.get().authority == *question.authority
             && entry.get().calls == calls
@@ -265,6 +290,7 @@ impl Asker {
         let deadline = self.authority.deadline.and_then(TimeLimit::duration);
         let deadline = deadline.unwrap_or(settings.deadline);
         let call = Arc::clone(self).call(
+            self.authority.url.about(question.tenant),
             Arc::clone(question.token),
             question.role.clone(),
             question.from,
@@ -285,6 +311,7 @@ impl Asker {
 
     async fn call(
         self: Arc<Self>,
+        url: Url,
         token: Arc<ExternalToken>,
         role: RoleName,
         from: IpAddr,
@@ -298,13 +325,12 @@ impl Asker {
             .await
             .map_err(too_late)?;
         self.unless_silent(self.places.available_permits() + 1)?;
-        let url = self.authority.url.url();
         let request = Request {
             role: &role,
             rhost: from.to_canonical().to_string(),
         };
         let response = self.outbound.call(
-            url,
+            &url,
             |client| {
                 client
                     .post(url.clone())

@@ -8,7 +8,7 @@
 //! as answers are good for: what is left is first in the next one.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -93,15 +93,11 @@ impl Access {
                 continue;
             }
             let identity = &session.identity;
-            if now - standing.tried_at < settings.recheck || under_way.contains(&identity.tenant) {
+            if now - standing.tried_at < settings.recheck || under_way.contains(token.tenant()) {
                 continue;
             }
-            let topic = Topic {
-                token: *token.mac(),
-                role: identity.role.clone(),
-                from: identity.peer.ip(),
-            };
-            let of_tenant = due.entry(identity.tenant.clone()).or_default();
+            let topic = Question::about(identity, token, &standing.authority).topic();
+            let of_tenant = due.entry(token.tenant().clone()).or_default();
             let subject = of_tenant.entry(topic).or_insert_with(|| Subject {
                 sessions: Vec::new(),
                 tried_at: standing.tried_at,
@@ -124,7 +120,7 @@ impl Access {
         let begun = Instant::now();
         let outages = stream::iter(subjects)
             .take_while(|_| std::future::ready(begun.elapsed() < settings.recheck))
-            .map(|subject| self.ask_again(tenant, subject.sessions))
+            .map(|subject| self.ask_again(subject.sessions))
             .buffer_unordered((settings.calls_per_tenant / 2).max(1))
             .filter_map(std::future::ready)
             .collect::<Vec<_>>()
@@ -135,22 +131,12 @@ impl Access {
     }
 
     /// Asks about sessions of one token, role and address, and ends those that are no longer allowed.
-    async fn ask_again(
-        &self,
-        tenant: &TenantRef,
-        sessions: Vec<Arc<SessionHandle>>,
-    ) -> Option<Outage> {
+    async fn ask_again(&self, sessions: Vec<Arc<SessionHandle>>) -> Option<Outage> {
         let begun = Instant::now();
         let first = sessions.first()?;
         let token = first.identity.kept_token()?;
         let standing = first.told()?;
-        let question = Question {
-            tenant,
-            authority: &standing.authority,
-            token,
-            role: &first.identity.role,
-            from: first.identity.peer.ip(),
-        };
+        let question = Question::about(&first.identity, token, &standing.authority);
         for session in &sessions {
             session.note_tried(begun);
         }
@@ -191,7 +177,7 @@ impl Access {
             self.inner.authorities.remember(&question, verdict, ticket);
         }
         if !refused.is_empty() {
-            self.end_denied(tenant, first, refused, begun).await;
+            self.end_denied(first, refused, begun).await;
         }
         None
     }
@@ -220,14 +206,17 @@ impl Access {
 
     async fn end_denied(
         &self,
-        tenant: &TenantRef,
         first: &SessionHandle,
         refused: Vec<(Arc<SessionHandle>, EndCause)>,
         begun: Instant,
     ) {
         let person = first.grant().map(Grant::person);
+        // One answer may be about sessions of a tenant and of its branches.
+        let tenants = refused.iter().map(|(session, _)| &session.identity.tenant);
+        let tenants: BTreeSet<_> = tenants.cloned().collect();
+        let tenant = first.identity.tenant.clone();
         let reach = Reach {
-            tenants: Some(vec![tenant.clone()]),
+            tenants: Some(tenants.into_iter().collect()),
             person,
             is_partial: false,
         };
@@ -235,8 +224,8 @@ impl Access {
         let latch = self.inner.registry.end(&refused);
         let report = self.see_off(begun, &latch, &reach, revision).await;
         let scope = match person {
-            Some(person) => Scope::Member(tenant.clone(), person),
-            None => Scope::Tenant(tenant.clone()),
+            Some(person) => Scope::Member(tenant, person),
+            None => Scope::Tenant(tenant),
         };
         self.report_revocation(&scope, "authority", &report);
     }

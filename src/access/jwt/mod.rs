@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     catalog::{CatalogError, ExternalToken, types::JwtAuthority},
-    names::{PersonId, TenantRef},
+    names::PersonId,
 };
 
 /// Who a token has proven its bearer to be, and until when.
@@ -75,10 +75,10 @@ impl Access {
         authority: &Arc<JwtAuthority>,
     ) -> Result<(Grant, Proven), AccessError> {
         let denied = |denial, person| AccessError::Denied { denial, person };
-        let tenant = asked.tenant;
-        let claim = match self.claim(tenant, token, authority).await? {
+        let claim = match self.claim(token, authority).await? {
             Ok(claim) => claim,
             Err(flaw) => {
+                let tenant = asked.tenant;
                 tracing::info!(%tenant, token = %token.id(), %flaw, "a JSON Web Token proves nothing");
                 return Err(denied(Denial::InvalidToken(InvalidToken::from(flaw)), None));
             }
@@ -97,7 +97,6 @@ impl Access {
 
     async fn claim(
         &self,
-        tenant: &TenantRef,
         token: &ExternalToken,
         authority: &Arc<JwtAuthority>,
     ) -> Result<Result<Claim, Flaw>, AccessError> {
@@ -110,7 +109,7 @@ impl Access {
         let keys = self
             .inner
             .keyrings
-            .find(tenant, authority, &settings, knows)
+            .find(token.tenant(), authority, &settings, knows)
             .await?;
         let Some(key) = verify::key(&header, &keys) else {
             return Ok(Err(Flaw::Key));

@@ -164,6 +164,7 @@ fn every_claim_counts() {
         ("exp", json!(-1)),
         ("nbf", json!((now + 120).to_string())),
         ("iss", json!(null)),
+        ("iss", json!(["https://id.example.com"])),
         ("aud", json!({"sluice": true})),
     ] {
         let claims = with(claims(), name, value);

@@ -149,6 +149,10 @@ pub(super) fn verify(
     if expires_at <= now {
         return Err(Flaw::Expired);
     }
+    // The library takes a list of issuers, too, and looks for any that fits.
+    if others.get("iss") != Some(&Value::from(authority.issuer.as_str())) {
+        return Err(Flaw::Issuer);
+    }
     let name = authority.subject_claim.as_str();
     let subject = others
         .get(name)

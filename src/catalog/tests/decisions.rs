@@ -20,7 +20,7 @@ async fn the_evidence_for_a_plain_grant_is_all_there() {
         .unwrap();
     assert_eq!(evidence.revision, fixture.catalog.revision().await.unwrap());
     assert_eq!(evidence.tenant.unwrap().tenant, demo);
-    assert_eq!(evidence.parent_token_access, None);
+    assert_eq!(evidence.parent, None);
     assert_eq!(evidence.token, Some(record));
     assert_eq!(evidence.person.unwrap().id, person);
     assert_eq!(evidence.standing, Some(Standing::Member));
@@ -104,7 +104,7 @@ async fn a_branch_has_the_rules_and_members_of_its_parent_besides_its_own() {
     let there = evidence(&branch).await;
     assert_eq!(there.rules, [own, inherited.clone()]);
     assert_eq!(there.standing, Some(Standing::Member));
-    assert_eq!(there.parent_token_access, Some(TokenAccess::Enabled));
+    assert_eq!(there.parent.unwrap().token_access, TokenAccess::Enabled);
     assert_eq!(evidence(&sibling).await.rules[0], inherited);
     // Nothing flows from a branch to its parent.
     assert_eq!(evidence(&main).await.rules, [inherited]);
@@ -127,7 +127,7 @@ async fn a_branch_has_the_rules_and_members_of_its_parent_besides_its_own() {
     };
     catalog.update_tenant(disabled, "test").await.unwrap();
     let there = evidence(&branch).await;
-    assert_eq!(there.parent_token_access, Some(TokenAccess::Disabled));
+    assert_eq!(there.parent.unwrap().token_access, TokenAccess::Disabled);
 }
 
 #[tokio::test]

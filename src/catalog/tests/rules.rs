@@ -94,7 +94,7 @@ async fn removing_rules_answers_what_they_said() {
     assert_refused!(
         catalog.remove_rules(&demo, person, "test"),
         CatalogError::NotFound {
-            what: What::Rule,
+            what: What::RuleOf,
             ..
         }
     );
