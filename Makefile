@@ -31,6 +31,7 @@ setup:
 test: setup lint
 	scripts/postgres 15 >/dev/null
 	scripts/drivers
+	scripts/schemathesis
 	cargo test --locked --lib --bins
 	# Not nextest: its process per test would start a PostgreSQL per test. Most of them wait more than they work.
 	cargo test --locked --test integration -- --test-threads=6

@@ -6,6 +6,10 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 use uuid::Uuid;
 
 /// A name that does not fit its kind, with what would.
@@ -26,7 +30,7 @@ pub enum NameError {
 }
 
 macro_rules! text_name {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $max:literal, $allowed:literal, $valid:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $max:literal, $pattern:literal, $allowed:literal, $valid:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -51,6 +55,20 @@ macro_rules! text_name {
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl ToSchema for $name {}
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .description(Some(concat!("A ", $kind, " of at most ", $max, " bytes: ", $allowed, ".")))
+                    .min_length(Some(1))
+                    .max_length(Some($max))
+                    .pattern(Some($pattern))
+                    .into()
             }
         }
 
@@ -90,25 +108,25 @@ macro_rules! text_name {
 
 text_name!(
     /// A tenant's short id in user names and server names: lower-case letters, digits, `-` and `_`.
-    TenantRef, "tenant ref", 63, "lower-case letters, digits, - and _",
+    TenantRef, "tenant ref", 63, "^[a-z0-9_-]+$", "lower-case letters, digits, - and _",
     |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_'
 );
 text_name!(
     /// A database role's name, as PostgreSQL folds it (at most 63 bytes).
-    RoleName, "role name", 63, "no control characters", |c| !c.is_control()
+    RoleName, "role name", 63, r"^[^\x00-\x1f\x7f-\x9f]+$", "no control characters", |c| !c.is_control()
 );
 text_name!(
     /// A database's name (at most 63 bytes).
-    DatabaseName, "database name", 63, "no control characters", |c| !c.is_control()
+    DatabaseName, "database name", 63, r"^[^\x00-\x1f\x7f-\x9f]+$", "no control characters", |c| !c.is_control()
 );
 text_name!(
     /// The public half of a token: 12 base62 characters.
-    TokenId, "token id", 12, "letters and digits", |c| c.is_ascii_alphanumeric()
+    TokenId, "token id", 12, "^[A-Za-z0-9]+$", "letters and digits", |c| c.is_ascii_alphanumeric()
 );
 
 text_name!(
     /// The first 8 bytes of a keyed hash of a token, in hexadecimal: names it and tells nothing of it.
-    Fingerprint, "fingerprint", 16, "hexadecimal digits in lower case",
+    Fingerprint, "fingerprint", 16, "^[0-9a-f]+$", "hexadecimal digits in lower case",
     |c| c.is_ascii_digit() || ('a'..='f').contains(&c)
 );
 
@@ -123,7 +141,7 @@ impl DatabaseName {
 macro_rules! uuid_name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
         pub struct $name(pub Uuid);
 
         impl $name {

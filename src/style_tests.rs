@@ -222,6 +222,34 @@ fn names_word(text: &str, word: &str) -> bool {
 }
 
 #[test]
+fn a_route_of_the_api_comes_with_its_description() {
+    // Only `routes!` puts a function and its `#[utoipa::path]` in place together. The listener has a router in its tests.
+    let silent = [
+        "Router::new",
+        ".route(",
+        ".route_service(",
+        ".nest(",
+        ".nest_service(",
+        "axum::routing",
+        "routing::",
+    ];
+    let source = source();
+    let is_api = |line: &&Line| line.module() == "admin" && !line.file.ends_with("server.rs");
+    let lines = || source.iter().filter(is_api);
+    let described = lines().filter(|line| line.text.contains(".routes(routes!("));
+    assert!(described.count() > 20, "the routes are not where they were");
+    let undescribed: Vec<_> = lines()
+        .filter(|line| silent.iter().any(|way| line.text.contains(way)))
+        .map(Line::place)
+        .collect();
+    assert!(
+        undescribed.is_empty(),
+        "write `.routes(routes!(…))`, as src/admin/openapi.rs says:\n{}",
+        undescribed.join("\n")
+    );
+}
+
+#[test]
 fn every_module_has_its_layer() {
     let source = source();
     let known = |module: &String| {

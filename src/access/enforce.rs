@@ -22,6 +22,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::{sync::oneshot, time::Instant};
+use utoipa::ToSchema;
 
 use super::{
     Access,
@@ -55,7 +56,7 @@ pub enum Scope {
 }
 
 /// What an enforcement did, with times measured from its start.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RevocationReport {
     pub revision: Revision,
     pub sessions_ended: u32,

@@ -20,6 +20,7 @@ use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::{sync::Notify, time::Instant};
+use utoipa::ToSchema;
 
 use super::{
     external::Standing,
@@ -32,7 +33,7 @@ use crate::{
 };
 
 /// What a session is doing, for those who look from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Activity {
@@ -415,7 +416,7 @@ impl Drop for Registration {
 }
 
 /// One session as the API and the CLI list it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SessionView {
     pub id: SessionId,
     pub tenant: TenantRef,

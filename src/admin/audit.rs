@@ -1,22 +1,24 @@
 //! The audit trail: read it, ask it who was in, take it away, check it.
 
 use axum::{
-    Json, Router,
+    Json,
     body::{Body, Bytes},
     extract::State,
     http::header,
     response::{IntoResponse, Response},
-    routing::get,
 };
 use futures_util::stream;
 use serde::Deserialize;
 use time::OffsetDateTime;
+
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
     error::ApiError,
     extract::Params,
     moment::Moment,
+    openapi::Routes,
     people, tenants,
     values::{AuditRows, Presences},
 };
@@ -30,38 +32,59 @@ use crate::{
 
 const LIMIT_MAX: u32 = 1_000;
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/audit", get(list))
-        .route("/v1/audit/who", get(who))
-        .route("/v1/audit/export", get(export))
-        .route("/v1/audit/verify", get(verify))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(list))
+        .routes(routes!(who))
+        .routes(routes!(export))
+        .routes(routes!(verify))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     tenant: Option<TenantRef>,
     /// Id or e-mail address, also of a person who is gone.
     person: Option<String>,
+    /// What happened: `auth.denied`, `session.ended`, `rule.removed`…
     kind: Option<String>,
     session: Option<SessionId>,
     /// Of one token, also when it is gone.
     fingerprint: Option<Fingerprint>,
+    /// Rows of this moment and later.
+    #[param(value_type = Option<String>, example = "2h")]
     since: Option<Moment>,
+    /// Rows of this moment and earlier.
+    #[param(value_type = Option<String>, example = "2026-03-01T10:00:00Z")]
     until: Option<Moment>,
+    /// Rows with a smaller number only, to page.
+    #[param(minimum = 1)]
     before: Option<i64>,
+    /// 100 unless told; an export has all rows.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct Question {
     tenant: Option<TenantRef>,
     /// Now unless told.
+    #[param(value_type = Option<String>, example = "2026-03-01T10:00:00Z")]
     at: Option<Moment>,
 }
 
+/// The audit trail, newest row first.
+#[utoipa::path(
+    get, path = "/v1/audit", tag = "Audit",
+    params(Filter),
+    responses(
+        (status = 200, description = "The rows that pass.", body = AuditRows),
+        (status = 404, description = "No such tenant or person, and the trail never spoke of one."),
+    ),
+)]
 async fn list(
     State(state): State<AdminState>,
     Params(filter): Params<Filter>,
@@ -77,6 +100,15 @@ async fn list(
     Ok(Json(AuditRows { rows }))
 }
 
+/// Who was in at a moment, oldest login first.
+#[utoipa::path(
+    get, path = "/v1/audit/who", tag = "Audit",
+    params(Question),
+    responses(
+        (status = 200, description = "The sessions of that moment.", body = Presences),
+        (status = 404, description = "No such tenant, and the trail never spoke of one."),
+    ),
+)]
 async fn who(
     State(state): State<AdminState>,
     Params(question): Params<Question>,
@@ -101,6 +133,11 @@ async fn who(
 }
 
 /// All rows that pass, oldest first, as JSON lines. Breaks off without a proper end when a row cannot be read.
+#[utoipa::path(
+    get, path = "/v1/audit/export", tag = "Audit",
+    params(Filter),
+    responses((status = 200, description = "One row a line.", body = AuditRow, content_type = "application/x-ndjson")),
+)]
 async fn export(
     State(state): State<AdminState>,
     Params(filter): Params<Filter>,
@@ -228,13 +265,24 @@ async fn refuse_unknown_tenant(state: &AdminState, tenant: &TenantRef) -> Result
     Ok(())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct Check {
     /// `SEQ:HASH` of a row that must be there.
+    #[param(pattern = "^[1-9][0-9]*:[0-9a-f]{64}$")]
     checkpoint: Option<String>,
 }
 
+/// Checks that nobody has changed the trail.
+#[utoipa::path(
+    get, path = "/v1/audit/verify", tag = "Audit",
+    params(Check),
+    responses(
+        (status = 200, description = "What was found.", body = AuditVerdict),
+        (status = 422, description = "`invalid`: `checkpoint` is not a row's number and hash."),
+    ),
+)]
 async fn verify(
     State(state): State<AdminState>,
     Params(check): Params<Check>,

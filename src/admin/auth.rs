@@ -31,9 +31,17 @@ use crate::{
 
 /// Header with the name of the administrator who calls.
 pub const ACTOR_HEADER: &str = "sluice-actor";
-const ACTOR_MAX_BYTES: usize = 64;
+pub(super) const ACTOR_MAX_BYTES: usize = 64;
 
-/// Lets the request through if it bears the admin key.
+/// What is asked of whoever calls some of the routes, before anything else is looked at.
+#[derive(Clone, Copy)]
+pub(super) enum Gate {
+    AdminKey,
+    /// The admin key, or the token of somebody who manages access of the tenant in the path.
+    Manager,
+}
+
+/// Lets the request through if it bears the admin key, and says nothing impossible of who calls.
 pub(super) async fn require_admin_key(
     State(state): State<AdminState>,
     Extension(Peer(peer)): Extension<Peer>,
@@ -41,14 +49,24 @@ pub(super) async fn require_admin_key(
     request: Request,
     next: Next,
 ) -> Response {
-    let refused = match bearer(request.headers()) {
-        Some(given) if is_admin_key(&state, given) => return next.run(request).await,
-        Some(_) => refusal("this is not the admin key"),
-        None => refusal("this call needs the admin key"),
+    let headers = request.headers();
+    let Err(refused) = check_admin_key(&state, headers) else {
+        return match Actor::of(headers) {
+            Ok(_) => next.run(request).await,
+            Err(malformed) => malformed.into_response(),
+        };
     };
     let call = Call::of(&request, named_tenant(&path), peer);
     call.note(&state, None, refused.code).await;
     refused.into_response()
+}
+
+pub(super) fn check_admin_key(state: &AdminState, headers: &HeaderMap) -> Result<(), ApiError> {
+    match bearer(headers) {
+        Some(given) if is_admin_key(state, given) => Ok(()),
+        Some(_) => Err(refusal("this is not the admin key")),
+        None => Err(refusal("this call needs the admin key")),
+    }
 }
 
 /// Who manages the access of a tenant.
@@ -63,7 +81,7 @@ pub(super) enum Manager {
 }
 
 /// Lets the request through if it bears the admin key, or the token of somebody who manages access of the tenant
-/// that its path names.
+/// that its path names, and says nothing impossible of who calls.
 pub(super) async fn require_manager(
     State(state): State<AdminState>,
     Extension(Peer(peer)): Extension<Peer>,
@@ -72,7 +90,11 @@ pub(super) async fn require_manager(
     next: Next,
 ) -> Response {
     let given = bearer(request.headers()).unwrap_or_default();
+    let actor = Actor::of(request.headers());
     if is_admin_key(&state, given) {
+        if let Err(malformed) = actor {
+            return malformed.into_response();
+        }
         request.extensions_mut().insert(Manager::AdminKey);
         return next.run(request).await;
     }
@@ -85,7 +107,7 @@ pub(super) async fn require_manager(
         ),
         Err(refused) => (None, Err(refused)),
     };
-    let answer = match allowed {
+    let answer = match allowed.and_then(|manager| actor.map(|_| manager)) {
         Ok(manager) => {
             request.extensions_mut().insert(manager);
             next.run(request).await
@@ -190,14 +212,10 @@ pub fn is_actor(name: &str) -> bool {
     (1..=ACTOR_MAX_BYTES).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Actor {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        if let Some(Manager::Person { id, .. }) = parts.extensions.get() {
-            return Ok(Self(format!("person:{id}")));
-        }
-        let Some(name) = parts.headers.get(ACTOR_HEADER) else {
+impl Actor {
+    /// Whoever bears the admin key, as they say.
+    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let Some(name) = headers.get(ACTOR_HEADER) else {
             return Ok(Self("admin-key".to_owned()));
         };
         match name.to_str().ok().filter(|name| is_actor(name)) {
@@ -205,6 +223,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
             None => Err(ApiError::malformed(format!(
                 "{ACTOR_HEADER} takes 1 to {ACTOR_MAX_BYTES} visible ASCII characters without spaces"
             ))),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Actor {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        match parts.extensions.get() {
+            Some(Manager::Person { id, .. }) => Ok(Self(format!("person:{id}"))),
+            Some(Manager::AdminKey) | None => Self::of(&parts.headers),
         }
     }
 }

@@ -1,20 +1,21 @@
 //! A tenant's external authority: the key it calls us with, and what it calls us for, to revoke at once.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{FromRequestParts, State},
     http::request::Parts,
-    middleware,
-    routing::post,
 };
 use reqwest::StatusCode;
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
-    auth::{self, Actor, bearer, is_admin_key},
+    auth::{Actor, bearer, is_admin_key},
     change::harmless,
     error::ApiError,
     extract::{SecretBody, Segments},
+    object::Object,
+    openapi::Routes,
     tenants,
     values::{Done, Removed, RevokedByAuthority, WebhookKey},
 };
@@ -27,17 +28,25 @@ use crate::{
     names::TenantRef,
 };
 
-pub(super) fn routes(state: &AdminState) -> Router<AdminState> {
-    let guarded = Router::new()
-        .route("/v1/tenants/{ref}/authority/webhook-key", post(make_key))
-        .route_layer(middleware::from_fn_with_state(
-            state.clone(),
-            auth::require_admin_key,
-        ));
-    let own = Router::new().route("/v1/tenants/{ref}/authority/revocations", post(revoke));
-    guarded.merge(own)
+/// With the webhook key, or the admin key.
+pub(super) fn routes() -> Routes {
+    Routes::default().routes(routes!(revoke))
 }
 
+/// With the admin key.
+pub(super) fn key_route() -> Routes {
+    Routes::default().routes(routes!(make_key))
+}
+
+/// Makes the key with which a tenant's HTTP authority revokes, in place of an earlier one.
+#[utoipa::path(
+    post, path = "/v1/tenants/{ref}/authority/webhook-key", tag = "Authority",
+    responses(
+        (status = 201, description = "The only answer that holds the key.", body = Done<WebhookKey>),
+        (status = 404, description = "No such tenant."),
+        (status = 422, description = "`invalid`: the tenant has no HTTP authority."),
+    ),
+)]
 async fn make_key(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -52,11 +61,21 @@ async fn make_key(
     Ok((StatusCode::CREATED, Json(harmless(made, answer))))
 }
 
+/// Ends the sessions that an HTTP authority has let in: those that fit all that is named.
+#[utoipa::path(
+    post, path = "/v1/tenants/{ref}/authority/revocations", tag = "Authority",
+    request_body(content = RevokedByAuthority, example = json!({ "role": "app_readwrite" })), security(("webhook_key" = []), ("admin_key" = [])),
+    responses(
+        (status = 200, description = "They are gone.", body = Done<Removed>),
+        (status = 404, description = "No such tenant."),
+        (status = 422, description = "`invalid`: the tenant has no HTTP authority."),
+    ),
+)]
 async fn revoke(
     State(state): State<AdminState>,
     Caller(actor): Caller,
     Segments(name): Segments<TenantRef>,
-    SecretBody(wanted): SecretBody<RevokedByAuthority>,
+    SecretBody(Object(wanted)): SecretBody<Object<RevokedByAuthority>>,
 ) -> Result<Json<Done<Removed>>, ApiError> {
     let tenant = external(tenants::find(&state.catalog, &name).await?)?;
     let token = match (wanted.token, wanted.token_id) {
@@ -107,9 +126,9 @@ impl FromRequestParts<AdminState> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AdminState) -> Result<Self, ApiError> {
+        let Actor(actor) = Actor::from_request_parts(parts, state).await?;
         let given = bearer(&parts.headers).unwrap_or_default().to_owned();
         if is_admin_key(state, &given) {
-            let Actor(actor) = Actor::from_request_parts(parts, state).await?;
             return Ok(Self(actor));
         }
         let Segments(tenant) = Segments::<TenantRef>::from_request_parts(parts, state).await?;

@@ -5,14 +5,9 @@
 
 use std::net::IpAddr;
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    middleware,
-    routing::{delete, get, post, put},
-};
+use axum::{Json, extract::State, http::StatusCode};
 use time::OffsetDateTime;
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
@@ -20,48 +15,48 @@ use super::{
     change::harmless,
     compatible_values::{
         Authorisation, AuthorisationRequest, Grants, Invited, ListItem, NewGrants, NewInvitation,
-        Switch, SwitchState, UserGrants, UserRole, with_message,
+        SwitchState, UserGrants, UserRole, Welcome,
     },
     error::ApiError,
     extract::{Body, SecretBody, Segments},
-    invites, people, rules, tenants,
-    values::{Acceptance, Done, Removed},
+    invites,
+    object::Object,
+    openapi::Routes,
+    people, rules, tenants,
+    values::{Acceptance, Done, Removed, WantedAccess},
 };
 use crate::{
     access::{AccessError, Denial, Grant, Scope},
-    catalog::types::{AcceptedInvite, AuditEvent, InviteStatus, NewInvite, Outcome, Rule},
+    catalog::types::{AuditEvent, InviteStatus, NewInvite, Outcome, Rule},
     names::{InviteId, RoleName, TenantRef, TokenId},
 };
 
-pub(super) fn routes(state: &AdminState) -> Router<AdminState> {
-    // What those do who manage access: with the admin key, or with their token.
-    let managed = Router::new()
-        .route("/v1/projects/{ref}/jit-access", get(switch).put(set_switch))
-        .route("/v1/projects/{ref}/database/jit", put(replace))
-        .route("/v1/projects/{ref}/database/jit/list", get(list))
-        .route("/v1/projects/{ref}/database/jit/{person}", delete(remove))
-        .route("/v1/projects/{ref}/database/jit/invite", post(invite))
-        .route(
-            "/v1/projects/{ref}/database/jit/invite/{invite}",
-            delete(revoke_invite),
-        )
-        .route_layer(middleware::from_fn_with_state(
-            state.clone(),
-            auth::require_manager,
-        ));
-    // What a person asks about themselves, with their token.
-    let own = Router::new().route("/v1/projects/{ref}/database/jit", get(own).post(authorise));
-    // Whoever was invited shows the acceptance token.
-    let open = Router::new().route(
-        "/v1/projects/{ref}/database/jit/invite/accept",
-        post(accept_invite),
-    );
-    managed
-        .merge(own)
-        .merge(open)
-        .layer(middleware::map_response(with_message))
+/// What those do who manage access: with the admin key, or with their token.
+pub(super) fn managed_routes() -> Routes {
+    Routes::default()
+        .routes(routes!(switch, set_switch))
+        .routes(routes!(replace))
+        .routes(routes!(list))
+        .routes(routes!(remove))
+        .routes(routes!(invite))
+        .routes(routes!(revoke_invite))
 }
 
+/// What a person asks about themselves, with their token; and whoever was invited shows the acceptance token.
+pub(super) fn open_routes() -> Routes {
+    Routes::default()
+        .routes(routes!(own, authorise))
+        .routes(routes!(accept_invite))
+}
+
+/// Whether token access is on.
+#[utoipa::path(
+    get, path = "/v1/projects/{ref}/jit-access", tag = "Compatible",
+    responses(
+        (status = 200, description = "On, off, or why it cannot be on.", body = SwitchState),
+        (status = 404, description = "No such tenant."),
+    ),
+)]
 async fn switch(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
@@ -70,17 +65,37 @@ async fn switch(
     Ok(Json(SwitchState::found(found)))
 }
 
+/// Turns token access on or off.
+#[utoipa::path(
+    put, path = "/v1/projects/{ref}/jit-access", tag = "Compatible",
+    request_body(content = WantedAccess, example = json!({ "state": "enabled" })),
+    responses(
+        (status = 200, description = "It is done.", body = SwitchState),
+        (status = 404, description = "No such tenant."),
+        (status = 409, description = "What speaks against turning it, as `error.code` says."),
+    ),
+)]
 async fn set_switch(
     State(state): State<AdminState>,
     Actor(actor): Actor,
     Segments(tenant): Segments<TenantRef>,
-    Body(wanted): Body<Switch>,
+    Body(wanted): Body<WantedAccess>,
 ) -> Result<Json<SwitchState>, ApiError> {
     let done = tenants::switch_access(&state, &actor, tenant, wanted.state).await?;
     let all_gone = done.revocation.is_none_or(|report| report.unconfirmed == 0);
     Ok(Json(SwitchState::turned(done.value.state, Some(all_gone))))
 }
 
+/// Replaces all rules of a person.
+#[utoipa::path(
+    put, path = "/v1/projects/{ref}/database/jit", tag = "Compatible",
+    request_body(content = NewGrants, example = json!({ "user_id": "ben@example.com", "roles": [{ "role": "app_readwrite" }] })),
+    responses(
+        (status = 200, description = "The rules that hold now.", body = Done<Grants>),
+        (status = 404, description = "No such tenant or person."),
+        (status = 422, description = "`invalid`, `not_a_member`, `privileged_role`, `expiry_in_the_past` or `expiry_too_far`"),
+    ),
+)]
 async fn replace(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -110,6 +125,14 @@ async fn replace(
     ))
 }
 
+/// Everybody's rules.
+#[utoipa::path(
+    get, path = "/v1/projects/{ref}/database/jit/list", tag = "Compatible",
+    responses(
+        (status = 200, description = "Those who have any.", body = UserGrants),
+        (status = 404, description = "No such tenant."),
+    ),
+)]
 async fn list(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
@@ -140,6 +163,14 @@ async fn list(
     Ok(Json(UserGrants { items }))
 }
 
+/// Removes all rules of a person.
+#[utoipa::path(
+    delete, path = "/v1/projects/{ref}/database/jit/{person}", tag = "Compatible",
+    responses(
+        (status = 200, description = "They are gone.", body = Done<Removed>),
+        (status = 404, description = "No such tenant or person, or they have no rule."),
+    ),
+)]
 async fn remove(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -151,6 +182,17 @@ async fn remove(
     Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
 }
 
+/// Invites somebody who is no member.
+#[utoipa::path(
+    post, path = "/v1/projects/{ref}/database/jit/invite", tag = "Compatible",
+    request_body(content = NewInvitation, example = json!({ "email": "guest@example.com", "roles": [{ "role": "app_readwrite" }] })),
+    responses(
+        (status = 200, description = "The only answer that holds the acceptance token.", body = Done<Invited>),
+        (status = 404, description = "No such tenant."),
+        (status = 409, description = "`exists`: the address is a member's."),
+        (status = 422, description = "`invalid`, `privileged_role`, `expiry_in_the_past` or `expiry_too_far`"),
+    ),
+)]
 async fn invite(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -168,20 +210,36 @@ async fn invite(
     Ok(Json(harmless(made, Invited::new)))
 }
 
+/// Accepts an invitation: the roles are granted from now on, and the guest is given a token to use them with.
+#[utoipa::path(
+    post, path = "/v1/projects/{ref}/database/jit/invite/accept", tag = "Compatible",
+    request_body(content = Acceptance, example = json!({ "email": "guest@example.com", "token": "sli_…" })),
+    responses(
+        (status = 200, description = "The guest, and the only answer that holds their token.", body = Done<Welcome>),
+        (status = 401, description = "`invalid_invite`: the token, the address or the tenant is wrong."),
+        (status = 410, description = "`invite_used` or `invite_expired`"),
+        (status = 422, description = "`privileged_role`: the tenant grants it no more."),
+    ),
+)]
 async fn accept_invite(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
-    SecretBody(shown): SecretBody<Acceptance>,
-) -> Result<Json<Done<Grants>>, ApiError> {
+    SecretBody(Object(shown)): SecretBody<Object<Acceptance>>,
+) -> Result<Json<Done<Welcome>>, ApiError> {
     let changed = invites::accepted(&state, &tenant, shown).await?;
-    let scope = Scope::Member(tenant, changed.value.person.id);
-    let answer = |accepted: AcceptedInvite| Grants {
-        user_id: accepted.person.id,
-        user_roles: accepted.rules.iter().map(UserRole::from).collect(),
-    };
-    Ok(Json(state.enforced(changed, scope, answer).await))
+    let (made, _) = &changed.value;
+    let scope = Scope::Member(tenant, made.person.id);
+    Ok(Json(state.enforced(changed, scope, Welcome::new).await))
 }
 
+/// Revokes an invitation, with the rules and the token that it has given.
+#[utoipa::path(
+    delete, path = "/v1/projects/{ref}/database/jit/invite/{invite}", tag = "Compatible",
+    responses(
+        (status = 200, description = "The sessions that lived on it are gone.", body = Done<Removed>),
+        (status = 404, description = "No such tenant or invitation."),
+    ),
+)]
 async fn revoke_invite(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -193,6 +251,14 @@ async fn revoke_invite(
 }
 
 /// The caller's rules: the tenant's own and, for a branch, its parent's.
+#[utoipa::path(
+    get, path = "/v1/projects/{ref}/database/jit", tag = "Compatible",
+    security(("access_token" = [])),
+    responses(
+        (status = 200, description = "The rules.", body = Grants),
+        (status = 406, description = "`no_rule`: there are none."),
+    ),
+)]
 async fn own(
     State(state): State<AdminState>,
     BearerToken(token): BearerToken,
@@ -219,6 +285,16 @@ async fn own(
 }
 
 /// Whether the caller's token may use a role now, as the PAM module of a database asks it.
+#[utoipa::path(
+    post, path = "/v1/projects/{ref}/database/jit", tag = "Compatible",
+    request_body(content = AuthorisationRequest, example = json!({ "role": "app_readwrite", "rhost": "192.0.2.7" })), security(("access_token" = [])),
+    responses(
+        (status = 200, description = "It may.", body = Authorisation),
+        (status = 403, description = "There is a rule, but it does not hold here and now; `error.code` says why."),
+        (status = 406, description = "`not_a_member` or `no_rule`"),
+        (status = 503, description = "`catalogue_unavailable` or `authority_unavailable`: nobody can tell at the moment."),
+    ),
+)]
 async fn authorise(
     State(state): State<AdminState>,
     Bearer(secret): Bearer,

@@ -7,32 +7,27 @@ use axum::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
+use utoipa::ToSchema;
 
 use zeroize::Zeroizing;
 
 use super::{
     error::{ApiError, ErrorBody},
-    networks,
+    networks, object,
     values::AccessState,
 };
 use crate::{
     access::Grant,
     catalog::{
         CatalogError, RULE_DAYS_MAX,
-        types::{Invite, InvitedRole, NewRule, Rule, RuleReach, TokenAccess},
+        types::{AcceptedInvite, Invite, InvitedRole, NewRule, Rule, RuleReach, TokenAccess},
     },
     doctor::UnavailableReason,
     names::{InviteId, PersonId, RoleName},
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Switch {
-    pub(super) state: TokenAccess,
-}
-
 /// How the switch stands, with what speaks against token sessions in its place.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub(super) enum SwitchState {
     Enabled(Applied),
@@ -45,7 +40,7 @@ pub(super) enum SwitchState {
     },
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, ToSchema)]
 pub(super) struct Applied {
     #[serde(
         rename = "appliedSuccessfully",
@@ -75,41 +70,42 @@ impl SwitchState {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuthorisationRequest {
     pub(super) role: RoleName,
     pub(super) rhost: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Authorisation {
     pub(super) user_id: PersonId,
     pub(super) user_role: UserRole,
 }
 
 /// All that a person is granted.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewGrants {
     /// Id or e-mail address.
     pub(super) user_id: String,
+    #[serde(deserialize_with = "object::list")]
     pub(super) roles: Vec<UserRole>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Grants {
     pub(super) user_id: PersonId,
     pub(super) user_roles: Vec<UserRole>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct UserGrants {
     pub(super) items: Vec<ListItem>,
 }
 
 /// Somebody with rules, or an invitation that waits for its acceptance (`user_id` is missing then).
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct ListItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_id: Option<PersonId>,
@@ -123,21 +119,23 @@ pub(super) struct ListItem {
 }
 
 /// Somebody to be invited.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewInvitation {
     pub(super) email: String,
+    #[serde(deserialize_with = "object::list")]
     pub(super) roles: Vec<UserRole>,
 }
 
 /// An invitation just made.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Invited {
     email: String,
     invite_id: InviteId,
     user_roles: Vec<UserRole>,
     expires_at: i64,
     /// For its acceptance; the only answer that holds it.
+    #[schema(value_type = String)]
     token: Zeroizing<String>,
 }
 
@@ -149,6 +147,26 @@ impl Invited {
             user_roles: invite.roles.iter().map(UserRole::from).collect(),
             expires_at: invite.expires_at.unix_timestamp(),
             token,
+        }
+    }
+}
+
+/// What an acceptance has made.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Welcome {
+    user_id: PersonId,
+    user_roles: Vec<UserRole>,
+    /// The guest's own, to log in with; the only answer that holds it.
+    #[schema(value_type = String)]
+    access_token: Zeroizing<String>,
+}
+
+impl Welcome {
+    pub(super) fn new((made, access_token): (AcceptedInvite, Zeroizing<String>)) -> Self {
+        Self {
+            user_id: made.person.id,
+            user_roles: made.rules.iter().map(UserRole::from).collect(),
+            access_token,
         }
     }
 }
@@ -166,7 +184,7 @@ impl From<Invite> for ListItem {
 }
 
 /// One role that a person may use.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserRole {
     role: RoleName,
@@ -176,23 +194,26 @@ pub(super) struct UserRole {
     /// In place of `expires_at`: how long, from the writing of the rule or the acceptance of an invitation on.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_after_seconds: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::one")]
     allowed_networks: Networks,
     #[serde(default)]
     branches_only: bool,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Networks {
+    #[serde(deserialize_with = "object::list")]
     allowed_cidrs: Vec<Cidr>,
+    #[serde(deserialize_with = "object::list")]
     allowed_cidrs_v6: Vec<Cidr>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Cidr {
     #[serde(deserialize_with = "networks::one")]
+    #[schema(value_type = String)]
     cidr: IpNet,
 }
 
@@ -334,8 +355,10 @@ impl From<&Grant> for UserRole {
     }
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
+/// How an [`ApiError`] is written for clients of these routes.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompatibleError, description = "The body of every refusal below `/v1/projects`.")]
+pub(super) struct Message<'a> {
     message: &'a str,
     error: ErrorBody<'a>,
 }

@@ -1,18 +1,28 @@
 //! A look at a tenant's server, taken from where the pooler runs and with what it logs in with.
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
+use axum::{Json, extract::State, http::StatusCode};
+use utoipa_axum::routes;
 
-use super::{AdminState, error::ApiError, extract::Segments, tenants};
+use super::{AdminState, error::ApiError, extract::Segments, openapi::Routes, tenants};
 use crate::{
     doctor::{ExaminationError, Report},
     names::TenantRef,
 };
 
 /// POST, although nothing is changed: each call logs in to the server a number of times.
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new().route("/v1/tenants/{ref}/doctor", post(examine))
+pub(super) fn routes() -> Routes {
+    Routes::default().routes(routes!(examine))
 }
 
+/// Looks a tenant's server over; takes up to 45 seconds and changes nothing.
+#[utoipa::path(
+    post, path = "/v1/tenants/{ref}/doctor", tag = "Tenants",
+    responses(
+        (status = 200, description = "What was found.", body = Report),
+        (status = 404, description = "No such tenant."),
+        (status = 503, description = "`catalogue_unavailable` or `examination_unavailable`: it cannot begin."),
+    ),
+)]
 async fn examine(
     State(state): State<AdminState>,
     Segments(name): Segments<TenantRef>,

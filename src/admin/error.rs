@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::expiry::ExpiryError;
 use crate::catalog::{CatalogError, What};
@@ -23,17 +24,23 @@ pub(super) struct ApiError {
     pub(super) hint: Option<String>,
 }
 
-/// How an [`ApiError`] is written.
-#[derive(Serialize)]
+/// Why a call was refused.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Refusal)]
 pub(super) struct ErrorBody<'a> {
+    /// For programs.
     code: &'static str,
+    /// For people.
     message: &'a str,
+    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
+/// How an [`ApiError`] is written.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error, description = "The body of every refusal.")]
+pub(super) struct Envelope<'a> {
     error: ErrorBody<'a>,
 }
 

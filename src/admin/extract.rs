@@ -16,12 +16,12 @@ use axum::{
 use serde::de::{DeserializeOwned, IgnoredAny};
 use zeroize::Zeroizing;
 
-use super::{error::ApiError, misfit};
+use super::{error::ApiError, misfit, object::Object};
 
 /// A body that has not arrived after this long is not waited for.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A JSON body, read as JSON whatever its declared type.
+/// A JSON object as body, read as JSON whatever its declared type.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
@@ -29,7 +29,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = read(request, state).await?;
-        json(&bytes).map_err(BodyError::into_api).map(Self)
+        match json(&bytes) {
+            Ok(Object(value)) => Ok(Self(value)),
+            Err(error) => Err(error.into_api()),
+        }
     }
 }
 
@@ -39,6 +42,10 @@ pub(super) struct SecretBody<T>(pub(super) T);
 /// What a [`SecretBody`] takes, in a sentence for whoever sent something else.
 pub(super) trait Described {
     const TAKEN: &'static str;
+}
+
+impl<T: Described> Described for Object<T> {
+    const TAKEN: &'static str = T::TAKEN;
 }
 
 impl<S: Send + Sync, T: DeserializeOwned + Described> FromRequest<S> for SecretBody<T> {
@@ -183,7 +190,7 @@ mod tests {
     use crate::admin::values::{RuleTerms, SecretText, TenantFields};
 
     fn refused<T: DeserializeOwned>(body: &str) -> String {
-        let refused = json::<T>(body.as_bytes()).map_err(BodyError::into_api);
+        let refused = json::<Object<T>>(body.as_bytes()).map_err(BodyError::into_api);
         refused
             .err()
             .map_or_else(String::new, |error| error.message)
@@ -216,6 +223,13 @@ mod tests {
                 "`networks[1]`: write a network (10.0.0.0/8, 2001:db8::/32) or one address",
             ),
             ("7", "the body must be an object"),
+            // A list of the fields in their order, or of none of them.
+            (r#"["demo"]"#, "the body must be an object"),
+            (r#"{"timeouts": []}"#, "`timeouts` must be an object"),
+            (
+                r#"{"authority": ["catalogue"]}"#,
+                "`authority` must be an object",
+            ),
         ] {
             assert_eq!(refused::<TenantFields>(body), said);
         }

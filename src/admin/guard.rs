@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use axum::{Json, Router, extract::State, http::HeaderMap, routing::post};
+use axum::{Json, extract::State, http::HeaderMap};
 use time::OffsetDateTime;
 use tokio::time::Instant;
+use utoipa_axum::routes;
 
 use super::{
     AdminState, Readiness,
@@ -12,6 +13,7 @@ use super::{
     change::harmless,
     error::ApiError,
     extract::{Body, Segments},
+    openapi::Routes,
     values::{DirectEnd, Done, GuardAnswer, GuardKey, GuardQuestion},
 };
 use crate::{catalog::ServiceKey, names::TenantRef};
@@ -20,15 +22,23 @@ use crate::{catalog::ServiceKey, names::TenantRef};
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// With the guard's own key.
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new().route("/v1/tenants/{ref}/guard", post(watch))
+pub(super) fn routes() -> Routes {
+    Routes::default().routes(routes!(watch))
 }
 
 /// With the admin key.
-pub(super) fn key_route() -> Router<AdminState> {
-    Router::new().route("/v1/tenants/{ref}/guard-key", post(make_key))
+pub(super) fn key_route() -> Routes {
+    Routes::default().routes(routes!(make_key))
 }
 
+/// Makes the key of the guard beside a tenant's database, in place of an earlier one.
+#[utoipa::path(
+    post, path = "/v1/tenants/{ref}/guard-key", tag = "Direct access",
+    responses(
+        (status = 200, description = "The only answer that holds the key.", body = Done<GuardKey>),
+        (status = 404, description = "No such tenant."),
+    ),
+)]
 async fn make_key(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -42,6 +52,14 @@ async fn make_key(
 }
 
 /// Answers as soon as one of the sessions may not go on, else when the wait is over.
+#[utoipa::path(
+    post, path = "/v1/tenants/{ref}/guard", tag = "Direct access",
+    request_body(content = GuardQuestion, example = json!({
+        "wait_seconds": 10,
+        "sessions": [{ "id": "4711", "token": "4fQ8zK1mT0aB", "role": "app_readwrite", "from": "192.0.2.7" }],
+    })), security(("guard_key" = [])),
+    responses((status = 200, description = "Those that may not go on.", body = GuardAnswer)),
+)]
 async fn watch(
     State(mut state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
@@ -56,7 +74,13 @@ async fn watch(
     {
         return Err(auth::refusal("this is not the tenant's guard key"));
     }
-    let wait = Duration::from_secs(question.wait_seconds.into()).min(WAIT_MAX);
+    let wait = Duration::from_secs(question.wait_seconds.into());
+    if wait > WAIT_MAX {
+        return Err(ApiError::malformed(format!(
+            "`wait_seconds` must be 0 to {}",
+            WAIT_MAX.as_secs()
+        )));
+    }
     let deadline = Instant::now() + wait;
     let mut changes = state.access.changes();
     loop {

@@ -1,47 +1,54 @@
 //! Is it alive, is it ready, how is it doing; and: read the configuration again.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
-    http::{StatusCode, header},
-    middleware,
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
-    routing::{get, post},
 };
 use serde::Serialize;
 use tokio::sync::oneshot;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
 
-use super::{AdminState, MetricsGuard, Readiness, ReloadRequest, auth, error::ApiError};
+use super::{
+    AdminState, MetricsGuard, Readiness, ReloadRequest, auth, error::ApiError, openapi::Routes,
+};
 
 /// Routes that need no key, or decide about it themselves.
-pub(super) fn routes(state: &AdminState) -> Router<AdminState> {
-    let metrics = Router::new().route("/metrics", get(metrics));
-    let metrics = match state.metrics_guard {
-        MetricsGuard::Open => metrics,
-        MetricsGuard::AdminKey => metrics.route_layer(middleware::from_fn_with_state(
-            state.clone(),
-            auth::require_admin_key,
-        )),
-    };
-    Router::new()
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .merge(metrics)
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(health))
+        .routes(routes!(ready))
+        .routes(routes!(metrics))
 }
 
-pub(super) fn reload_route() -> Router<AdminState> {
-    Router::new().route("/v1/reload", post(reload))
+pub(super) fn reload_route() -> Routes {
+    Routes::default().routes(routes!(reload))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Status {
     status: &'static str,
 }
 
+/// Whether the process serves.
+#[utoipa::path(
+    get, path = "/health", tag = "Service",
+    responses((status = 200, description = "It does.", body = Status)),
+)]
 async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
+/// Whether new clients are served.
+#[utoipa::path(
+    get, path = "/ready", tag = "Service",
+    responses(
+        (status = 200, description = "They are.", body = Status),
+        (status = 503, description = "They are not: `status` says why.", body = Status),
+    ),
+)]
 async fn ready(State(state): State<AdminState>) -> (StatusCode, Json<Status>) {
     let readiness = *state.readiness.borrow();
     let status = match readiness {
@@ -53,14 +60,35 @@ async fn ready(State(state): State<AdminState>) -> (StatusCode, Json<Status>) {
     (StatusCode::SERVICE_UNAVAILABLE, Json(Status { status }))
 }
 
-async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
+/// All metrics in Prometheus' text format. Needs the key unless the listener is on a loopback address.
+#[utoipa::path(
+    get, path = "/metrics", tag = "Service",
+    security((), ("admin_key" = [])),
+    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
+)]
+async fn metrics(
+    State(state): State<AdminState>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, ApiError> {
+    if state.metrics_guard == MetricsGuard::AdminKey {
+        auth::check_admin_key(&state, &headers)?;
+    }
     let kind = (
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     );
-    ([kind], state.metrics.render())
+    Ok(([kind], state.metrics.render()))
 }
 
+/// Reads the configuration and the certificates again, without dropping clients.
+#[utoipa::path(
+    post, path = "/v1/reload", tag = "Service",
+    responses(
+        (status = 200, description = "The new ones hold.", body = Status),
+        (status = 422, description = "`invalid`: they are not good, and all is as it was."),
+        (status = 503, description = "`stopping`: the pooler is about to end."),
+    ),
+)]
 async fn reload(State(state): State<AdminState>) -> Result<Json<Status>, ApiError> {
     let stopping = || {
         ApiError::new(

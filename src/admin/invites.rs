@@ -1,12 +1,9 @@
 //! Invitations: people who are no members are given roles for a while that begins when they accept.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    routing::{delete, get, post},
-};
+use axum::{Json, extract::State, http::StatusCode};
 use time::{Duration, OffsetDateTime};
+use utoipa_axum::routes;
+use zeroize::Zeroizing;
 
 use super::{
     AdminState,
@@ -15,7 +12,9 @@ use super::{
     error::ApiError,
     expiry,
     extract::{Body, SecretBody, Segments},
-    rules, tenants,
+    object::Object,
+    openapi::Routes,
+    own, rules, tenants, tokens,
     values::{
         Acceptance, Accepted, Done, Invitation, InvitationRole, InviteView, Invites, IssuedInvite,
         Removed,
@@ -33,17 +32,25 @@ use crate::{
 /// How long an invitation waits for its acceptance unless it says otherwise.
 const WAITS: Duration = Duration::days(7);
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/tenants/{ref}/invites", get(list).post(create))
-        .route("/v1/tenants/{ref}/invites/{invite}", delete(revoke))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(list, create))
+        .routes(routes!(revoke))
 }
 
 /// Without a key: whoever was invited shows the acceptance token.
-pub(super) fn open_routes() -> Router<AdminState> {
-    Router::new().route("/v1/tenants/{ref}/invites/accept", post(accept))
+pub(super) fn open_routes() -> Routes {
+    Routes::default().routes(routes!(accept))
 }
 
+/// The invitations to a tenant, newest first.
+#[utoipa::path(
+    get, path = "/v1/tenants/{ref}/invites", tag = "Invitations",
+    responses(
+        (status = 200, description = "Those that were accepted or have expired as well.", body = Invites),
+        (status = 404, description = "No such tenant."),
+    ),
+)]
 async fn list(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
@@ -55,6 +62,17 @@ async fn list(
     }))
 }
 
+/// Invites somebody who is no member.
+#[utoipa::path(
+    post, path = "/v1/tenants/{ref}/invites", tag = "Invitations",
+    request_body(content = Invitation, example = json!({ "email": "guest@example.com", "roles": [{ "role": "app_readwrite", "lasts": "8h" }] })),
+    responses(
+        (status = 201, description = "The only answer that holds the acceptance token.", body = Done<IssuedInvite>),
+        (status = 404, description = "No such tenant."),
+        (status = 409, description = "`exists`: the address is a member's."),
+        (status = 422, description = "`invalid`, `privileged_role`, `expiry_in_the_past` or `expiry_too_far`"),
+    ),
+)]
 async fn create(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -79,24 +97,50 @@ async fn create(
     Ok((StatusCode::CREATED, Json(harmless(made, answer))))
 }
 
+/// Accepts an invitation: the roles are granted from now on, and the guest is given a token to use them with.
+#[utoipa::path(
+    post, path = "/v1/tenants/{ref}/invites/accept", tag = "Invitations",
+    request_body(content = Acceptance, example = json!({ "email": "guest@example.com", "token": "sli_…" })),
+    responses(
+        (status = 201, description = "The guest, and the only answer that holds their token.", body = Done<Accepted>),
+        (status = 401, description = "`invalid_invite`: the token, the address or the tenant is wrong."),
+        (status = 410, description = "`invite_used` or `invite_expired`"),
+        (status = 422, description = "`privileged_role`: the tenant grants it no more."),
+    ),
+)]
 async fn accept(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
-    SecretBody(shown): SecretBody<Acceptance>,
+    SecretBody(Object(shown)): SecretBody<Object<Acceptance>>,
 ) -> Result<(StatusCode, Json<Done<Accepted>>), ApiError> {
     let changed = accepted(&state, &tenant, shown).await?;
-    let scope = Scope::Member(tenant, changed.value.person.id);
-    let answer = |AcceptedInvite { person, rules, .. }| {
-        let rules = rules
-            .into_iter()
-            .map(|rule| rules::view(rule, person.email.clone()))
-            .collect();
-        Accepted { person, rules }
+    let (made, _) = &changed.value;
+    let scope = Scope::Member(tenant, made.person.id);
+    // The token is answered this once: better without the way than not at all.
+    let access = own::ways(&state, &made.token).await.unwrap_or_default();
+    let answer = |(made, secret): (AcceptedInvite, _)| {
+        let email = &made.person.email;
+        let rules = made.rules.into_iter();
+        Accepted {
+            rules: rules.map(|rule| rules::view(rule, email.clone())).collect(),
+            token: tokens::view(&state.catalog, made.token),
+            person: made.person,
+            secret,
+            access,
+        }
     };
     let done = state.enforced(changed, scope, answer).await;
     Ok((StatusCode::CREATED, Json(done)))
 }
 
+/// Revokes an invitation, with the rules and the token that it has given.
+#[utoipa::path(
+    delete, path = "/v1/tenants/{ref}/invites/{invite}", tag = "Invitations",
+    responses(
+        (status = 200, description = "The sessions that lived on it are gone.", body = Done<Removed>),
+        (status = 404, description = "No such tenant or invitation."),
+    ),
+)]
 async fn revoke(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -111,7 +155,7 @@ pub(super) async fn invite(
     tenant: &TenantRef,
     new: NewInvite,
     actor: &str,
-) -> Result<Changed<(Invite, zeroize::Zeroizing<String>)>, ApiError> {
+) -> Result<Changed<(Invite, Zeroizing<String>)>, ApiError> {
     rules::refuse_powers(state, tenant, new.roles.iter().map(|role| &role.role)).await?;
     Ok(state.catalog.create_invite(tenant, new, actor).await?)
 }
@@ -125,7 +169,7 @@ pub(super) async fn accepted(
     state: &AdminState,
     tenant: &TenantRef,
     shown: Acceptance,
-) -> Result<Changed<AcceptedInvite>, ApiError> {
+) -> Result<Changed<(AcceptedInvite, Zeroizing<String>)>, ApiError> {
     let token = InviteToken::parse(&shown.token).ok_or(CatalogError::InviteNotValid)?;
     let accepted = state.catalog.accept_invite(tenant, &shown.email, token);
     Ok(accepted.await?)

@@ -6,19 +6,22 @@
 use std::{net::IpAddr, sync::Arc};
 
 use axum::{
-    Extension, Json, Router,
+    Extension, Json,
     extract::{DefaultBodyLimit, State},
     http::StatusCode,
-    routing::post,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, time::Instant};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
 use zeroize::Zeroizing;
 
 use super::{
     AdminState,
     error::ApiError,
     extract::{Described, SecretBody},
+    object,
+    openapi::Routes,
     server::Peer,
     values::wiped,
 };
@@ -29,9 +32,9 @@ const TOKENS_MAX: usize = 100;
 /// Reports that are worked on at a time.
 const UNDER_WAY_MAX: usize = 16;
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/tokens/leaked", post(report))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(report))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
         .layer(Extension(Arc::new(Reports::default())))
 }
@@ -52,21 +55,42 @@ impl Default for Reports {
 }
 
 /// One token, several, or a list as secret scanners send it.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = LeakReport)]
 #[serde(untagged)]
 enum Report {
-    One(Found),
-    Several { tokens: Vec<Text> },
+    #[serde(deserialize_with = "object::one")]
+    One(One),
+    #[serde(deserialize_with = "object::one")]
+    Several(Several),
+    #[serde(deserialize_with = "object::list")]
     List(Vec<Found>),
 }
 
+#[derive(Deserialize, ToSchema)]
+#[schema(as = LeakedToken)]
+#[serde(deny_unknown_fields)]
+struct One {
+    token: Text,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[schema(as = LeakedTokens)]
+#[serde(deny_unknown_fields)]
+struct Several {
+    #[schema(min_items = 1, max_items = 100)]
+    tokens: Vec<Text>,
+}
+
 /// Scanners say more of each, such as where it was.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = FoundToken)]
 struct Found {
     token: Text,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(value_type = String)]
 struct Text(#[serde(with = "wiped")] Zeroizing<String>);
 
 impl Described for Report {
@@ -77,19 +101,28 @@ impl Described for Report {
 impl Report {
     fn into_texts(self) -> Vec<Zeroizing<String>> {
         let texts = match self {
-            Self::One(found) => vec![found.token],
-            Self::Several { tokens } => tokens,
+            Self::One(One { token }) => vec![token],
+            Self::Several(Several { tokens }) => tokens,
             Self::List(found) => found.into_iter().map(|found| found.token).collect(),
         };
         texts.into_iter().map(|text| text.0).collect()
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Received {
     received: usize,
 }
 
+/// Has tokens revoked that somebody has found: whoever can show the whole of one may.
+#[utoipa::path(
+    post, path = "/v1/tokens/leaked", tag = "Tokens",
+    request_body(content = Report, example = json!({ "token": "slp_…" })),
+    responses(
+        (status = 202, description = "Received, and not looked at yet.", body = Received),
+        (status = 429, description = "`too_many_requests`: there were too many reports a moment ago."),
+    ),
+)]
 async fn report(
     State(state): State<AdminState>,
     Extension(Peer(peer)): Extension<Peer>,
@@ -165,7 +198,18 @@ mod tests {
         let scanner = r#"[{"token": "a", "type": "sluice_token", "url": "https://example.com", "source": "content"}]"#;
         assert_eq!(read(scanner).unwrap(), ["a"]);
         assert_eq!(read("[]").unwrap(), [""; 0]);
-        for wrong in [r#"{}"#, r#"{"tokens": "a"}"#, "7"] {
+        for wrong in [
+            "{}",
+            "7",
+            r#""a""#,
+            r#"{"tokens": "a"}"#,
+            r#"{"token": "a", "tokens": ["b"]}"#,
+            r#"["a"]"#,
+            r#"["a", "b"]"#,
+            r#"[["a"]]"#,
+            r#"[["a", "b"]]"#,
+            r#"[{"token": "a"}, "b"]"#,
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

@@ -1,12 +1,12 @@
 //! The admin listener: HTTP API, health and metrics.
 //!
 //! ```text
-//! /health /ready                      open
+//! /health /ready /openapi.json        open
 //! /metrics                            open on a loopback address, else with the admin key
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
+//! /v1/me…                             the same: what they may reach, their sessions and tokens
 //! …/invites/accept, …/invite/accept   with the acceptance token in the body
 //! rules, members, invites, switch     of a tenant: with the admin key, or the token of one who manages its access
-//! /v1/me…                             the same: what they may reach, their sessions and tokens
 //! /v1/tokens/leaked                   open: who shows a token has it revoked
 //! /v1/tenants/{ref}/guard             with the tenant's guard key
 //! /v1/tenants/{ref}/authority/…       a tenant's external authority, with its webhook key
@@ -34,6 +34,8 @@ mod leaks;
 mod misfit;
 mod moment;
 pub mod networks;
+mod object;
+mod openapi;
 mod own;
 pub mod own_values;
 mod people;
@@ -48,7 +50,7 @@ pub mod values;
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::DefaultBodyLimit,
     http::{Method, StatusCode, Uri},
     middleware,
@@ -59,12 +61,19 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
 
+use self::{
+    auth::Gate,
+    compatible_values::with_message,
+    error::ApiError,
+    openapi::{Document, Routes},
+    server::Limits,
+};
 pub use self::{
     auth::{ACTOR_HEADER, is_actor},
     change::Changes,
 };
-use self::{error::ApiError, server::Limits};
 use crate::{access::Access, catalog::Catalog, config::Secret, doctor::Doctor};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.
@@ -114,39 +123,20 @@ pub struct ReloadRequest {
 /// Why the configuration stays as it was.
 pub type ReloadError = Box<dyn std::error::Error + Send + Sync>;
 
-/// All routes.
+/// Everything that is served.
 pub fn router(state: AdminState) -> Router {
-    let guarded = Router::new()
-        .merge(tenants::routes())
-        .merge(people::routes())
-        .merge(tokens::routes())
-        .merge(sessions::routes())
-        .merge(doctor::routes())
-        .merge(guard::key_route())
-        .merge(audit::routes())
-        .merge(health::reload_route())
-        .route_layer(middleware::from_fn_with_state(
+    let close = |gate, routes: Routes| match gate {
+        Gate::AdminKey => routes.route_layer(middleware::from_fn_with_state(
             state.clone(),
             auth::require_admin_key,
-        ));
-    let managed = Router::new()
-        .merge(tenants::managed_routes())
-        .merge(rules::routes())
-        .merge(invites::routes())
-        .route_layer(middleware::from_fn_with_state(
+        )),
+        Gate::Manager => routes.route_layer(middleware::from_fn_with_state(
             state.clone(),
             auth::require_manager,
-        ));
-    Router::new()
-        .merge(guarded)
-        .merge(managed)
-        .merge(invites::open_routes())
-        .merge(guard::routes())
-        .merge(own::routes())
-        .merge(leaks::routes())
-        .merge(compatible::routes(&state))
-        .merge(authority::routes(&state))
-        .merge(health::routes(&state))
+        )),
+    };
+    let (routes, document) = routes(close);
+    routes
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(middleware::from_fn_with_state(
@@ -154,7 +144,51 @@ pub fn router(state: AdminState) -> Router {
             change::run_whole,
         ))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .layer(Extension(Document::from(&document)))
         .with_state(state)
+}
+
+/// The description of all routes.
+#[must_use]
+pub fn document() -> OpenApi {
+    let (_, document) = routes(|_, routes| routes);
+    document
+}
+
+/// All routes, and the description of them. `close` puts some behind a gate: for that the pooler must run, which takes
+/// no part in the description.
+fn routes(close: impl Fn(Gate, Routes) -> Routes) -> (Router<AdminState>, OpenApi) {
+    let behind = |gate, routes| close(gate, openapi::behind(gate, routes));
+    let administration = Routes::default()
+        .merge(tenants::routes())
+        .merge(people::routes())
+        .merge(tokens::routes())
+        .merge(sessions::routes())
+        .merge(doctor::routes())
+        .merge(guard::key_route())
+        .merge(authority::key_route())
+        .merge(audit::routes())
+        .merge(health::reload_route());
+    let management = Routes::default()
+        .merge(tenants::managed_routes())
+        .merge(rules::routes())
+        .merge(invites::routes());
+    let compatible = behind(Gate::Manager, compatible::managed_routes())
+        .merge(compatible::open_routes())
+        .layer(middleware::map_response(with_message));
+    let (routes, mut document) = behind(Gate::AdminKey, administration)
+        .merge(behind(Gate::Manager, management))
+        .merge(compatible)
+        .merge(invites::open_routes())
+        .merge(guard::routes())
+        .merge(own::routes())
+        .merge(leaks::routes())
+        .merge(authority::routes())
+        .merge(health::routes())
+        .merge(openapi::document_route())
+        .split_for_parts();
+    openapi::complete(&mut document);
+    (routes, document)
 }
 
 /// Serves until `shutdown`, then lets calls under way finish within a deadline.

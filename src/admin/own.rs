@@ -1,25 +1,24 @@
 //! What a person may ask and do about themselves, with a token of theirs and no administrator.
 //!
-//! A token with limits shows as much as it opens: the access and the sessions within them, and of tokens itself.
+//! A token with limits shows as much as it opens: memberships, access and sessions within them, and of tokens itself.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    routing::{delete, get},
-};
+use axum::{Json, extract::State};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
     auth::{self, Oneself},
     error::ApiError,
     extract::Segments,
+    openapi::Routes,
     own_values::{Me, OwnAccess, Way, WayState},
     tokens::view,
     values::{Done, Removed, Sessions, Tokens},
 };
 use crate::{
     access::{Opening, Scope, SessionView},
+    catalog::types::TokenRecord,
     config::Listen,
     names::{DatabaseName, SessionId, TokenId},
 };
@@ -31,41 +30,64 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/me", get(me))
-        .route("/v1/me/access", get(access))
-        .route("/v1/me/sessions", get(sessions))
-        .route("/v1/me/sessions/{session}", delete(end_session))
-        .route("/v1/me/tokens", get(tokens))
-        .route("/v1/me/tokens/{token}", delete(revoke_token))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(me))
+        .routes(routes!(access))
+        .routes(routes!(sessions))
+        .routes(routes!(end_session))
+        .routes(routes!(tokens))
+        .routes(routes!(revoke_token))
 }
 
+/// Who calls, with which token.
+#[utoipa::path(
+    get, path = "/v1/me", tag = "Oneself",
+    security(("access_token" = [])),
+    responses((status = 200, description = "The caller.", body = Me)),
+)]
 async fn me(
     State(state): State<AdminState>,
     Oneself(token): Oneself,
 ) -> Result<Json<Me>, ApiError> {
     let person = state.catalog.person(token.person).await?;
+    let mut memberships = Vec::new();
+    for membership in state.catalog.memberships(token.person).await? {
+        let tenant = state.catalog.tenant(&membership.tenant).await?;
+        if tenant.is_some_and(|tenant| token.limits.cover(&tenant)) {
+            memberships.push(membership);
+        }
+    }
     Ok(Json(Me {
         // Gone a moment ago, with all their tokens.
         person: person.ok_or_else(auth::invalid_token)?,
-        memberships: state.catalog.memberships(token.person).await?,
+        memberships,
         token: view(&state.catalog, token),
     }))
 }
 
+/// What the caller may reach, and the way there.
+#[utoipa::path(
+    get, path = "/v1/me/access", tag = "Oneself",
+    security(("access_token" = [])),
+    responses((status = 200, description = "Every role that a rule lets them use.", body = OwnAccess)),
+)]
 async fn access(
     State(state): State<AdminState>,
     Oneself(token): Oneself,
 ) -> Result<Json<OwnAccess>, ApiError> {
-    let openings = state.access.openings(&token).await?;
+    let access = ways(&state, &token).await?;
+    Ok(Json(OwnAccess { access }))
+}
+
+/// What the token opens, and the way there.
+pub(super) async fn ways(state: &AdminState, token: &TokenRecord) -> Result<Vec<Way>, ApiError> {
+    let openings = state.access.openings(token).await?;
     let config = state.doctor.config.load();
     let ways = openings
         .into_iter()
         .map(|opening| way(opening, &config.listen));
-    Ok(Json(OwnAccess {
-        access: ways.collect(),
-    }))
+    Ok(ways.collect())
 }
 
 fn way(opening: Opening, listen: &Listen) -> Way {
@@ -104,6 +126,12 @@ fn way(opening: Opening, listen: &Listen) -> Way {
     }
 }
 
+/// The caller's open sessions.
+#[utoipa::path(
+    get, path = "/v1/me/sessions", tag = "Oneself",
+    security(("access_token" = [])),
+    responses((status = 200, description = "The sessions.", body = Sessions)),
+)]
 async fn sessions(
     State(state): State<AdminState>,
     oneself: Oneself,
@@ -134,6 +162,15 @@ async fn is_own(
     Ok(is_covered && token.limits.name_role(&session.role))
 }
 
+/// Ends one of the caller's sessions.
+#[utoipa::path(
+    delete, path = "/v1/me/sessions/{session}", tag = "Oneself",
+    security(("access_token" = [])),
+    responses(
+        (status = 200, description = "It is gone.", body = Done<Removed>),
+        (status = 404, description = "No such session of theirs."),
+    ),
+)]
 async fn end_session(
     State(state): State<AdminState>,
     oneself: Oneself,
@@ -154,6 +191,12 @@ async fn end_session(
     }))
 }
 
+/// The caller's tokens, without their secrets.
+#[utoipa::path(
+    get, path = "/v1/me/tokens", tag = "Oneself",
+    security(("access_token" = [])),
+    responses((status = 200, description = "Those that have run out as well.", body = Tokens)),
+)]
 async fn tokens(
     State(state): State<AdminState>,
     Oneself(token): Oneself,
@@ -166,6 +209,15 @@ async fn tokens(
     }))
 }
 
+/// Revokes one of the caller's tokens.
+#[utoipa::path(
+    delete, path = "/v1/me/tokens/{token}", tag = "Oneself",
+    security(("access_token" = [])),
+    responses(
+        (status = 200, description = "The sessions that lived on it are gone.", body = Done<Removed>),
+        (status = 404, description = "No such token of theirs."),
+    ),
+)]
 async fn revoke_token(
     State(state): State<AdminState>,
     oneself: Oneself,

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::values::TokenView;
 use crate::{
@@ -11,20 +12,20 @@ use crate::{
 };
 
 /// Who calls, with which token.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Me {
     pub person: Person,
     pub memberships: Vec<Member>,
     pub token: TokenView,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OwnAccess {
     pub access: Vec<Way>,
 }
 
 /// One role of one tenant that a rule lets the person use.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Way {
     pub tenant: TenantRef,
     /// The tenant's name for people.
@@ -40,13 +41,14 @@ pub struct Way {
 }
 
 /// Whether it can be used at the moment.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum WayState {
     Open {
         #[serde(with = "time::serde::rfc3339")]
         expires_at: OffsetDateTime,
         /// Client networks that it holds in; empty: anywhere.
+        #[schema(value_type = Vec<String>)]
         networks: Vec<IpNet>,
     },
     /// In spite of the rule.

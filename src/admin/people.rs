@@ -1,6 +1,7 @@
 //! People. Wherever a path or a body names a person, an id and an e-mail address are both taken.
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{Json, extract::State, http::StatusCode};
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
@@ -8,6 +9,7 @@ use super::{
     change::harmless,
     error::ApiError,
     extract::{Body, Segments},
+    openapi::Routes,
     values::{Done, NewPerson, OnePerson, People, Removed},
 };
 use crate::{
@@ -16,10 +18,10 @@ use crate::{
     names::PersonId,
 };
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/people", get(list).post(add))
-        .route("/v1/people/{person}", get(show).delete(remove))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(list, add))
+        .routes(routes!(show, remove))
 }
 
 /// The person with this id or e-mail address, or the refusal that says that there is none.
@@ -34,11 +36,26 @@ pub(super) async fn find(catalog: &Catalog, text: &str) -> Result<Person, ApiErr
     })
 }
 
+/// Everybody.
+#[utoipa::path(
+    get, path = "/v1/people", tag = "People",
+    responses((status = 200, description = "In the order of their e-mail addresses.", body = People)),
+)]
 async fn list(State(state): State<AdminState>) -> Result<Json<People>, ApiError> {
     let people = state.catalog.people().await?;
     Ok(Json(People { people }))
 }
 
+/// Adds a person.
+#[utoipa::path(
+    post, path = "/v1/people", tag = "People",
+    request_body(content = NewPerson, example = json!({ "email": "erin@example.com", "name": "Erin" })),
+    responses(
+        (status = 201, description = "The person.", body = Done<OnePerson>),
+        (status = 409, description = "`exists`: somebody has this e-mail address."),
+        (status = 422, description = "`invalid`: the e-mail address or the name cannot be one."),
+    ),
+)]
 async fn add(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -56,6 +73,14 @@ async fn add(
     Ok((StatusCode::CREATED, Json(harmless(made, answer))))
 }
 
+/// One person, with their memberships.
+#[utoipa::path(
+    get, path = "/v1/people/{person}", tag = "People",
+    responses(
+        (status = 200, description = "The person.", body = OnePerson),
+        (status = 404, description = "No such person."),
+    ),
+)]
 async fn show(
     State(state): State<AdminState>,
     Segments(person): Segments<String>,
@@ -68,6 +93,14 @@ async fn show(
     }))
 }
 
+/// Removes a person with all their tokens, memberships and rules.
+#[utoipa::path(
+    delete, path = "/v1/people/{person}", tag = "People",
+    responses(
+        (status = 200, description = "Their sessions are gone.", body = Done<Removed>),
+        (status = 404, description = "No such person."),
+    ),
+)]
 async fn remove(
     State(state): State<AdminState>,
     Actor(actor): Actor,

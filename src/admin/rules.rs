@@ -1,13 +1,10 @@
 //! Rules: member → role, until when, from where, on branches only or not.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    routing::{get, put},
-};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use time::OffsetDateTime;
+
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
@@ -15,6 +12,7 @@ use super::{
     error::ApiError,
     expiry,
     extract::{Body, Params, Segments},
+    openapi::Routes,
     people, tenants,
     values::{Done, OneRule, Removed, RuleAddition, RuleStatus, RuleTerms, RuleView, Rules},
 };
@@ -27,28 +25,33 @@ use crate::{
     names::{PersonId, RoleName, TenantRef},
 };
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/tenants/{ref}/rules", get(list).post(add))
-        .route(
-            "/v1/tenants/{ref}/rules/{person}",
-            axum::routing::delete(remove_all),
-        )
-        .route(
-            "/v1/tenants/{ref}/rules/{person}/{role}",
-            put(replace).patch(set).delete(remove),
-        )
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(list, add))
+        .routes(routes!(remove_all))
+        .routes(routes!(replace, set, remove))
 }
 
 /// One rule as a path names it.
 type RulePath = (TenantRef, String, RoleName);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    /// Id or e-mail address.
     person: Option<String>,
 }
 
+/// The rules of a tenant.
+#[utoipa::path(
+    get, path = "/v1/tenants/{ref}/rules", tag = "Rules",
+    params(Filter),
+    responses(
+        (status = 200, description = "Those that have run out as well.", body = Rules),
+        (status = 404, description = "No such tenant or person."),
+    ),
+)]
 async fn list(
     State(state): State<AdminState>,
     Segments(tenant): Segments<TenantRef>,
@@ -66,6 +69,17 @@ async fn list(
     }))
 }
 
+/// Adds a rule.
+#[utoipa::path(
+    post, path = "/v1/tenants/{ref}/rules", tag = "Rules",
+    request_body(content = RuleAddition, example = json!({ "person": "anna@example.com", "role": "app_readwrite", "expires": "8h" })),
+    responses(
+        (status = 201, description = "The rule.", body = Done<OneRule>),
+        (status = 404, description = "No such tenant or person."),
+        (status = 409, description = "`exists`: the person has a rule for this role that holds."),
+        (status = 422, description = "`invalid`, `not_a_member`, `privileged_role`, `expiry_in_the_past` or `expiry_too_far`"),
+    ),
+)]
 async fn add(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -95,6 +109,16 @@ async fn add(
         .map(|done| (StatusCode::CREATED, Json(done)))
 }
 
+/// Writes the whole of a rule, new or not.
+#[utoipa::path(
+    put, path = "/v1/tenants/{ref}/rules/{person}/{role}", tag = "Rules",
+    request_body(content = RuleTerms, example = json!({ "expires": "8h", "reason": "ticket 4711" })),
+    responses(
+        (status = 200, description = "The rule.", body = Done<OneRule>),
+        (status = 404, description = "No such tenant or person."),
+        (status = 422, description = "`invalid`, `not_a_member`, `privileged_role`, `expiry_in_the_past` or `expiry_too_far`"),
+    ),
+)]
 async fn replace(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -122,6 +146,16 @@ async fn replace(
     write(&state, &actor, tenant, person, new).await.map(Json)
 }
 
+/// Changes what is named in a rule.
+#[utoipa::path(
+    patch, path = "/v1/tenants/{ref}/rules/{person}/{role}", tag = "Rules",
+    request_body(content = RuleTerms, example = json!({ "networks": ["10.0.0.0/8"] })),
+    responses(
+        (status = 200, description = "The rule; sessions that no longer fit it are gone.", body = Done<OneRule>),
+        (status = 404, description = "No such tenant, person or rule."),
+        (status = 422, description = "`invalid`, `not_a_member`, `privileged_role`, `expiry_in_the_past` or `expiry_too_far`"),
+    ),
+)]
 async fn set(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -150,6 +184,14 @@ async fn set(
     write(&state, &actor, tenant, person, new).await.map(Json)
 }
 
+/// Removes a rule.
+#[utoipa::path(
+    delete, path = "/v1/tenants/{ref}/rules/{person}/{role}", tag = "Rules",
+    responses(
+        (status = 200, description = "The sessions that lived on it are gone.", body = Done<Removed>),
+        (status = 404, description = "No such tenant, person or rule."),
+    ),
+)]
 async fn remove(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -164,6 +206,14 @@ async fn remove(
     Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
 }
 
+/// Removes all rules that a person has in a tenant.
+#[utoipa::path(
+    delete, path = "/v1/tenants/{ref}/rules/{person}", tag = "Rules",
+    responses(
+        (status = 200, description = "The sessions that lived on them are gone.", body = Done<Removed>),
+        (status = 404, description = "No such tenant or person, or they have no rule."),
+    ),
+)]
 async fn remove_all(
     State(state): State<AdminState>,
     Actor(actor): Actor,

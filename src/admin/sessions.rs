@@ -1,35 +1,43 @@
 //! The open sessions: who is connected, and the end of one.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    routing::{delete, get},
-};
+use axum::{Json, extract::State};
 use serde::Deserialize;
+
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
     auth::Actor,
     error::ApiError,
     extract::{Params, Segments},
+    openapi::Routes,
     people,
     values::{Done, Removed, Sessions},
 };
 use crate::names::{SessionId, TenantRef};
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/sessions", get(list))
-        .route("/v1/sessions/{session}", delete(end))
+pub(super) fn routes() -> Routes {
+    Routes::default().routes(routes!(list)).routes(routes!(end))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     tenant: Option<TenantRef>,
+    /// Id or e-mail address.
     person: Option<String>,
 }
 
+/// The open sessions, oldest first.
+#[utoipa::path(
+    get, path = "/v1/sessions", tag = "Sessions",
+    params(Filter),
+    responses(
+        (status = 200, description = "Those that pass.", body = Sessions),
+        (status = 404, description = "No such person."),
+    ),
+)]
 async fn list(
     State(state): State<AdminState>,
     Params(filter): Params<Filter>,
@@ -49,6 +57,14 @@ async fn list(
     Ok(Json(Sessions { sessions }))
 }
 
+/// Ends a session; its person may log in again.
+#[utoipa::path(
+    delete, path = "/v1/sessions/{session}", tag = "Sessions",
+    responses(
+        (status = 200, description = "It is gone.", body = Done<Removed>),
+        (status = 404, description = "No such session is open."),
+    ),
+)]
 async fn end(
     State(state): State<AdminState>,
     Actor(actor): Actor,

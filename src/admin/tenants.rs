@@ -1,11 +1,7 @@
 //! Tenants, their switch for token access, their members and the secrets of their roles.
 
-use axum::{
-    Extension, Json, Router,
-    extract::State,
-    http::StatusCode,
-    routing::{get, put},
-};
+use axum::{Extension, Json, extract::State, http::StatusCode};
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
@@ -13,6 +9,7 @@ use super::{
     change::harmless,
     error::ApiError,
     extract::{Body, SecretBody, Segments},
+    openapi::Routes,
     people, tenant_fields,
     values::{
         AccessState, Done, MemberGone, MemberTerms, Members, OneMember, OneTenant, Removed,
@@ -30,25 +27,19 @@ use crate::{
     protocol::scram::Verifier,
 };
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/tenants", get(list).post(add))
-        .route("/v1/tenants/{ref}", get(show).patch(set).delete(remove))
-        .route(
-            "/v1/tenants/{ref}/roles/{role}/secret",
-            put(set_secret).delete(remove_secret),
-        )
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(list, add))
+        .routes(routes!(show, set, remove))
+        .routes(routes!(set_secret, remove_secret))
 }
 
 /// What the tenant's own owners and administrators do as well.
-pub(super) fn managed_routes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/tenants/{ref}/access", get(access).put(set_access))
-        .route("/v1/tenants/{ref}/members", get(members))
-        .route(
-            "/v1/tenants/{ref}/members/{person}",
-            put(set_member).delete(remove_member),
-        )
+pub(super) fn managed_routes() -> Routes {
+    Routes::default()
+        .routes(routes!(access, set_access))
+        .routes(routes!(members))
+        .routes(routes!(set_member, remove_member))
 }
 
 /// The tenant `name`, or the refusal that says that there is none.
@@ -59,11 +50,27 @@ pub(super) async fn find(catalog: &Catalog, name: &TenantRef) -> Result<Tenant, 
     })
 }
 
+/// All tenants.
+#[utoipa::path(
+    get, path = "/v1/tenants", tag = "Tenants",
+    responses((status = 200, description = "In the order of their refs.", body = Tenants)),
+)]
 async fn list(State(state): State<AdminState>) -> Result<Json<Tenants>, ApiError> {
     let tenants = state.catalog.tenants().await?;
     Ok(Json(Tenants { tenants }))
 }
 
+/// Adds a tenant: `ref` and `host` are needed, the rest has cautious defaults.
+#[utoipa::path(
+    post, path = "/v1/tenants", tag = "Tenants",
+    request_body(content = TenantFields, example = json!({ "ref": "shop", "host": "10.20.0.7" })),
+    responses(
+        (status = 201, description = "The tenant.", body = Done<OneTenant>),
+        (status = 404, description = "No such `parent`."),
+        (status = 409, description = "`exists`: there is a tenant of this ref."),
+        (status = 422, description = "`invalid`: the fields do not go together, or one cannot be."),
+    ),
+)]
 async fn add(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -81,6 +88,14 @@ fn check_authority(state: &AdminState, tenant: &Tenant) -> Result<(), ApiError> 
     checked.map_err(|error| ApiError::invalid(format!("`authority`: {error}")))
 }
 
+/// One tenant.
+#[utoipa::path(
+    get, path = "/v1/tenants/{ref}", tag = "Tenants",
+    responses(
+        (status = 200, description = "The tenant.", body = OneTenant),
+        (status = 404, description = "No such tenant."),
+    ),
+)]
 async fn show(
     State(state): State<AdminState>,
     Segments(name): Segments<TenantRef>,
@@ -88,6 +103,16 @@ async fn show(
     find(&state.catalog, &name).await.map(one).map(Json)
 }
 
+/// Changes what is named in a tenant.
+#[utoipa::path(
+    patch, path = "/v1/tenants/{ref}", tag = "Tenants",
+    request_body(content = TenantFields, example = json!({ "pool_size": 20, "timeouts": { "idle": "10m" } })),
+    responses(
+        (status = 200, description = "The tenant; sessions that it allows no more are gone.", body = Done<OneTenant>),
+        (status = 404, description = "No such tenant."),
+        (status = 422, description = "`invalid`: the fields do not go together, or one cannot be."),
+    ),
+)]
 async fn set(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -104,6 +129,15 @@ async fn set(
     ))
 }
 
+/// Removes a tenant with its members, rules and secrets.
+#[utoipa::path(
+    delete, path = "/v1/tenants/{ref}", tag = "Tenants",
+    responses(
+        (status = 200, description = "Its sessions are gone.", body = Done<Removed>),
+        (status = 404, description = "No such tenant."),
+        (status = 409, description = "`has_branches`: remove them first."),
+    ),
+)]
 async fn remove(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -114,6 +148,14 @@ async fn remove(
     Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
 }
 
+/// Whether people may use tokens.
+#[utoipa::path(
+    get, path = "/v1/tenants/{ref}/access", tag = "Tenants",
+    responses(
+        (status = 200, description = "On or off.", body = AccessState),
+        (status = 404, description = "No such tenant."),
+    ),
+)]
 async fn access(
     State(state): State<AdminState>,
     Segments(name): Segments<TenantRef>,
@@ -149,6 +191,16 @@ async fn enabling_parent(
     Ok((parent.token_access == TokenAccess::Enabled).then_some(parent.tenant))
 }
 
+/// Turns token access on or off. The rules stay as they are either way.
+#[utoipa::path(
+    put, path = "/v1/tenants/{ref}/access", tag = "Tenants",
+    request_body(content = WantedAccess, example = json!({ "state": "enabled" })),
+    responses(
+        (status = 200, description = "Once off, all sessions on tokens are gone.", body = Done<AccessState>),
+        (status = 404, description = "No such tenant."),
+        (status = 409, description = "What speaks against turning it, as `error.code` says."),
+    ),
+)]
 async fn set_access(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -214,6 +266,14 @@ fn never(found: &Unavailable) -> ApiError {
     .with_hint("`sluice doctor --tenant TENANT` says what to change on the server")
 }
 
+/// The people who belong to a tenant.
+#[utoipa::path(
+    get, path = "/v1/tenants/{ref}/members", tag = "Tenants",
+    responses(
+        (status = 200, description = "The members.", body = Members),
+        (status = 404, description = "No such tenant."),
+    ),
+)]
 async fn members(
     State(state): State<AdminState>,
     Segments(name): Segments<TenantRef>,
@@ -223,6 +283,15 @@ async fn members(
     Ok(Json(Members { members }))
 }
 
+/// Makes a person a member, or one of another kind.
+#[utoipa::path(
+    put, path = "/v1/tenants/{ref}/members/{person}", tag = "Tenants",
+    request_body(content = MemberTerms, example = json!({ "kind": "member" })),
+    responses(
+        (status = 200, description = "The member.", body = Done<OneMember>),
+        (status = 404, description = "No such tenant or person."),
+    ),
+)]
 async fn set_member(
     State(state): State<AdminState>,
     Extension(manager): Extension<Manager>,
@@ -245,6 +314,14 @@ async fn set_member(
     ))
 }
 
+/// Ends a membership, and with it the person's rules in the tenant.
+#[utoipa::path(
+    delete, path = "/v1/tenants/{ref}/members/{person}", tag = "Tenants",
+    responses(
+        (status = 200, description = "Their sessions are gone.", body = Done<MemberGone>),
+        (status = 404, description = "No such tenant, person or member."),
+    ),
+)]
 async fn remove_member(
     State(state): State<AdminState>,
     Extension(manager): Extension<Manager>,
@@ -283,6 +360,16 @@ async fn spare_owners(
     Ok(())
 }
 
+/// Stores the secret of a role, encrypted; nothing ever answers it.
+#[utoipa::path(
+    put, path = "/v1/tenants/{ref}/roles/{role}/secret", tag = "Tenants",
+    request_body(content = SecretText, example = json!({ "password": "…" })),
+    responses(
+        (status = 200, description = "It is stored.", body = Done<Removed>),
+        (status = 404, description = "No such tenant."),
+        (status = 422, description = "`invalid`: it cannot be a secret."),
+    ),
+)]
 async fn set_secret(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -309,6 +396,14 @@ async fn set_secret(
     Ok(Json(harmless(changed, |_| Removed {})))
 }
 
+/// Forgets the secret of a role.
+#[utoipa::path(
+    delete, path = "/v1/tenants/{ref}/roles/{role}/secret", tag = "Tenants",
+    responses(
+        (status = 200, description = "It is gone.", body = Done<Removed>),
+        (status = 404, description = "No such tenant or secret."),
+    ),
+)]
 async fn remove_secret(
     State(state): State<AdminState>,
     Actor(actor): Actor,

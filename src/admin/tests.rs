@@ -2,6 +2,7 @@
 
 mod changes;
 mod compatible;
+mod openapi;
 mod service;
 mod world;
 

@@ -1,12 +1,8 @@
 //! Personal access tokens: made for a person, shown once, changed, rotated and revoked by id.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    routing::{get, post},
-};
+use axum::{Json, extract::State, http::StatusCode};
 use time::{Duration, OffsetDateTime};
+use utoipa_axum::routes;
 
 use super::{
     AdminState,
@@ -15,6 +11,7 @@ use super::{
     error::ApiError,
     expiry,
     extract::{Body, Segments},
+    openapi::Routes,
     people,
     values::{
         Done, IssuedToken, OneToken, Removed, RotatedToken, Rotation, TokenFields, TokenTerms,
@@ -33,14 +30,11 @@ use crate::{
 /// How long a rotated token works on unless told.
 const OVERLAP: Duration = Duration::DAY;
 
-pub(super) fn routes() -> Router<AdminState> {
-    Router::new()
-        .route(
-            "/v1/people/{person}/tokens",
-            get(list).post(create).delete(revoke_all),
-        )
-        .route("/v1/tokens/{token}", get(show).patch(change).delete(revoke))
-        .route("/v1/tokens/{token}/rotate", post(rotate))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(list, create, revoke_all))
+        .routes(routes!(show, change, revoke))
+        .routes(routes!(rotate))
 }
 
 /// The token as it is shown.
@@ -51,6 +45,14 @@ pub(super) fn view(catalog: &Catalog, record: TokenRecord) -> TokenView {
     }
 }
 
+/// A person's tokens, without their secrets.
+#[utoipa::path(
+    get, path = "/v1/people/{person}/tokens", tag = "Tokens",
+    responses(
+        (status = 200, description = "Those that have run out as well.", body = Tokens),
+        (status = 404, description = "No such person."),
+    ),
+)]
 async fn list(
     State(state): State<AdminState>,
     Segments(person): Segments<String>,
@@ -62,6 +64,14 @@ async fn list(
     }))
 }
 
+/// A token, without its secret.
+#[utoipa::path(
+    get, path = "/v1/tokens/{token}", tag = "Tokens",
+    responses(
+        (status = 200, description = "The token.", body = OneToken),
+        (status = 404, description = "No such token."),
+    ),
+)]
 async fn show(
     State(state): State<AdminState>,
     Segments(token): Segments<TokenId>,
@@ -75,6 +85,16 @@ async fn show(
     Ok(Json(OneToken { token }))
 }
 
+/// Makes a token.
+#[utoipa::path(
+    post, path = "/v1/people/{person}/tokens", tag = "Tokens",
+    request_body(content = TokenTerms, example = json!({ "name": "laptop", "expires": "30d" })),
+    responses(
+        (status = 201, description = "The only answer that holds the whole token.", body = Done<IssuedToken>),
+        (status = 404, description = "No such person, or no such tenant."),
+        (status = 422, description = "`invalid`, `expiry_in_the_past` or `expiry_too_far`"),
+    ),
+)]
 async fn create(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -99,6 +119,16 @@ async fn create(
     Ok((StatusCode::CREATED, Json(harmless(made, answer))))
 }
 
+/// Changes what is named in a token.
+#[utoipa::path(
+    patch, path = "/v1/tokens/{token}", tag = "Tokens",
+    request_body(content = TokenFields, example = json!({ "name": "desk" })),
+    responses(
+        (status = 200, description = "The token; sessions that no longer fit it are gone.", body = Done<OneToken>),
+        (status = 404, description = "No such token, or no such tenant."),
+        (status = 422, description = "`invalid`, `expiry_in_the_past` or `expiry_too_far`"),
+    ),
+)]
 async fn change(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -120,6 +150,16 @@ async fn change(
     Ok(Json(state.enforced(changed, scope, answer).await))
 }
 
+/// Makes a token in place of another.
+#[utoipa::path(
+    post, path = "/v1/tokens/{token}/rotate", tag = "Tokens",
+    request_body(content = Rotation, example = json!({ "overlap": "1h" })),
+    responses(
+        (status = 201, description = "The only answer that holds the whole new token.", body = Done<RotatedToken>),
+        (status = 404, description = "No such token."),
+        (status = 422, description = "`invalid`, `expiry_in_the_past` or `expiry_too_far`"),
+    ),
+)]
 async fn rotate(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -143,6 +183,14 @@ async fn rotate(
     Ok((StatusCode::CREATED, Json(done)))
 }
 
+/// Revokes a token.
+#[utoipa::path(
+    delete, path = "/v1/tokens/{token}", tag = "Tokens",
+    responses(
+        (status = 200, description = "The sessions that lived on it are gone.", body = Done<Removed>),
+        (status = 404, description = "No such token."),
+    ),
+)]
 async fn revoke(
     State(state): State<AdminState>,
     Actor(actor): Actor,
@@ -153,6 +201,14 @@ async fn revoke(
     Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
 }
 
+/// Revokes all of a person's tokens.
+#[utoipa::path(
+    delete, path = "/v1/people/{person}/tokens", tag = "Tokens",
+    responses(
+        (status = 200, description = "The sessions that lived on them are gone.", body = Done<TokensGone>),
+        (status = 404, description = "No such person."),
+    ),
+)]
 async fn revoke_all(
     State(state): State<AdminState>,
     Actor(actor): Actor,

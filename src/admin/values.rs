@@ -7,9 +7,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use super::{expiry, extract::Described, networks};
+use super::{expiry, extract::Described, networks, object, own_values::Way};
 use crate::{
     access::{RevocationReport, SessionView},
     catalog::types::{
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// A committed change: what it left behind, and whom it cut off.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Done<T> {
     #[serde(flatten)]
     pub value: T,
@@ -33,61 +34,65 @@ pub struct Done<T> {
 }
 
 /// A key that is shown this once.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct GuardKey {
+    #[schema(value_type = String)]
     pub guard_key: Zeroizing<String>,
 }
 
 /// May these sessions, which the pooler has no part in, go on?
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GuardQuestion {
     /// How long the answer may take while all of them may.
+    #[schema(maximum = 30)]
     pub wait_seconds: u8,
+    #[serde(deserialize_with = "object::list")]
     pub sessions: Vec<DirectSession>,
 }
 
 /// A session on the database itself.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DirectSession {
     /// The asker's name for it.
     pub id: String,
     pub token: TokenId,
     pub role: RoleName,
+    #[schema(value_type = String, format = "ip")]
     pub from: IpAddr,
 }
 
 /// Which of the sessions may not go on.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct GuardAnswer {
     /// The last change that has been enforced since the start; the decisions are as new, at least.
     pub revision: Revision,
     pub ended: Vec<DirectEnd>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct DirectEnd {
     pub id: String,
     pub reason: String,
 }
 
 /// What a removal leaves behind.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Removed {}
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Tenants {
     pub tenants: Vec<Tenant>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneTenant {
     pub tenant: Tenant,
 }
 
 /// A tenant to be made, or what is to change in one.
-#[derive(Default, PartialEq, Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TenantFields {
     /// Needed to make a tenant; never changes afterwards, nor does `parent`.
@@ -102,32 +107,46 @@ pub struct TenantFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DatabaseName>)]
     pub default_database: Option<Option<DatabaseName>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_tls: Option<BackendTls>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub backend_ca: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub login: Option<BackendLogin>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<RoleName>)]
     pub auth_user: Option<Option<RoleName>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub auth_query: Option<Option<String>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DatabaseName>)]
     pub auth_database: Option<Option<DatabaseName>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
     pub pool_size: Option<Option<u32>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
     pub backend_budget: Option<Option<u32>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
     pub max_clients: Option<Option<u32>>,
-    #[serde(skip_serializing_if = "TimeoutFields::is_empty")]
+    #[serde(
+        deserialize_with = "object::one",
+        skip_serializing_if = "TimeoutFields::is_empty"
+    )]
     pub timeouts: TimeoutFields,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_tls: Option<ClientTls>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_access: Option<TokenAccess>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "object::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub authority: Option<Authority>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub privileged_roles: Option<PrivilegedRoles>,
@@ -135,22 +154,28 @@ pub struct TenantFields {
         deserialize_with = "networks::optional_list",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["10.0.0.0/8"]))]
     pub networks: Option<Vec<IpNet>>,
 }
 
 /// Limits of time to be changed; `null`: as configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TimeoutFields {
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub queue: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub idle: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub idle_in_transaction: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub query: Option<Option<TimeLimit>>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TimeLimit>)]
     pub transaction: Option<Option<TimeLimit>>,
 }
 
@@ -168,12 +193,14 @@ fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 }
 
 /// A role's secret: either what is typed, or the verifier that PostgreSQL stores.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SecretText {
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     Password(Zeroizing<String>),
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     Verifier(Zeroizing<String>),
 }
 
@@ -182,20 +209,22 @@ impl Described for SecretText {
 }
 
 /// The key with which an external authority revokes; the only answer that holds it.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct WebhookKey {
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub key: Zeroizing<String>,
 }
 
 /// Whom an external authority revokes: all that is named must fit; nothing named: everybody it has let in.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RevokedByAuthority {
     /// The `user_id` of its answers.
     pub person: Option<PersonId>,
     /// The whole token.
     #[serde(deserialize_with = "wiped::optional")]
+    #[schema(value_type = Option<String>)]
     pub token: Option<Zeroizing<String>>,
     /// The name that sessions and audit have for it.
     pub token_id: Option<TokenId>,
@@ -232,14 +261,14 @@ pub(super) mod wiped {
 }
 
 /// Which way the switch is to be turned.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WantedAccess {
     pub state: TokenAccess,
 }
 
 /// How the switch stands; a branch is on where its parent is.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct AccessState {
     pub state: TokenAccess,
     /// What speaks against token sessions all the same.
@@ -247,12 +276,12 @@ pub struct AccessState {
     pub unavailable: Option<Unavailable>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct People {
     pub people: Vec<Person>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPerson {
     pub email: String,
@@ -260,46 +289,46 @@ pub struct NewPerson {
     pub name: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OnePerson {
     pub person: Person,
     pub memberships: Vec<Member>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Members {
     pub members: Vec<Member>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneMember {
     pub member: Member,
 }
 
 /// What the end of a membership leaves behind.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct MemberGone {
     pub rules_removed: u64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemberTerms {
     pub kind: MemberKind,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Tokens {
     pub tokens: Vec<TokenView>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneToken {
     pub token: TokenView,
 }
 
 /// A token as it is shown: never the secret.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct TokenView {
     #[serde(flatten)]
     pub record: TokenRecord,
@@ -307,7 +336,7 @@ pub struct TokenView {
     pub fingerprint: Fingerprint,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenTerms {
     pub name: String,
@@ -316,17 +345,20 @@ pub struct TokenTerms {
     pub expires: String,
     /// `db:connect` alone unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<TokenScope>>)]
     pub scopes: Option<BTreeSet<TokenScope>>,
     /// These tenants and their branches only; none: any.
     #[serde(default)]
+    #[schema(value_type = Vec<TenantRef>)]
     pub tenants: BTreeSet<TenantRef>,
     /// These database roles only; none: any.
     #[serde(default)]
+    #[schema(value_type = Vec<RoleName>)]
     pub roles: BTreeSet<RoleName>,
 }
 
 /// What is to change in a token.
-#[derive(Default, PartialEq, Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenFields {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -338,15 +370,18 @@ pub struct TokenFields {
     )]
     pub expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<TokenScope>>)]
     pub scopes: Option<BTreeSet<TokenScope>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<TenantRef>>)]
     pub tenants: Option<BTreeSet<TenantRef>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<RoleName>>)]
     pub roles: Option<BTreeSet<RoleName>>,
 }
 
 /// How a token is to be rotated.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotation {
     /// How long the old token works on, `0` for not at all; a day unless told.
@@ -364,40 +399,42 @@ pub struct Rotation {
 }
 
 /// A token in place of another; the only answer that holds the whole of it.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct RotatedToken {
     pub token: TokenView,
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub secret: Zeroizing<String>,
     pub replaced: TokenView,
 }
 
 /// What is left when all tokens of a person are revoked.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct TokensGone {
     pub tokens_revoked: usize,
 }
 
 /// A token just made; the only answer that holds the whole of it.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct IssuedToken {
     pub token: TokenView,
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub secret: Zeroizing<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Rules {
     pub rules: Vec<RuleView>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneRule {
     pub rule: RuleView,
 }
 
 /// A rule with what a reader would look up next.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct RuleView {
     #[serde(flatten)]
     pub rule: Rule,
@@ -405,7 +442,7 @@ pub struct RuleView {
     pub status: RuleStatus,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleStatus {
     Active,
@@ -413,7 +450,7 @@ pub enum RuleStatus {
 }
 
 /// A rule to be added; refused where one for the role holds already.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleAddition {
     /// Id or e-mail address.
@@ -422,6 +459,7 @@ pub struct RuleAddition {
     #[serde(deserialize_with = "expiry::written")]
     pub expires: String,
     #[serde(default, deserialize_with = "networks::list")]
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     #[serde(default = "everywhere")]
     pub reach: RuleReach,
@@ -430,7 +468,7 @@ pub struct RuleAddition {
 }
 
 /// The whole of a rule (PUT: `expires` is needed, the rest has defaults) or what is to change in it (PATCH).
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuleTerms {
     /// RFC 3339 time or duration from now.
@@ -443,20 +481,22 @@ pub struct RuleTerms {
         deserialize_with = "networks::optional_list",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["10.0.0.0/8"]))]
     pub networks: Option<Vec<IpNet>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reach: Option<RuleReach>,
     #[serde(deserialize_with = "or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub reason: Option<Option<String>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Invites {
     pub invites: Vec<InviteView>,
 }
 
 /// An invitation with what a reader would work out next.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct InviteView {
     #[serde(flatten)]
     pub invite: Invite,
@@ -464,10 +504,11 @@ pub struct InviteView {
 }
 
 /// Somebody to be invited.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Invitation {
     pub email: String,
+    #[serde(deserialize_with = "object::list")]
     pub roles: Vec<InvitationRole>,
     /// Until when it can be accepted: RFC 3339 time or duration from now; a week unless told.
     #[serde(
@@ -479,7 +520,7 @@ pub struct Invitation {
 }
 
 /// A role that acceptance grants.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InvitationRole {
     pub role: RoleName,
@@ -487,6 +528,7 @@ pub struct InvitationRole {
     #[serde(deserialize_with = "expiry::written")]
     pub lasts: String,
     #[serde(default, deserialize_with = "networks::list")]
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     #[serde(default = "everywhere")]
     pub reach: RuleReach,
@@ -495,19 +537,21 @@ pub struct InvitationRole {
 }
 
 /// An invitation just made; the only answer that holds its acceptance token.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct IssuedInvite {
     pub invite: InviteView,
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub token: Zeroizing<String>,
 }
 
 /// What whoever was invited shows.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Acceptance {
     pub email: String,
     #[serde(with = "wiped")]
+    #[schema(value_type = String)]
     pub token: Zeroizing<String>,
 }
 
@@ -515,29 +559,36 @@ impl Described for Acceptance {
     const TAKEN: &'static str = "give `email` and `token`, the acceptance token, as text";
 }
 
-/// What an acceptance has made.
-#[derive(Serialize, Deserialize)]
+/// What an acceptance has made; the only answer that holds the guest's token.
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Accepted {
     pub person: Person,
     pub rules: Vec<RuleView>,
+    /// For these roles of this tenant, until the last of them ends.
+    pub token: TokenView,
+    #[serde(with = "wiped")]
+    #[schema(value_type = String)]
+    pub secret: Zeroizing<String>,
+    /// Where the token is the password.
+    pub access: Vec<Way>,
 }
 
 const fn everywhere() -> RuleReach {
     RuleReach::Everywhere
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Sessions {
     pub sessions: Vec<SessionView>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct AuditRows {
     pub rows: Vec<AuditRow>,
 }
 
 /// Who was in at the moment `at`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Presences {
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,

@@ -5,6 +5,10 @@ use std::{fmt, sync::Arc};
 use jsonwebtoken::{Algorithm, jwk::JwkSet};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use utoipa::{
+    ToSchema,
+    openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type},
+};
 
 use super::timeouts::TimeLimit;
 use crate::names::TenantRef;
@@ -24,19 +28,20 @@ pub enum Authority {
     Jwt(Arc<JwtAuthority>),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpAuthority {
     pub url: AuthorityUrl,
-    /// PEM of the certificate authorities that may vouch for it; `None`: the usual public ones.
+    /// PEM of the certificate authorities that may vouch for it; none: the usual public ones.
     #[serde(default)]
     pub ca: Option<String>,
-    /// For one answer; `None`: as configured.
+    /// For one answer; none: as configured.
     #[serde(default)]
+    #[schema(value_type = Option<String>, example = "10s")]
     pub deadline: Option<TimeLimit>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JwtAuthority {
     /// What `iss` must be.
@@ -46,7 +51,7 @@ pub struct JwtAuthority {
     /// Tokens signed in any other way are refused, whatever their header says.
     pub algorithms: Vec<JwtAlgorithm>,
     pub keys: JwtKeys,
-    /// PEM of the certificate authorities that may vouch for the address of the keys; `None`: the usual public ones.
+    /// PEM of the certificate authorities that may vouch for the address of the keys; none: the usual public ones.
     #[serde(default)]
     pub ca: Option<String>,
     /// The claim that names the person: their id here, or their e-mail address.
@@ -55,16 +60,17 @@ pub struct JwtAuthority {
 }
 
 /// Where an issuer's public keys come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JwtKeys {
     /// Fetched, and again when a token names a key that is not among them.
     Url(AuthorityUrl),
+    #[schema(value_type = Object)]
     Jwks(JwkSet),
 }
 
 /// Signatures that can be checked with a public key. There is none here that a public key could be a secret for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum JwtAlgorithm {
     RS256,
     RS384,
@@ -75,6 +81,47 @@ pub enum JwtAlgorithm {
     ES256,
     ES384,
     EdDSA,
+}
+
+// By hand: a kind is one more field of an object that takes no fields but its own, which cannot be derived.
+impl ToSchema for Authority {
+    fn schemas(found: &mut Vec<(String, RefOr<Schema>)>) {
+        HttpAuthority::schemas(found);
+        JwtAuthority::schemas(found);
+    }
+}
+
+impl utoipa::PartialSchema for Authority {
+    fn schema() -> RefOr<Schema> {
+        OneOfBuilder::new()
+            .description(Some("Who decides about tokens."))
+            .item(of_kind("catalogue", ObjectBuilder::new().into()))
+            .item(of_kind("parent", ObjectBuilder::new().into()))
+            .item(of_kind(
+                "http",
+                <HttpAuthority as utoipa::PartialSchema>::schema(),
+            ))
+            .item(of_kind(
+                "jwt",
+                <JwtAuthority as utoipa::PartialSchema>::schema(),
+            ))
+            .into()
+    }
+}
+
+/// `schema` with the field that tells which one it is.
+fn of_kind(kind: &str, schema: RefOr<Schema>) -> RefOr<Schema> {
+    match schema {
+        RefOr::T(Schema::Object(mut object)) => {
+            let field = ObjectBuilder::new()
+                .schema_type(Type::String)
+                .enum_values(Some([kind]));
+            object.properties.insert("kind".to_owned(), field.into());
+            object.required.push("kind".to_owned());
+            object.into()
+        }
+        other => other,
+    }
 }
 
 impl From<JwtAlgorithm> for Algorithm {
@@ -102,8 +149,9 @@ const REF: &str = "{ref}";
 const ENCODED_REF: &str = "%7Bref%7D";
 
 /// An address that can be called: http or https with a host, and without credentials, which would end up in logs.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(into = "String", try_from = "String")]
+#[schema(value_type = String, format = "uri")]
 pub struct AuthorityUrl(Url);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

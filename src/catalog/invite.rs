@@ -13,14 +13,15 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::{
     keys::Pepper,
     token::{NoRandomness, random_base62},
-    types::{NewRule, Rule, RuleReach},
+    types::{NewRule, Person, Rule, RuleReach, TokenRecord},
 };
-use crate::names::{InviteId, PersonId, RoleName, TenantRef};
+use crate::names::{InviteId, PersonId, RoleName, TenantRef, TokenId};
 
 const PREFIX: &str = "sli_";
 const ID_CHARACTERS: usize = 32;
@@ -36,13 +37,15 @@ pub struct NewInvite {
 }
 
 /// A role that acceptance grants, for a while that begins with the acceptance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InvitedRole {
     pub role: RoleName,
     #[serde(with = "while_text")]
+    #[schema(value_type = String, example = "8h")]
     pub lasts: Duration,
     #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     #[serde(default = "everywhere")]
     pub reach: RuleReach,
@@ -51,7 +54,7 @@ pub struct InvitedRole {
 }
 
 /// An invitation as the catalogue keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Invite {
     pub id: InviteId,
     pub tenant: TenantRef,
@@ -66,12 +69,14 @@ pub struct Invite {
     pub accepted_at: Option<OffsetDateTime>,
     /// Who has accepted it.
     pub person: Option<PersonId>,
+    /// The personal access token that they were given then.
+    pub token_id: Option<TokenId>,
     /// HMAC-SHA-256 of the acceptance token under the pepper; never leaves the process.
     #[serde(skip)]
     pub mac: [u8; 32],
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InviteStatus {
     Pending,
@@ -83,8 +88,10 @@ pub enum InviteStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedInvite {
     pub invite: Invite,
-    pub person: super::types::Person,
+    pub person: Person,
     pub rules: Vec<Rule>,
+    /// To use them with.
+    pub token: TokenRecord,
 }
 
 /// A well-formed acceptance token. Wiped when dropped; has neither `Debug` nor `Display`.

@@ -1,15 +1,16 @@
 //! Invitations: made by whoever manages access, accepted once by the person invited, revoked at any time.
 //!
 //! ```text
-//! created ──▶ pending ── accepted in time ──▶ accepted: a guest, with rules counted from then
+//! created ──▶ pending ── accepted in time ──▶ accepted: a guest, with a token and rules counted from then
 //!                │ time over: expired             │
-//!                └────────── revoked: gone, with the rules that it gave ◀─┘
+//!                └────────── revoked: gone, with the token and rules that it gave ◀─┘
 //! ```
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use serde_json::{Value, json};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::{
@@ -19,22 +20,26 @@ use super::{
         digest, from_json, hex, json, milliseconds, now, parsed, parsed_optional, time,
         time_optional, truncated,
     },
+    guest_tokens,
+    keys::Pepper,
     members, people, rule_rows, rules, tenant_rows, tokens,
     types::{
         AcceptedInvite, AuditEvent, Invite, InviteStatus, InvitedRole, NewInvite, Outcome, Person,
         Rule, Standing, Tenant,
     },
 };
-use crate::names::{InviteId, PersonId, TenantRef};
+use crate::names::{InviteId, PersonId, TenantRef, TokenId};
 
 /// Longest time that an invitation may wait for its acceptance.
 const INVITE_DAYS_MAX: i64 = 30;
 const ROLES_MAX: usize = 50;
 
-/// How many invitations went.
+/// How many invitations went, and the tokens that they have given.
+#[derive(Default)]
 pub(super) struct Dropped {
     pub(super) all: u64,
     pub(super) accepted: u64,
+    pub(super) tokens: Vec<TokenId>,
 }
 
 impl Catalog {
@@ -70,6 +75,7 @@ impl Catalog {
             expires_at: truncated(new.expires_at),
             accepted_at: None,
             person: None,
+            token_id: None,
             mac: token.mac(self.shared.keys.pepper()),
         };
         let actor = actor.to_owned();
@@ -88,14 +94,15 @@ impl Catalog {
             .await
     }
 
-    /// Accepts the invitation of `email` to `tenant`: makes the person if there is none of that address, and the
-    /// rules, which last from now on. Good for one time only. Refusals of a token that is right are in the trail.
+    /// Accepts the invitation of `email` to `tenant`: makes the person if there is none of that address, the rules,
+    /// which last from now on, and a token to use them with. The second value is that token: nobody can learn it again.
+    /// Good for one time only. Refusals of a token that is right are in the trail.
     pub async fn accept_invite(
         &self,
         tenant: &TenantRef,
         email: &str,
         token: InviteToken,
-    ) -> Result<Changed<AcceptedInvite>, CatalogError> {
+    ) -> Result<Changed<(AcceptedInvite, Zeroizing<String>)>, CatalogError> {
         // Asked first, so that guesses do not stand in the way of changes.
         let found = {
             let mut reader = self.shared.readers.acquire().await?;
@@ -107,10 +114,11 @@ impl Catalog {
             .ok_or(CatalogError::InviteNotValid)?;
         drop(token);
         let id = invite.id;
+        let keys = Arc::clone(&self.shared.keys);
         let accepted = self
             .shared
             .writer
-            .change(async move |connection| accept(connection, id).await)
+            .change(async move |connection| accept(connection, id, keys.pepper()).await)
             .await;
         if let Err(refusal) = &accepted
             && let Some(reason) = reason(refusal)
@@ -121,8 +129,8 @@ impl Catalog {
         accepted
     }
 
-    /// Revokes an invitation, accepted or not, with the rules that it has given; a guest who has no other one is
-    /// none any more. Answers what it said.
+    /// Revokes an invitation, accepted or not, with the token and the rules that it has given; a guest who has no other
+    /// one is none any more. Answers what it said.
     pub async fn revoke_invite(
         &self,
         tenant: &TenantRef,
@@ -150,6 +158,9 @@ impl Catalog {
                         .map(|rule| rules::rule_event("rule.removed", rule, &actor));
                     events.extend(removed);
                 }
+                if let Some(token) = invite.token_id.clone() {
+                    events.extend(guest_tokens::take_back(connection, token, &actor).await?);
+                }
                 Ok(Effect::Change(invite, events))
             })
             .await
@@ -170,19 +181,19 @@ pub(super) async fn drop_all(
 ) -> Result<Dropped, CatalogError> {
     let rows = sqlx::query(
         "DELETE FROM invites WHERE tenant = $1 AND (person = $2 OR email = ( \
-           SELECT email FROM people WHERE id = $2)) RETURNING accepted_at IS NOT NULL AS accepted",
+           SELECT email FROM people WHERE id = $2)) RETURNING accepted_at IS NOT NULL AS accepted, token_id",
     )
     .bind(tenant.as_str())
     .bind(person.to_string())
     .fetch_all(connection)
     .await?;
-    let mut dropped = Dropped {
-        all: 0,
-        accepted: 0,
-    };
+    let mut dropped = Dropped::default();
     for row in rows {
         dropped.all += 1;
         dropped.accepted += u64::from(row.try_get::<bool, _>("accepted")?);
+        dropped
+            .tokens
+            .extend(parsed_optional::<TokenId>(&row, "token_id")?);
     }
     Ok(dropped)
 }
@@ -191,7 +202,8 @@ pub(super) async fn drop_all(
 async fn accept(
     connection: &mut SqliteConnection,
     id: InviteId,
-) -> Result<Effect<AcceptedInvite>, CatalogError> {
+    pepper: &Pepper,
+) -> Result<Effect<(AcceptedInvite, Zeroizing<String>)>, CatalogError> {
     let found = find(connection, id).await?;
     let invite = found.ok_or(CatalogError::InviteNotValid)?;
     let at = now();
@@ -201,35 +213,9 @@ async fn accept(
         InviteStatus::Expired => return Err(CatalogError::InviteExpired),
     }
     let tenant = tenant_rows::require(connection, &invite.tenant).await?;
-    let mut events = Vec::new();
-    let person = match people::find_by_email(connection, &invite.email).await? {
-        Some(person) => person,
-        None => {
-            let person = Person {
-                id: PersonId::generate(),
-                email: invite.email.clone(),
-                name: invite.email.clone(),
-                created_at: at,
-            };
-            people::insert(connection, &person).await?;
-            let actor = format!("person:{}", person.id);
-            events.push(people::person_event("person.created", &person, &actor));
-            person
-        }
-    };
+    let (person, created) = guest(connection, &invite.email, at).await?;
     let actor = format!("person:{}", person.id);
-    let invite = Invite {
-        accepted_at: Some(at),
-        person: Some(person.id),
-        ..invite
-    };
-    sqlx::query("UPDATE invites SET accepted_at = $2, person = $3 WHERE id = $1")
-        .bind(id.to_string())
-        .bind(milliseconds(at))
-        .bind(person.id.to_string())
-        .execute(&mut *connection)
-        .await?;
-    events.push(invite_event("invite.accepted", &invite, &actor));
+    let mut given = Vec::new();
     let mut made = Vec::new();
     for role in &invite.roles {
         let new = role.rule(at);
@@ -237,17 +223,65 @@ async fn accept(
         let by = &invite.created_by;
         let (rule, event) = rules::store(connection, &tenant, person.id, new, by).await?;
         made.push(rule);
-        events.push(AuditEvent {
+        given.push(AuditEvent {
             actor: actor.clone(),
             ..event
         });
     }
+    let (record, token) = guest_tokens::give(connection, pepper, &invite, person.id, &made).await?;
+    given.push(tokens::token_event("token.created", &record, &actor));
+    let invite = Invite {
+        accepted_at: Some(at),
+        person: Some(person.id),
+        token_id: Some(record.id.clone()),
+        ..invite
+    };
+    note_acceptance(connection, &invite).await?;
+    let accepted = invite_event("invite.accepted", &invite, &actor);
+    let events = created.into_iter().chain([accepted]).chain(given);
+    let events = events.collect();
     let accepted = AcceptedInvite {
         invite,
         person,
         rules: made,
+        token: record,
     };
-    Ok(Effect::Change(accepted, events))
+    Ok(Effect::Change((accepted, token.reveal()), events))
+}
+
+/// Whoever has this address, made if there is nobody yet: then the event tells of it.
+async fn guest(
+    connection: &mut SqliteConnection,
+    email: &str,
+    at: OffsetDateTime,
+) -> Result<(Person, Option<AuditEvent>), CatalogError> {
+    if let Some(person) = people::find_by_email(connection, email).await? {
+        return Ok((person, None));
+    }
+    let person = Person {
+        id: PersonId::generate(),
+        email: email.to_owned(),
+        name: email.to_owned(),
+        created_at: at,
+    };
+    people::insert(connection, &person).await?;
+    let actor = format!("person:{}", person.id);
+    let event = people::person_event("person.created", &person, &actor);
+    Ok((person, Some(event)))
+}
+
+async fn note_acceptance(
+    connection: &mut SqliteConnection,
+    invite: &Invite,
+) -> Result<(), CatalogError> {
+    sqlx::query("UPDATE invites SET accepted_at = $2, person = $3, token_id = $4 WHERE id = $1")
+        .bind(invite.id.to_string())
+        .bind(invite.accepted_at.map(milliseconds))
+        .bind(invite.person.map(|person| person.to_string()))
+        .bind(invite.token_id.as_ref().map(TokenId::as_str))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Takes the rules back that an invitation gave, or all if it was the last thing that tied the person to the tenant.
@@ -349,6 +383,7 @@ fn invite(row: &SqliteRow) -> Result<Invite, CatalogError> {
         expires_at: time(row, "expires_at")?,
         accepted_at: time_optional(row, "accepted_at")?,
         person: parsed_optional(row, "person")?,
+        token_id: parsed_optional(row, "token_id")?,
         mac: digest(row, "mac")?,
     })
 }

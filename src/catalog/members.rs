@@ -8,7 +8,7 @@ use crate::{
         Catalog, CatalogError, Changed, What,
         changes::{Effect, change_event},
         columns::{milliseconds, now, parsed, time, word, worded},
-        invites, people, tenant_rows,
+        guest_tokens, invites, people, tenant_rows,
         types::{AuditEvent, Member, MemberKind, Standing},
     },
     names::{PersonId, TenantRef},
@@ -89,8 +89,8 @@ impl Catalog {
         Ok(standing)
     }
 
-    /// Ends what a member or guest is to the tenant, and with it their invitations, their rules for the tenant
-    /// and those for branches that they do not belong to otherwise. Answers how many rules went.
+    /// Ends what a member or guest is to the tenant, and with it their invitations and the tokens that these gave, their
+    /// rules for the tenant and those for branches that they do not belong to otherwise. Answers how many rules went.
     pub async fn remove_member(
         &self,
         tenant: &TenantRef,
@@ -115,7 +115,11 @@ impl Catalog {
                     detail: json!({ "rules_removed": rules, "invites_revoked": invites.all }),
                     ..member_event("member.removed", &tenant, person, &actor)
                 };
-                Ok(Effect::one(rules, event))
+                let mut events = vec![event];
+                for token in invites.tokens {
+                    events.extend(guest_tokens::take_back(connection, token, &actor).await?);
+                }
+                Ok(Effect::Change(rules, events))
             })
             .await
     }

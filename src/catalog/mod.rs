@@ -24,6 +24,7 @@ mod entry;
 mod error;
 mod evidence;
 mod external_token;
+mod guest_tokens;
 mod invite;
 mod invites;
 mod keys;

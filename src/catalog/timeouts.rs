@@ -3,6 +3,10 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use utoipa::{
+    ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 /// How long something may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +22,7 @@ pub enum TimeLimit {
 pub struct InvalidLimit;
 
 /// The limits that a tenant may set for itself, as `pooler.toml` names them in `[timeouts]`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TenantTimeouts {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,6 +45,21 @@ impl TimeLimit {
             Self::Off => None,
             Self::After(duration) => Some(duration),
         }
+    }
+}
+
+// By hand, for it is written as text although it is an enum.
+impl ToSchema for TimeLimit {}
+
+impl utoipa::PartialSchema for TimeLimit {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "A duration such as `30s`, `5m` or `1h 30m`, or `off`.",
+            ))
+            .examples(["30s", "off"])
+            .into()
     }
 }
 

@@ -230,7 +230,7 @@ fn invalid(problem: &'static str) -> CatalogError {
     }
 }
 
-fn revoke(record: &mut TokenRecord, actor: &str) {
+pub(super) fn revoke(record: &mut TokenRecord, actor: &str) {
     record.revoked_at = Some(now());
     record.revoked_by = Some(actor.to_owned());
 }

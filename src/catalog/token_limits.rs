@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     catalog::types::Tenant,
@@ -13,7 +14,7 @@ use crate::{
 const NAMES_MAX: usize = 100;
 
 /// A kind of use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub enum TokenScope {
     /// Logging in to databases.
     #[serde(rename = "db:connect")]
@@ -24,7 +25,7 @@ pub enum TokenScope {
 }
 
 /// The limits of one token. They take away from what its person may do and never add to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TokenLimits {
     pub scopes: BTreeSet<TokenScope>,
     /// These tenants and their branches only; empty: any.

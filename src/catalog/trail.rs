@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
+use utoipa::ToSchema;
 
 use crate::catalog::{
     Catalog,
@@ -27,7 +28,7 @@ const ROWS_MAX: u32 = 1000;
 const CHECKED_AT_ONCE: i64 = 500;
 
 /// What a check of the trail found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditVerdict {
     /// Rows found to be as they were written, from the first one kept on.
     pub rows: i64,
@@ -40,7 +41,7 @@ pub struct AuditVerdict {
 }
 
 /// How a trail can be wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum AuditFault {
     /// The row does not have the hash that it was stored with, or does not follow from the one before it.

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 pub use super::authority::{
@@ -19,13 +20,24 @@ use crate::names::{
 
 /// A point in the catalogue's history: every committed change raises it by one.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    Default,
+    ToSchema,
 )]
 #[serde(transparent)]
 pub struct Revision(pub i64);
 
 /// One project's database service.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Tenant {
     #[serde(rename = "ref")]
     pub tenant: TenantRef,
@@ -35,24 +47,24 @@ pub struct Tenant {
     /// Host name or IP address of the PostgreSQL server.
     pub host: String,
     pub port: u16,
-    /// The database a client gets when it names none; `None`: whatever the client asks for.
+    /// The database a client gets when it names none; none: whatever the client asks for.
     pub default_database: Option<DatabaseName>,
     pub backend_tls: BackendTls,
-    /// PEM of the certificate authorities that may vouch for the server; `None`: the usual public ones.
+    /// PEM of the certificate authorities that may vouch for the server; none: the usual public ones.
     pub backend_ca: Option<String>,
     /// How token sessions log in to the server.
     pub login: BackendLogin,
     /// The role that runs `auth_query`; its password is kept as a role secret.
     pub auth_user: Option<RoleName>,
-    /// The query that answers a role's password verifier; `None`: the built-in one.
+    /// The query that answers a role's password verifier; none: the built-in one.
     pub auth_query: Option<String>,
-    /// Database that `auth_query` runs in; `None`: the default database or `postgres`.
+    /// Database that `auth_query` runs in; none: the default database or `postgres`.
     pub auth_database: Option<DatabaseName>,
-    /// Backends per pool; `None`: the configured default.
+    /// Backends per pool; none: the configured default.
     pub pool_size: Option<u32>,
-    /// Backends over all pools of the tenant; `None`: the configured default.
+    /// Backends over all pools of the tenant; none: the configured default.
     pub backend_budget: Option<u32>,
-    /// Clients of the tenant at once; `None`: the configured default.
+    /// Clients of the tenant at once; none: the configured default.
     pub max_clients: Option<u32>,
     #[serde(default)]
     pub timeouts: TenantTimeouts,
@@ -64,6 +76,7 @@ pub struct Tenant {
     /// Whether `postgres`, superusers and `pg_*` may be granted.
     pub privileged_roles: PrivilegedRoles,
     /// Addresses from which token logins are accepted at all; empty: anywhere.
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -88,7 +101,7 @@ pub struct TenantAt {
 }
 
 /// Whether and how strictly the connection to the server is encrypted, as libpq's `sslmode` words it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendTls {
     Disable,
@@ -98,7 +111,7 @@ pub enum BackendTls {
 }
 
 /// How a token session logs in to the tenant's PostgreSQL (design.md section 9).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendLogin {
     /// A client certificate minted for the person and role.
@@ -121,21 +134,21 @@ impl BackendTls {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientTls {
     Allow,
     Require,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenAccess {
     Disabled,
     Enabled,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PrivilegedRoles {
     Refuse,
@@ -143,7 +156,7 @@ pub enum PrivilegedRoles {
 }
 
 /// A human account.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Person {
     pub id: PersonId,
     pub email: String,
@@ -153,7 +166,7 @@ pub struct Person {
 }
 
 /// A person who belongs to a tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Member {
     pub tenant: TenantRef,
     pub person: PersonId,
@@ -163,7 +176,7 @@ pub struct Member {
     pub created_at: OffsetDateTime,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MemberKind {
     Owner,
@@ -194,7 +207,7 @@ impl Standing {
 }
 
 /// What the catalogue knows of a token; never the secret itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TokenRecord {
     pub id: TokenId,
     pub person: PersonId,
@@ -203,7 +216,7 @@ pub struct TokenRecord {
     pub limits: TokenLimits,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// `None`: made before this was kept.
+    /// None: made before this was kept.
     pub created_by: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
@@ -214,6 +227,7 @@ pub struct TokenRecord {
     pub replaced_by: Option<TokenId>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_used_at: Option<OffsetDateTime>,
+    #[schema(value_type = Option<String>, format = "ip")]
     pub last_used_from: Option<IpAddr>,
     /// HMAC-SHA-256 of the secret under the pepper; never leaves the process.
     #[serde(skip)]
@@ -236,7 +250,7 @@ pub struct NewToken {
     pub limits: TokenLimits,
 }
 
-/// What is to change in a token; `None`: as it is.
+/// What is to change in a token; none: as it is.
 #[derive(Debug, Clone, Default)]
 pub struct TokenChange {
     pub name: Option<String>,
@@ -247,7 +261,7 @@ pub struct TokenChange {
 }
 
 /// What an administrator wrote: member → role, until when, from where, on branches only or not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Rule {
     pub id: RuleId,
     pub tenant: TenantRef,
@@ -256,6 +270,7 @@ pub struct Rule {
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
     /// Client networks the rule holds in; empty: anywhere.
+    #[schema(value_type = Vec<String>, example = json!(["10.0.0.0/8"]))]
     pub networks: Vec<IpNet>,
     pub reach: RuleReach,
     pub reason: Option<String>,
@@ -264,7 +279,7 @@ pub struct Rule {
     pub created_at: OffsetDateTime,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleReach {
     Everywhere,
@@ -306,7 +321,7 @@ pub enum RoleSecret {
 }
 
 /// One line of the audit trail, before it is chained and stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditEvent {
     /// What happened, as `noun.verb`: `auth.succeeded`, `auth.denied`, `session.ended`, `rule.removed`…
     pub kind: String,
@@ -345,7 +360,7 @@ impl AuditEvent {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     Success,
@@ -353,7 +368,7 @@ pub enum Outcome {
 }
 
 /// An audit event as it stands in the trail.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditRow {
     pub seq: i64,
     pub id: uuid::Uuid,
@@ -412,7 +427,7 @@ pub const AUDIT_KINDS: &[&str] = &[
 ];
 
 /// A session that was in at some moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Presence {
     /// The row of its login.
     pub start: AuditRow,
@@ -420,7 +435,7 @@ pub struct Presence {
 }
 
 /// Until when a session was in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum PresenceEnd {
     /// It still is.

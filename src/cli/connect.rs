@@ -112,7 +112,8 @@ impl Way {
         self.closed().is_none()
     }
 
-    fn closed(&self) -> Option<&str> {
+    /// Why it cannot be used now.
+    pub(super) fn closed(&self) -> Option<&str> {
         match &self.state {
             WayState::Open { .. } => None,
             WayState::Closed { message, .. } => Some(message),

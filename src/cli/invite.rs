@@ -16,6 +16,7 @@ use super::{
 use crate::{
     admin::values::{
         Acceptance, Accepted, Done, Invitation, InvitationRole, Invites, IssuedInvite, Removed,
+        RuleView,
     },
     catalog::types::{InvitedRole, RuleReach},
     names::{InviteId, RoleName, TenantRef},
@@ -28,7 +29,8 @@ pub enum InviteAction {
         after_help = "Example:\n  sluice invite create demo guest@example.com --role app_readonly --lasts 8h --reason \"audit\""
     )]
     Create(Creation),
-    /// Accept an invitation, with the token that whoever invited you has passed on. Needs no admin key
+    /// Accept an invitation, with the token that whoever invited you has passed on; shows your own token, this once
+    /// only, and how to connect. Needs no admin key
     #[command(
         after_help = "Example:\n  sluice invite accept demo --email guest@example.com --token-file invitation"
     )]
@@ -44,7 +46,7 @@ pub enum InviteAction {
     /// List the invitations of a tenant, accepted and expired ones as well
     #[command(after_help = "Example:\n  sluice invite list demo")]
     List { tenant: TenantRef },
-    /// Revoke an invitation with the rules that it has given, and end the sessions that live on them
+    /// Revoke an invitation with the rules and the token that it has given, and end the sessions that live on them
     #[command(
         after_help = "Example:\n  sluice invite revoke demo 0198c0f2-5c1e-7b1c-9d57-3f5a1f0e6f10"
     )]
@@ -150,17 +152,30 @@ async fn accept(
     let done = client
         .send::<Done<Accepted>>(Method::POST, &path, &body)
         .await?;
-    Ok(done.shown(|done| {
-        let email = output::tame(&done.value.person.email);
-        let rules = done.value.rules.iter().map(|view| {
-            let until = output::instant_from_now(view.rule.expires_at);
-            format!(
-                "{email} may use {} of {tenant} until {until}",
-                view.rule.role
-            )
-        });
-        rules.collect::<Vec<_>>().join("\n")
-    }))
+    Ok(done.shown(|done| welcome(&done.value)))
+}
+
+/// What the guest may use, and all that is needed to do so.
+fn welcome(made: &Accepted) -> String {
+    let email = output::tame(&made.person.email);
+    let rules = made.rules.iter().map(|RuleView { rule, .. }| {
+        let until = output::instant_from_now(rule.expires_at);
+        format!(
+            "{email} may use {} of {} until {until}",
+            rule.role, rule.tenant
+        )
+    });
+    let rules = rules.collect::<Vec<_>>().join("\n");
+    let until = output::instant_from_now(made.token.record.expires_at);
+    let ways = made.access.iter().map(|way| match way.closed() {
+        None => format!("psql \"{}\"", way.uri),
+        Some(reason) => format!("{} cannot be used now: {reason}", way.role),
+    });
+    let ways = ways.collect::<Vec<_>>().join("\n");
+    format!(
+        "{rules}\n\n{}\n\nThis is your password until {until}. Keep it now, it cannot be shown again.\n\n{ways}",
+        *made.secret
+    )
 }
 
 fn issued(made: &IssuedInvite) -> String {

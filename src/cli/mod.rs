@@ -4,6 +4,7 @@
 //! sluice serve …                      run the pooler
 //! sluice demo …                       run everything once, to try it
 //! sluice health …                     whether a running pooler takes clients
+//! sluice openapi                      the description of the admin API
 //! sluice tenant | person | … …        one call to the admin API of a running pooler (`Remote`)
 //! sluice connect, sluice me …         the same, by a person with their own token (`own`)
 //! ```
@@ -26,6 +27,7 @@ mod invite;
 mod me;
 mod member;
 mod memory;
+mod openapi;
 mod output;
 mod own;
 mod person;
@@ -53,6 +55,7 @@ pub use self::{
     direct::{GuardArgs, VerifyArgs},
     health::HealthArgs,
     me::MeArgs,
+    openapi::OpenapiArgs,
     remote::Remote,
 };
 
@@ -83,6 +86,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Beside a PostgreSQL: end direct sessions when access ends
     Guard(GuardArgs),
+    /// Print the admin API's description (OpenAPI), for whoever writes a client of it
+    Openapi(OpenapiArgs),
     #[command(flatten)]
     Remote(Remote),
 }
@@ -125,11 +130,12 @@ pub fn run() -> ExitCode {
         | Command::Demo(_)
         | Command::Verify(_)
         | Command::Guard(_)
+        | Command::Openapi(_)
             if !connection.is_empty() =>
         Cli::command()
             .error(
                 ErrorKind::ArgumentConflict,
-                "the options of the admin API have no meaning for `serve`, `demo`, `verify` and `guard`",
+                "the options of the admin API have no meaning for `serve`, `demo`, `verify`, `guard` and `openapi`",
             )
             .exit(),
         Command::Serve(args) => serve::run(&args),
@@ -139,6 +145,7 @@ pub fn run() -> ExitCode {
         Command::Guard(args) => args.run(),
         Command::Connect(args) => args.run(connection),
         Command::Me(args) => args.run(connection),
+        Command::Openapi(args) => args.run(),
         Command::Remote(call) => call.run(connection),
     }
 }

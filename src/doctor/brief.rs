@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Doctor, ExaminationError, Probe, Secrets, Session, classify, password};
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
 const BRIEF_MAX: Duration = Duration::from_secs(5);
 
 /// Why token sessions cannot be on a tenant's server, in the words of the Management API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnavailableReason {
     /// The server is too old.
@@ -36,7 +37,7 @@ pub enum UnavailableReason {
 }
 
 /// What speaks against token sessions on a tenant's server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unavailable {
     pub reason: UnavailableReason,
     pub message: String,

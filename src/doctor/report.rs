@@ -1,11 +1,12 @@
 //! What an examination found: one finding per thing looked at, with the exact lines that would mend it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::names::{DatabaseName, TenantRef};
 
 /// How a thing was found, from best to worst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Ok,
@@ -18,7 +19,7 @@ pub enum Verdict {
 }
 
 /// What a finding is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Topic {
     Server,
@@ -40,7 +41,7 @@ pub enum Topic {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     pub topic: Topic,
     pub verdict: Verdict,
@@ -50,7 +51,7 @@ pub struct Finding {
 }
 
 /// Lines that mend what was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Addition {
     /// A file, `SQL` or a command line, and where in it.
     pub to: String,
@@ -58,7 +59,7 @@ pub struct Addition {
 }
 
 /// What was found of one tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     pub tenant: TenantRef,
     /// The worst of the findings.

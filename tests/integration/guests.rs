@@ -1,6 +1,9 @@
 //! Guests: people who are no members, let in for a while that begins when they accept an invitation.
 
-use std::thread::{self, ScopedJoinHandle};
+use std::{
+    process::Command,
+    thread::{self, ScopedJoinHandle},
+};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,6 +14,7 @@ use crate::support::{
     admin::{Answer, Revocation},
     fixture::{text, unique_name},
     postgres::{OTHER_TOKEN_ROLE, TOKEN_ROLE},
+    programs::succeeded,
     until,
 };
 
@@ -46,21 +50,22 @@ fn accept(fixture: &Fixture, tenant: &str, email: &str, token: &str) -> Answer {
     nobody.call(Method::POST, &path, Some(body))
 }
 
-/// A guest with a token of their own.
+/// A guest with nothing but what the acceptance has given them.
 fn guest(fixture: &Fixture) -> (Invitation, Person) {
     let invitation = invite(fixture, usual());
     let accepted = accept(fixture, &fixture.tenant, EMAIL, &invitation.token).value();
-    let id = text(&accepted["person"]["id"]);
-    (invitation, with_token(fixture, id))
+    (invitation, welcomed(fixture, &accepted))
 }
 
-fn with_token(fixture: &Fixture, id: String) -> Person {
-    let (token_id, token) = fixture.token(&id, "1d");
+/// Whom an acceptance has let in.
+fn welcomed(fixture: &Fixture, accepted: &Value) -> Person {
+    let token = text(&accepted["secret"]);
+    fixture.sluice.keep_secret(&token);
     Person {
-        id,
+        id: text(&accepted["person"]["id"]),
         email: EMAIL.to_owned(),
         token,
-        token_id,
+        token_id: text(&accepted["token"]["id"]),
     }
 }
 
@@ -102,7 +107,7 @@ fn a_guest_is_let_in_for_as_long_as_was_promised_from_the_acceptance_on() {
     assert!(end <= after + Duration::hours(2), "{end}");
     assert_eq!(rule["reason"], "ticket 4711");
 
-    let person = with_token(&fixture, text(&accepted["person"]["id"]));
+    let person = welcomed(&fixture, &accepted);
     let mut client = fixture.token_client(&person).unwrap();
     assert_eq!(client.value("select current_user"), TOKEN_ROLE);
     assert!(
@@ -117,6 +122,7 @@ fn a_guest_is_let_in_for_as_long_as_was_promised_from_the_acceptance_on() {
     let listed = &fixture.sluice.admin.get(&invites)["invites"][0];
     assert_eq!(listed["status"], "accepted");
     assert_eq!(listed["person"], person.id);
+    assert_eq!(listed["token_id"], person.token_id);
     // Whoever manages access may change what a guest has as they may a member's.
     let narrowed = fixture.grant(
         &person,
@@ -225,14 +231,51 @@ fn revoking_an_invitation_ends_the_sessions_of_the_guest() {
     assert_eq!(idle.farewell().code, "57P01");
     assert_eq!(busy.farewell().code, "57P01");
     assert!(fixture.backends().is_empty());
-    let refused = fixture.token_client(&person).err().unwrap();
-    assert!(refused.detail.unwrap().contains("not a member"));
     let trail = trail(&fixture);
     for kind in ["invite.revoked", "rule.removed"] {
         assert!(trail.contains(&kind.to_owned()), "{kind}: {trail:?}");
     }
     let again = accept(&fixture, &fixture.tenant, EMAIL, &invitation.token);
     assert_eq!(again.status, 401);
+    // Invited anew, the same person has another token; whoever holds the first one gets nothing of it.
+    let (_, anew) = guest(&fixture);
+    assert_eq!(anew.id, person.id);
+    assert_eq!(fixture.token_client(&person).err().unwrap().code, "28P01");
+    fixture.token_client(&anew).unwrap();
+}
+
+#[test]
+fn the_token_of_a_guest_opens_what_the_invitation_gave_and_nothing_else() {
+    let fixture = Fixture::start();
+    let other = unique_name();
+    fixture.add_tenant(&other, json!({}));
+    let invitation = invite(&fixture, usual());
+    let accepted = accept(&fixture, &fixture.tenant, EMAIL, &invitation.token).value();
+    let person = welcomed(&fixture, &accepted);
+    let token = &accepted["token"];
+    assert_eq!(token["scopes"], json!(["db:connect"]));
+    assert_eq!(token["expires_at"], accepted["rules"][0]["expires_at"]);
+    let own = fixture.sluice.admin.with_key(Some(&person.token));
+    let found = own.get("/v1/me/access");
+    assert_eq!(found["access"], accepted["access"]);
+    assert_eq!(found["access"][0]["status"], "open");
+
+    // What the person is granted otherwise is for a token that is made for it.
+    fixture.join(&person, &other);
+    let elsewhere = format!("/v1/tenants/{other}/rules/{}/{TOKEN_ROLE}", person.id);
+    fixture
+        .sluice
+        .admin
+        .put(&elsewhere, json!({ "expires": "1h" }));
+    fixture.grant(&person, OTHER_TOKEN_ROLE, json!({ "expires": "1h" }));
+    let elsewhere = fixture.token_login(&person);
+    let elsewhere = elsewhere.user(&format!("{TOKEN_ROLE}.{other}")).open();
+    assert_eq!(elsewhere.err().unwrap().code, "28000");
+    let otherwise = fixture.token_login_as(&person, OTHER_TOKEN_ROLE).open();
+    assert_eq!(otherwise.err().unwrap().code, "28000");
+    assert_eq!(own.get("/v1/me/access"), found);
+    assert_eq!(own.get("/v1/me")["memberships"], json!([]));
+    fixture.token_client(&person).unwrap();
 }
 
 #[test]
@@ -261,9 +304,10 @@ fn of_two_invitations_the_one_that_is_left_keeps_its_roles() {
         accepted["person"]["id"], person.id,
         "one person, however often invited"
     );
+    let again = welcomed(&fixture, &accepted);
     let mut ended = fixture.token_client(&person).unwrap();
     let mut kept = fixture
-        .token_login_as(&person, OTHER_TOKEN_ROLE)
+        .token_login_as(&again, OTHER_TOKEN_ROLE)
         .open()
         .unwrap();
     revoke(&fixture, &first);
@@ -372,7 +416,14 @@ fn the_compatible_routes_invite_list_accept_and_revoke() {
             .with_key(None)
             .call(Method::POST, &format!("{jit}/invite/accept"), Some(shown));
     assert_eq!(again.status, 410);
-    let person = with_token(&fixture, text(&accepted["user_id"]));
+    let token = text(&accepted["access_token"]);
+    fixture.sluice.keep_secret(&token);
+    let person = Person {
+        id: text(&accepted["user_id"]),
+        email: EMAIL.to_owned(),
+        token_id: token[4..16].to_owned(),
+        token,
+    };
     let item = admin.get(&format!("{jit}/list"))["items"][0].clone();
     assert_eq!(
         (&item["user_id"], &item["invite_id"]),
@@ -387,7 +438,7 @@ fn the_compatible_routes_invite_list_accept_and_revoke() {
 }
 
 #[test]
-fn the_command_line_invites_accepts_and_revokes() {
+fn the_command_line_invites_and_the_guest_ends_up_in_psql() {
     let fixture = Fixture::start();
     let tenant = &*fixture.tenant;
     let shown = fixture.sluice.cli(&[
@@ -424,6 +475,19 @@ fn the_command_line_invites_accepts_and_revokes() {
         said.starts_with(&format!("{EMAIL} may use {TOKEN_ROLE} of {tenant} until ")),
         "{said}"
     );
+    // The last line as it stands, and the token when psql asks for the password.
+    let token = said.lines().find(|line| line.starts_with("slp_")).unwrap();
+    fixture.sluice.keep_secret(token);
+    let way = said.lines().last().unwrap();
+    let psql = Command::new("sh")
+        .args([
+            "-c",
+            &format!("{way} --no-psqlrc -tAc 'select current_user'"),
+        ])
+        .env("PGPASSWORD", token)
+        .env("PGSSLROOTCERT", fixture.sluice.home().path("ca.crt"))
+        .output();
+    assert_eq!(succeeded(&psql.unwrap()).trim(), TOKEN_ROLE);
     let listed = fixture.sluice.cli(&["invite", "list", tenant]);
     assert!(
         listed.contains("accepted") && listed.contains("app_readwrite for 8h"),

@@ -20,6 +20,7 @@ mod configuration;
 mod copy;
 mod denial;
 mod departures;
+mod description;
 mod differential;
 mod direct_access;
 mod doctor;

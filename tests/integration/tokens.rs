@@ -319,6 +319,7 @@ fn reports_of_leaks_are_bounded_in_size_and_number() {
     };
     assert_eq!(report(json!({ "token": "x".repeat(70_000) })), 413);
     assert_eq!(report(json!({ "token": 7 })), 400);
+    assert_eq!(report(json!(["x"])), 400, "a list of objects, not of texts");
     assert_eq!(report(json!({ "tokens": vec!["x"; 101] })), 400);
     assert_eq!(report(json!({ "tokens": vec!["x"; 100] })), 202);
     assert_eq!(report(json!({ "token": "x" })), 202);

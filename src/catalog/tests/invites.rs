@@ -1,5 +1,7 @@
 //! Invitations: what an acceptance makes, and what goes with them.
 
+use std::collections::BTreeSet;
+
 use super::{
     super::{InviteToken, What},
     *,
@@ -33,7 +35,7 @@ async fn accepted(fixture: &Fixture, tenant: &TenantRef, roles: &[&str]) -> Acce
         .unwrap();
     let token = InviteToken::parse(&made.value.1).unwrap();
     let done = fixture.catalog.accept_invite(tenant, GUEST, token).await;
-    done.unwrap().value
+    done.unwrap().value.0
 }
 
 #[tokio::test]
@@ -88,6 +90,37 @@ async fn revoking_takes_back_what_the_invitation_gave_and_the_last_one_everythin
             ..
         }
     );
+}
+
+#[tokio::test]
+async fn the_token_goes_with_the_invitation() {
+    let fixture = Fixture::open().await;
+    let demo = fixture.tenant("demo").await;
+    let catalog = &fixture.catalog;
+    let first = accepted(&fixture, &demo, &["a", "b"]).await;
+    let second = accepted(&fixture, &demo, &["c"]).await;
+    let limits = TokenLimits {
+        tenants: BTreeSet::from([demo.clone()]),
+        roles: BTreeSet::from([role("a"), role("b")]),
+        ..TokenLimits::default()
+    };
+    assert_eq!(first.token.limits, limits);
+    assert_eq!(first.token.expires_at, first.rules[0].expires_at);
+    let hour = Duration::HOUR;
+    let rotated = catalog.rotate_token(&first.token.id, hour, None, "test");
+    let rotated = rotated.await.unwrap().value.new;
+    let is_revoked = async |token: &TokenRecord| {
+        let found = catalog.token(&token.id).await.unwrap().unwrap();
+        found.revoked_at.is_some()
+    };
+    let revoked = catalog.revoke_invite(&demo, first.invite.id, "test");
+    revoked.await.unwrap();
+    assert!(is_revoked(&first.token).await);
+    assert!(is_revoked(&rotated).await, "what it was rotated to as well");
+    assert!(!is_revoked(&second.token).await);
+    let removed = catalog.remove_member(&demo, second.person.id, "test");
+    removed.await.unwrap();
+    assert!(is_revoked(&second.token).await);
 }
 
 #[tokio::test]
