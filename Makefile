@@ -34,7 +34,9 @@ test: setup lint
 	scripts/schemathesis
 	cargo test --locked --lib --bins
 	# Not nextest: its process per test would start a PostgreSQL per test. Most of them wait more than they work.
-	cargo test --locked --test integration -- --test-threads=6
+	cargo test --locked --test integration -- --test-threads=6 --skip description::
+	# By themselves: thousands of calls leave little of the machine to anybody who has to be in time.
+	cargo test --locked --test integration -- description::
 
 lint:
 	cargo fmt --check

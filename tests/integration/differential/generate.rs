@@ -4,7 +4,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::step::{Bind, Step};
 
-const STATEMENTS: [&str; 4] = ["", "s1", "s2", "s \"3"];
+pub(super) const STATEMENTS: [&str; 4] = ["", "s1", "s2", "s \"3"];
 const PORTALS: [&str; 3] = ["", "p1", "p2"];
 
 const INT4: u32 = 23;

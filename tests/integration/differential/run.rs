@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{due::Due, step::Step};
+use super::{due::Due, generate::STATEMENTS, step::Step};
 use crate::support::{Login, wire::Heard};
 
 /// One message of the server.
@@ -87,7 +87,7 @@ fn comparable(tag: u8, body: Bytes, is_failed: &mut bool) -> Bytes {
         {
             Bytes::from_static(REFUSED)
         }
-        b'E' => without_message_type(body),
+        b'E' => without_own_name(without_message_type(body)),
         _ => body,
     }
 }
@@ -107,6 +107,20 @@ fn without_message_type(body: Bytes) -> Bytes {
     };
     let (before, rest) = body.split_at(start + unexpected.len());
     [before, b"??", &rest[2..]].concat().into()
+}
+
+/// Of two names that a client has for one text, an error about its parameters may say either. A name that is none of the
+/// client's stays, for all to see.
+fn without_own_name(body: Bytes) -> Bytes {
+    for name in STATEMENTS.iter().filter(|name| !name.is_empty()) {
+        let named = format!(" parameters, but prepared statement \"{name}\" requires ");
+        if let Some(start) = memchr::memmem::find(&body, named.as_bytes()) {
+            return [&body[..start], &body[start + named.len()..]]
+                .concat()
+                .into();
+        }
+    }
+    body
 }
 
 /// A RowDescription without the OIDs of tables.
