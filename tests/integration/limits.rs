@@ -9,7 +9,11 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::support::{
-    Client, Fixture, login::startup, postgres::SWARM_ROLE, sluice::Settings, until,
+    Client, Fixture,
+    login::startup,
+    postgres::{PASSWORD_ROLE, SWARM_ROLE},
+    sluice::Settings,
+    until,
     wire::SocketOptions,
 };
 
@@ -295,4 +299,25 @@ fn a_message_longer_than_a_login_needs_is_refused_unread() {
         client.send(length.to_be_bytes());
         assert_eq!(client.farewell().code, "08P01", "{length}");
     }
+}
+
+#[test]
+fn the_limits_that_postgresql_has_for_a_role_hold_for_that_role_alone() {
+    let fixture = Fixture::start();
+    for setting in ["statement_timeout", "idle_in_transaction_session_timeout"] {
+        fixture.cluster.run(&format!(
+            "alter role {PASSWORD_ROLE} in database {} set {setting} = '300ms'",
+            fixture.database
+        ));
+    }
+    let mut limited = fixture.password_client().unwrap();
+    let fault = limited.query("select pg_sleep(60)").unwrap_err();
+    assert_eq!(fault.code, "57014", "{fault:?}");
+    limited.query("begin").unwrap();
+    let fault = limited.farewell();
+    assert_eq!((&*fault.severity, &*fault.code), ("FATAL", "25P03"));
+    let mut other = fixture.role_login(SWARM_ROLE).open().unwrap();
+    other.query("begin").unwrap();
+    assert!(other.is_silent_for(Duration::from_millis(500)));
+    assert!(other.query("select pg_sleep(0.5)").is_ok());
 }
