@@ -146,9 +146,23 @@ impl Statement {
     }
 }
 
-/// Whose unnamed statement it is: one client of a pool.
+/// Whose unnamed statement it is, and which of those that this client of a pool has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner(u64);
+pub struct Owner {
+    client: u64,
+    statement: u64,
+}
+
+impl Owner {
+    /// The same client with its next one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self {
+            statement: self.statement + 1,
+            ..self
+        }
+    }
+}
 
 /// All statements of a pool, each once.
 #[derive(Debug)]
@@ -176,7 +190,10 @@ impl Statements {
 
     /// A new client of the pool.
     pub fn owner(&mut self) -> Owner {
-        let owner = Owner(self.next_owner);
+        let owner = Owner {
+            client: self.next_owner,
+            statement: 0,
+        };
         self.next_owner += 1;
         owner
     }

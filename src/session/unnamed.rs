@@ -1,9 +1,9 @@
 //! The unnamed statement: a client that prepares it in one transaction finds it in the next, whatever backend it gets,
 //! and never another client's.
 //!
-//! Its text is kept with the client. A backend remembers whose unnamed statement it has; when a client uses its own on
-//! a backend that has another's, the text goes ahead as a Parse, or where there is none a Close, so that the server
-//! itself says that there is none.
+//! Its text is kept with the client. A backend remembers whose unnamed statement it has, and which of them: a client has
+//! an old one where it was before. When a client uses its own on a backend that has another, the text goes ahead as a
+//! Parse, or where there is none a Close, so that the server itself says that there is none.
 
 use super::{session_state, statements::split_name};
 use crate::{
@@ -118,6 +118,7 @@ impl Unnamed {
     }
 
     pub(super) fn drop(&mut self, backend: &mut Backend) {
+        self.owner = self.owner.next();
         self.parse.clear();
         // The relay looks at the text of every Parse.
         self.is_noted = true;

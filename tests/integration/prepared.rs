@@ -656,6 +656,39 @@ fn the_unnamed_statement_outlives_its_transaction_on_any_backend() {
     assert_ne!(first[1], second[1], "both ran on one backend");
 }
 
+/// A backend that had the client's unnamed statement has an old one, once the client has prepared another elsewhere.
+#[test]
+fn the_unnamed_statement_is_the_last_one_on_backends_that_had_one_before() {
+    let fixture = Fixture::with(Settings::default().set("pool.size", 2));
+    let mut client = fixture.password_client().unwrap();
+    // Their own statements have names, so that they leave the unnamed ones of backends alone.
+    let mut rivals = [(); 2].map(|()| fixture.password_client().unwrap());
+    for rival in &mut rivals {
+        exchange(rival, |out| {
+            parse("begin", "begin")(out);
+            parse("commit", "commit")(out);
+        });
+    }
+    let answer = |client: &mut Client, write: &dyn Fn(&mut BytesMut)| {
+        let answers = exchange(client, write);
+        let row = answers.iter().position(|answer| answer == "BindComplete");
+        row.map_or_else(|| format!("{answers:?}"), |row| answers[row + 1].clone())
+    };
+    let [one, two] = &mut rivals;
+    assert_eq!(
+        answer(&mut client, &|out| run_unnamed("select 'old'", out)),
+        "old"
+    );
+    exchange(one, |out| run("begin", out));
+    assert_eq!(
+        answer(&mut client, &|out| run_unnamed("select 'new'", out)),
+        "new"
+    );
+    exchange(two, |out| run("begin", out));
+    exchange(one, |out| run("commit", out));
+    assert_eq!(answer(&mut client, &|out| run("", out)), "new");
+}
+
 #[test]
 fn nobody_runs_the_unnamed_statement_of_another() {
     let fixture = Fixture::with_one_backend();
