@@ -12,7 +12,7 @@
 //!   empty, as it is after RESET;
 //! - the lines of PostgreSQL's source in a FATAL, which Sluice says itself where it ends the session, and in the refusal
 //!   of a failed transaction, which may meet what Sluice sends ahead (before a wrong number of parameters is noticed);
-//! - which of its names for one text an error about the number of parameters says;
+//! - which of its names for one text an error about a duplicate, or about the number of parameters, says;
 //! - the order of ParameterStatus messages that come together: the server keeps them in no order.
 //!
 //! What a transaction pooler cannot give, and Sluice documents, is not generated: session state without a setting

@@ -109,15 +109,18 @@ fn without_message_type(body: Bytes) -> Bytes {
     [before, b"??", &rest[2..]].concat().into()
 }
 
-/// Of two names that a client has for one text, an error about its parameters may say either. A name that is none of the
-/// client's stays, for all to see.
+/// Of two names that a client has for one text, an error about its parameters, or about having it already, may say either.
+/// A name that is none of the client's stays, for all to see.
 fn without_own_name(body: Bytes) -> Bytes {
     for name in STATEMENTS.iter().filter(|name| !name.is_empty()) {
-        let named = format!(" parameters, but prepared statement \"{name}\" requires ");
-        if let Some(start) = memchr::memmem::find(&body, named.as_bytes()) {
-            return [&body[..start], &body[start + named.len()..]]
-                .concat()
-                .into();
+        let quoted = format!("prepared statement \"{name}\"");
+        for rest in [" requires ", " already exists"] {
+            let told = format!("{quoted}{rest}");
+            if let Some(start) = memchr::memmem::find(&body, told.as_bytes()) {
+                return [&body[..start], &body[start + quoted.len()..]]
+                    .concat()
+                    .into();
+            }
         }
     }
     body
