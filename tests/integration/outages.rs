@@ -344,13 +344,13 @@ fn restarts_under_load_lose_nothing_that_was_committed_and_leave_nobody_stuck() 
     for restart in 0..restarts {
         let before = ledger.committed.lock().unwrap().len();
         until("rows are written", || {
-            writers.is_finished() || ledger.committed.lock().unwrap().len() > before + 50
+            writers.is_finished() || ledger.committed.lock().unwrap().len() > before + 10
         });
         fixture.cluster.restart(["fast", "immediate"][restart % 2]);
     }
     let before = ledger.committed.lock().unwrap().len();
     until("rows are written after the last restart", || {
-        writers.is_finished() || ledger.committed.lock().unwrap().len() > before + 50
+        writers.is_finished() || ledger.committed.lock().unwrap().len() > before + 10
     });
     ledger.over.store(true, Ordering::Relaxed);
     writers.join().unwrap();

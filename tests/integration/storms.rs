@@ -86,7 +86,7 @@ fn a_removed_rule_ends_a_thousand_idle_and_twenty_busy_sessions_at_once() {
         );
     }
     // 100 ms is the promise for a release build on a quiet machine; this build and this suite are neither.
-    assert!(took < Duration::from_secs(3), "revoking took {took:?}");
+    assert!(took < Duration::from_secs(10), "revoking took {took:?}");
 }
 
 /// Counts grants and revocations: odd while a grant may hold, even from the return of a revocation to the next grant.
