@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Fixture,
+    Fixture, eventually,
     fixture::{text, unique_name},
     postgres::{AUTH_ROLE, PASSWORD, TOKEN_ROLE},
     until,
@@ -291,12 +291,14 @@ fn unknown_tenants_are_no_label_of_a_metric() {
     let fixture = Fixture::start();
     let login = fixture.password_login().user("app_user.no-such-tenant");
     assert!(login.open().is_err());
-    let metrics = fixture
-        .sluice
-        .admin
-        .call(Method::GET, "/metrics", None)
-        .text;
-    assert!(metrics.contains("sluice_logins_total"), "{metrics}");
+    // The client is told first, and then it is counted.
+    let metrics = eventually("the login is counted", || {
+        let answer = fixture.sluice.admin.call(Method::GET, "/metrics", None);
+        answer
+            .text
+            .contains("sluice_logins_total")
+            .then_some(answer.text)
+    });
     assert!(!metrics.contains("no-such-tenant"), "{metrics}");
 }
 
