@@ -17,6 +17,8 @@ import contextlib
 import os
 import platform
 import resource
+import signal
+import sys
 
 import measures
 from processes import Processes
@@ -96,6 +98,8 @@ def main():
     options = parse()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Told to stop, it stops what it has started as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with contextlib.ExitStack() as stack:
         world = World(options, stack)
         print(f"{platform.system()} {platform.release()}, {os.cpu_count()} cores; {world.version}; "

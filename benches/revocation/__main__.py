@@ -19,6 +19,7 @@ import gc
 import os
 import platform
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -124,6 +125,8 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # A collection would stop the clock that everybody is measured with.
     gc.disable()
+    # Told to stop, it stops what it has started as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with contextlib.ExitStack() as stack:
         world = World(options.sluice, stack)
         print(f"{platform.system()} {platform.release()}, {os.cpu_count()} cores; {options.rounds} rounds")
