@@ -153,9 +153,11 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
         process: Arc::clone(pooler.process()),
         telemetry,
     };
+    let mut memory_ticks = tokio::time::interval(memory::GIVE_BACK_PERIOD);
     loop {
         tokio::select! {
             () = signals.stop() => break,
+            _ = memory_ticks.tick() => memory::give_back(),
             _ = hangup.recv() => reloader.by_signal(),
             Some(request) = reloads.recv() => reloader.by_request(request.answer),
         }
