@@ -133,6 +133,7 @@ class _Stopped:
     """A program that `closing` stops."""
 
     def __init__(self, program):
+        self.program = program
         self.target = program.target
         self.close = program.stop
 
@@ -245,23 +246,22 @@ POOL_OF_FLOOD = 20
 
 
 def neighbours(world, options):
-    """One tenant floods with 500 clients: what another's latency is, through the same pooler and through one of its own.
+    """One tenant floods with 500 clients: what another's latency is, on the same worker and through a pooler of its own.
 
     The second is the measure of the first: there the flood takes the same share of the machine, but no part of the pooler.
     """
-    world.sluice.add_tenant("flood", pool_size=POOL_OF_FLOOD)
-    beside = Sluice(world.server, options.binary)
-    try:
-        quiet = {"alone": (world.sluice, False), "flood in another pooler": (beside, True), "flood in the same": (world.sluice, True)}
-        targets = [Target(name, "127.0.0.1", program.port, program.target.processes, user=program.target.user)
-                   for name, (program, _) in quiet.items()]
+    with contextlib.ExitStack() as stack:
+        flooded, beside = (stack.enter_context(contextlib.closing(_Stopped(Sluice(world.server, options.binary, workers=1))))
+                           for _ in range(2))
+        flooded.program.add_tenant("flood", pool_size=POOL_OF_FLOOD)
+        quiet = {"alone": (flooded, False), "flood in another pooler": (beside, True), "flood in the same": (flooded, True)}
+        targets = [Target(name, "127.0.0.1", one.target.port, one.target.processes, user=one.target.user)
+                   for name, (one, _) in quiet.items()]
         def measure(target):
-            with _flood(world.sluice.tenant("flood")) if quiet[target.name][1] else contextlib.nullcontext():
+            with _flood(flooded.program.tenant("flood")) if quiet[target.name][1] else contextlib.nullcontext():
                 return pgbench(target, [], 1, options.seconds)
         _load_table("One client beside a flood of 500", options, rounds(options, targets, "neighbours", measure),
                     base="flood in another pooler")
-    finally:
-        beside.stop()
 
 
 @contextlib.contextmanager

@@ -56,6 +56,7 @@ pidfile =
 SLUICE = """
 [listen]
 pooler = "127.0.0.1:{port}"
+workers = {workers}
 [tls]
 certificate = "server.crt"
 key = "server.key"
@@ -206,14 +207,14 @@ class PgBouncer(Program):
 class Sluice(Program):
     """Sluice with the tenant `bench`; role passwords are checked against a stored verifier, as PgBouncer has it."""
 
-    def __init__(self, server, binary, name="Sluice"):
+    def __init__(self, server, binary, name="Sluice", workers=0):
         super().__init__("sluice")
         self.server = server
         self.admin = f"http://127.0.0.1:{free_port()}"
         self.make_certificate()
         self.write("catalog.key", os.urandom(32).hex())
         self.write("admin.key", ADMIN_KEY)
-        values = {"port": self.port, "pool": POOL_SIZE, "admin": self.admin.rsplit(":", 1)[1]}
+        values = {"port": self.port, "pool": POOL_SIZE, "workers": workers, "admin": self.admin.rsplit(":", 1)[1]}
         self.write("pooler.toml", SLUICE.format(**values))
         self.spawn(binary, "serve", "--config", "pooler.toml")
         self.wait_for(lambda: urllib.request.urlopen(f"{self.admin}/ready").close())

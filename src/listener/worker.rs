@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::keepalive;
 use crate::{
     access::Purge,
+    names::TenantRef,
     net::stream::tune,
     pool::{OverallBudget, Pools},
-    session::{Command, Process, Sharing, Worker, accept, take_in},
+    session::{Command, Process, Sharing, Turns, Worker, accept, take_in},
 };
 
 /// The worker's clock: limits of time are kept to this.
@@ -50,23 +51,31 @@ pub(super) fn run(input: Input) {
             return input.stop_accepting.cancel();
         }
     };
-    // In a task of its own: what `block_on` itself waits for is polled whenever anything happens on this thread.
-    let working = async { tokio::task::spawn_local(work(input)).await };
-    if let Err(error) = LocalSet::new().block_on(&runtime, working)
+    let turns = Rc::new(Turns::new());
+    let working = async {
+        // Of what `block_on` itself waits for, which is polled whenever anything happens on this thread, clients come first.
+        tokio::select! {
+            biased;
+            never = turns.serve() => match never {},
+            done = tokio::task::spawn_local(work(input, Rc::clone(&turns))) => done,
+        }
+    };
+    let done = LocalSet::new().block_on(&runtime, working);
+    if let Err(error) = done
         && let Ok(panic) = error.try_into_panic()
     {
         std::panic::resume_unwind(panic);
     }
 }
 
-async fn work(input: Input) {
+async fn work(input: Input, turns: Rc<Turns<Option<TenantRef>>>) {
     let config = input.process.config.load_full();
     let pools = Pools::new(
         config.pool.clone(),
         input.overall,
         config.token_access.min_server_version,
     );
-    let worker = Worker::new(input.index, input.process, pools);
+    let worker = Worker::new(input.index, input.process, pools, Rc::clone(&turns));
     for (socket, sharing) in input.sockets {
         let listening = listen(Rc::clone(&worker), socket, sharing);
         let stop = input.stop_accepting.clone();
@@ -83,6 +92,8 @@ async fn work(input: Input) {
     worker.sessions.close();
     worker.pools.shut_down(CLOSE_MAX).await;
     let _ = tokio::time::timeout(CLOSE_MAX, worker.sessions.wait()).await;
+    // They hold the worker, which holds them.
+    turns.abandon();
 }
 
 async fn listen(worker: Rc<Worker>, socket: TcpListener, sharing: Sharing) {
@@ -103,9 +114,8 @@ async fn listen(worker: Rc<Worker>, socket: TcpListener, sharing: Sharing) {
                     }
                     tuned = keepalive;
                 }
-                worker
-                    .sessions
-                    .spawn_local(accept(Rc::clone(&worker), tcp, peer, sharing));
+                let arriving = accept(Rc::clone(&worker), tcp, peer, sharing);
+                worker.serve(None, arriving);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");

@@ -30,6 +30,7 @@ mod sql_names;
 mod statements;
 mod tenancy;
 mod throttle;
+mod turns;
 mod unnamed;
 mod verifier;
 mod worker;
@@ -62,6 +63,7 @@ pub use self::{
     arrive::{Arrival, accept, take_in},
     cancel_keys::Guesses,
     error::End,
+    turns::Turns,
     verifier::AUTH_QUERY,
     worker::{Command, Parts, Process, Worker},
 };

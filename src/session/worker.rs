@@ -28,6 +28,7 @@ use super::{
     even_time::EvenTime,
     local::{Due, Local, Now},
     throttle::Throttle,
+    turns::Turns,
     verifier::VerifierCache,
 };
 use crate::{
@@ -165,8 +166,10 @@ pub struct Worker {
     pub process: Arc<Process>,
     pub pools: Pools,
     pub buffers: BufferPool,
-    /// The sessions served here, from accept to end.
+    /// What is done here for clients, from accept to end.
     pub sessions: TaskTracker,
+    /// Each tenant's clients have a lane; so have, together, those of whom it is not known yet where they belong.
+    turns: Rc<Turns<Option<TenantRef>>>,
     pub(super) verifiers: VerifierCache,
     locals: RefCell<FxHashMap<SessionId, Rc<Local>>>,
     metrics: RefCell<FxHashMap<TenantRef, Rc<TenantMetrics>>>,
@@ -178,13 +181,19 @@ pub struct Worker {
 
 impl Worker {
     #[must_use]
-    pub fn new(index: usize, process: Arc<Process>, pools: Pools) -> Rc<Self> {
+    pub fn new(
+        index: usize,
+        process: Arc<Process>,
+        pools: Pools,
+        turns: Rc<Turns<Option<TenantRef>>>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             index,
             process,
             pools,
             buffers: BufferPool::default(),
             sessions: TaskTracker::new(),
+            turns,
             verifiers: VerifierCache::default(),
             locals: RefCell::default(),
             metrics: RefCell::default(),
@@ -192,6 +201,11 @@ impl Worker {
             received: Cell::default(),
             sent: Cell::default(),
         })
+    }
+
+    /// Does `part` of what is done for a client of `tenant`, in turn with the other tenants.
+    pub fn serve(&self, tenant: Option<TenantRef>, part: impl Future<Output = ()> + 'static) {
+        self.turns.spawn(tenant, self.sessions.track_future(part));
     }
 
     /// The time as of the last tick: good enough for limits, and free.

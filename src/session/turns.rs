@@ -1,0 +1,245 @@
+//! Turns: the tasks of one thread, served lane by lane, so that whoever floods one lane keeps nobody in another waiting.
+//!
+//! ```text
+//!              lane a: ● ● ● ● ● ●   ┐
+//! wake ─▶      lane b: ●             ├─▶ one of each in turn, for SLICE at most ─▶ the reactor, and on
+//!              lane c: ● ●           ┘
+//! ```
+//! First in, first out, a single client would wait behind everything that another tenant's hundreds have ready, once for
+//! its query and once for the answer. The reactor is asked again soon, for nobody gets a turn who is not known to be ready;
+//! not so soon where there is one lane only, for to ask is a system call.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    convert::Infallible,
+    future::poll_fn,
+    hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::{Duration, Instant},
+};
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use tokio::task::coop::has_budget_remaining;
+
+/// How long the tasks of several lanes are served before the reactor is asked who else is ready.
+const SLICE: Duration = Duration::from_micros(200);
+
+/// The tasks of one thread. `K` names lanes.
+pub struct Turns<K> {
+    tasks: RefCell<Tasks<K>>,
+    ready: Arc<Mutex<Ready>>,
+}
+
+struct Tasks<K> {
+    /// By number; `None`: it is being polled.
+    all: Slab<Option<Task>>,
+    lanes: Slab<Lane<K>>,
+    lane_of: FxHashMap<K, usize>,
+}
+
+/// A lane is there for as long as it has tasks.
+struct Lane<K> {
+    name: K,
+    tasks: usize,
+}
+
+struct Task {
+    future: Pin<Box<dyn Future<Output = ()>>>,
+    ticket: Arc<Ticket>,
+    /// Made of the ticket once, not for every turn.
+    waker: Waker,
+}
+
+/// What wakes a task, from any thread. One that outlives its task may wake who has its number by now, which does no harm.
+struct Ticket {
+    task: usize,
+    lane: usize,
+    /// Waits for its turn already.
+    is_queued: AtomicBool,
+    ready: Arc<Mutex<Ready>>,
+}
+
+/// Who waits for a turn, by number.
+#[derive(Default)]
+struct Ready {
+    lanes: Vec<VecDeque<usize>>,
+    /// The lanes where somebody waits.
+    rotation: VecDeque<usize>,
+    /// Whom to wake for the first that comes.
+    server: Option<Waker>,
+}
+
+impl<K: Clone + Eq + Hash> Turns<K> {
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            tasks: RefCell::new(Tasks {
+                all: Slab::new(),
+                lanes: Slab::new(),
+                lane_of: FxHashMap::default(),
+            }),
+            ready: Arc::default(),
+        }
+    }
+
+    /// Lets `future` run, in the lane called `lane`.
+    pub fn spawn(&self, lane: K, future: impl Future<Output = ()> + 'static) {
+        let ticket = {
+            let tasks = &mut *self.tasks.borrow_mut();
+            let lane = tasks.enter(lane);
+            let place = tasks.all.vacant_entry();
+            let ticket = Arc::new(Ticket {
+                task: place.key(),
+                lane,
+                is_queued: AtomicBool::new(false),
+                ready: Arc::clone(&self.ready),
+            });
+            place.insert(Some(Task {
+                future: Box::pin(future),
+                waker: Waker::from(Arc::clone(&ticket)),
+                ticket: Arc::clone(&ticket),
+            }));
+            ticket
+        };
+        ticket.wake();
+    }
+
+    /// Serves the tasks, for as long as it is polled.
+    pub async fn serve(&self) -> Infallible {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<Infallible> {
+        let began = Instant::now();
+        while let Some(task) = next(&self.ready, context.waker()) {
+            self.give_turn(task);
+            let is_over = self.has_several_lanes() && began.elapsed() >= SLICE;
+            // Without any of what tokio grants one poll of ours, the others would find nothing ready.
+            if is_over || !has_budget_remaining() {
+                context.waker().wake_by_ref();
+                break;
+            }
+        }
+        Poll::Pending
+    }
+
+    fn has_several_lanes(&self) -> bool {
+        self.tasks.borrow().lanes.len() > 1
+    }
+
+    fn give_turn(&self, number: usize) {
+        let mut tasks = self.tasks.borrow_mut();
+        // Woken by a ticket that has outlived its task, perhaps.
+        let Some(mut task) = tasks.all.get_mut(number).and_then(Option::take) else {
+            return;
+        };
+        drop(tasks);
+        // Before the turn: what wakes it from now on it may not have seen.
+        task.ticket.is_queued.store(false, Ordering::Release);
+        let mut context = Context::from_waker(&task.waker);
+        let turn = AssertUnwindSafe(|| task.future.as_mut().poll(&mut context));
+        match catch_unwind(turn) {
+            Ok(Poll::Pending) => self.tasks.borrow_mut().all[number] = Some(task),
+            // A panic, which its hook has told of, is the end of one task, as it is of one thread.
+            Ok(Poll::Ready(())) | Err(_) => {
+                self.tasks.borrow_mut().leave(number, task.ticket.lane);
+                // Not before: what it lets go may spawn.
+                drop(task);
+            }
+        }
+    }
+
+    /// Drops all tasks.
+    pub fn abandon(&self) {
+        loop {
+            let mut tasks = self.tasks.borrow_mut();
+            let all = std::mem::take(&mut tasks.all);
+            tasks.lanes.clear();
+            tasks.lane_of.clear();
+            drop(tasks);
+            if all.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Tasks<K> {
+    /// Counts one more task in the lane, and tells its number.
+    fn enter(&mut self, name: K) -> usize {
+        let lane = *self.lane_of.entry(name).or_insert_with_key(|name| {
+            let name = name.clone();
+            self.lanes.insert(Lane { name, tasks: 0 })
+        });
+        self.lanes[lane].tasks += 1;
+        lane
+    }
+
+    fn leave(&mut self, task: usize, lane: usize) {
+        self.all.remove(task);
+        self.lanes[lane].tasks -= 1;
+        if self.lanes[lane].tasks == 0 {
+            let Lane { name, .. } = self.lanes.remove(lane);
+            self.lane_of.remove(&name);
+        }
+    }
+}
+
+/// The task whose turn it is; if nobody waits, `server` is woken for the next who does.
+fn next(ready: &Mutex<Ready>, server: &Waker) -> Option<usize> {
+    let ready = &mut *lock(ready);
+    let Some(lane) = ready.rotation.pop_front() else {
+        ready.server = Some(server.clone());
+        return None;
+    };
+    let task = ready.lanes[lane].pop_front();
+    if !ready.lanes[lane].is_empty() {
+        ready.rotation.push_back(lane);
+    }
+    task
+}
+
+impl Wake for Ticket {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.is_queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let server = lock(&self.ready).queue(self.lane, self.task);
+        if let Some(server) = server {
+            server.wake();
+        }
+    }
+}
+
+impl Ready {
+    fn queue(&mut self, lane: usize, task: usize) -> Option<Waker> {
+        if self.lanes.len() <= lane {
+            self.lanes.resize_with(lane + 1, VecDeque::new);
+        }
+        if self.lanes[lane].is_empty() {
+            self.rotation.push_back(lane);
+        }
+        self.lanes[lane].push_back(task);
+        self.server.take()
+    }
+}
+
+/// Nothing that holds it panics half-way.
+fn lock(ready: &Mutex<Ready>) -> MutexGuard<'_, Ready> {
+    ready.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+use std::{cell::Cell, rc::Rc, thread};
+
+use tokio::{sync::oneshot, task::yield_now};
+
+use super::*;
+
+/// Serves `turns` on a runtime of one thread until `test` is done.
+fn serving(turns: &Rc<Turns<char>>, test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        tokio::select! {
+            () = test => {}
+            never = turns.serve() => match never {},
+        }
+    });
+}
+
+/// Writes its lane's name down each time that it is its turn.
+async fn note(log: Rc<RefCell<String>>, lane: char, turns: usize) {
+    for _ in 0..turns {
+        log.borrow_mut().push(lane);
+        yield_ready().await;
+    }
+}
+
+/// Ready again at once, and next served when all others have been: tokio's own `yield_now` waits for the reactor.
+async fn yield_ready() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[test]
+fn a_flood_in_one_lane_delays_another_by_one_of_its_tasks_at_most() {
+    let turns = Rc::new(Turns::new());
+    let log = Rc::new(RefCell::new(String::new()));
+    for _ in 0..100 {
+        turns.spawn('a', note(Rc::clone(&log), 'a', 3));
+    }
+    turns.spawn('b', note(Rc::clone(&log), 'b', 3));
+    turns.spawn('c', note(Rc::clone(&log), 'c', 3));
+    serving(&turns, async {
+        while log.borrow().len() < 306 {
+            yield_now().await;
+        }
+    });
+    assert!(
+        log.borrow().starts_with("abcabcabcaaaa"),
+        "{}",
+        log.borrow()
+    );
+}
+
+#[test]
+fn within_a_lane_nobody_is_overtaken() {
+    let turns = Rc::new(Turns::new());
+    let log = Rc::new(RefCell::new(String::new()));
+    for name in ['1', '2', '3'] {
+        turns.spawn('a', note(Rc::clone(&log), name, 2));
+    }
+    serving(&turns, async {
+        while log.borrow().len() < 6 {
+            yield_now().await;
+        }
+    });
+    assert_eq!(*log.borrow(), "123123");
+}
+
+#[test]
+fn a_task_is_woken_from_another_thread() {
+    let turns = Rc::new(Turns::new());
+    let (ask, asked) = oneshot::channel();
+    let (answer, answered) = oneshot::channel();
+    turns.spawn('a', async move {
+        answer.send(asked.await.unwrap()).unwrap();
+    });
+    serving(&turns, async {
+        let other = thread::spawn(move || ask.send(7).unwrap());
+        assert_eq!(answered.await.unwrap(), 7);
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_panic_ends_one_task_only() {
+    let turns = Rc::new(Turns::new());
+    let (answer, answered) = oneshot::channel();
+    turns.spawn('a', async { panic!("on purpose") });
+    turns.spawn('a', async move { answer.send(()).unwrap() });
+    serving(&turns, async { answered.await.unwrap() });
+    assert!(turns.tasks.borrow().all.is_empty());
+}
+
+#[test]
+fn lanes_and_tasks_go_when_they_are_done_and_old_tickets_wake_nobody() {
+    let turns = Rc::new(Turns::new());
+    let (keep, kept) = oneshot::channel();
+    turns.spawn('a', async move {
+        let own = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
+        keep.send(own).unwrap();
+    });
+    let polls = Rc::new(Cell::new(0));
+    serving(&turns, async {
+        let old: Waker = kept.await.unwrap();
+        assert!(turns.tasks.borrow().all.is_empty());
+        assert!(turns.tasks.borrow().lanes.is_empty());
+        assert!(turns.tasks.borrow().lane_of.is_empty());
+        old.wake_by_ref();
+        let counted = Rc::clone(&polls);
+        turns.spawn(
+            'b',
+            poll_fn(move |_| {
+                counted.set(counted.get() + 1);
+                Poll::Pending
+            }),
+        );
+        old.wake();
+        for _ in 0..10 {
+            yield_now().await;
+        }
+    });
+    assert!((1..=3).contains(&polls.get()), "{}", polls.get());
+}
+
+#[test]
+fn what_is_abandoned_is_dropped_even_if_it_spawns_once_more() {
+    struct SpawnsAtTheEnd(Rc<Turns<char>>, Rc<Cell<u32>>);
+    impl Drop for SpawnsAtTheEnd {
+        fn drop(&mut self) {
+            let dropped = Rc::clone(&self.1);
+            let last = CountsItsEnd(dropped);
+            self.0.spawn('b', async move {
+                let _last = last;
+                std::future::pending().await
+            });
+            self.1.set(self.1.get() + 1);
+        }
+    }
+    struct CountsItsEnd(Rc<Cell<u32>>);
+    impl Drop for CountsItsEnd {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+    let turns = Rc::new(Turns::new());
+    let dropped = Rc::new(Cell::new(0));
+    let first = SpawnsAtTheEnd(Rc::clone(&turns), Rc::clone(&dropped));
+    turns.spawn('a', async move {
+        let _first = first;
+        std::future::pending().await
+    });
+    turns.abandon();
+    assert_eq!(dropped.get(), 2);
+    assert!(turns.tasks.borrow().all.is_empty());
+}
