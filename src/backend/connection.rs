@@ -3,10 +3,11 @@
 //! While a client is attached the relay drives the stream by itself. Between clients the pooler may speak: to
 //! apply settings, to ask what is set, to look up a verifier. Those exchanges go through [`Connection::query`].
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{hash::BuildHasher as _, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use postgres_protocol::{IsNull, message::frontend};
+use rustc_hash::FxBuildHasher;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
@@ -42,7 +43,13 @@ pub(super) struct Message {
 pub struct ParameterStatuses {
     list: Vec<(String, String)>,
     reading: Reading,
+    told: Told,
 }
+
+/// What somebody knows of the server's parameters: a hash of each with its value. Cloned for every session, so it is small
+/// and shared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told(Arc<[u32]>);
 
 impl ParameterStatuses {
     #[must_use]
@@ -73,8 +80,26 @@ impl ParameterStatuses {
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
         {
             value.clone_into(known);
-            self.reading = Reading::of_reported(self.iter());
+            self.changed();
         }
+    }
+
+    /// What somebody knows who has been told all of them.
+    #[must_use]
+    pub fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// Those that are not as somebody was told.
+    pub fn changed_since<'a>(&'a self, told: &'a Told) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let all = self.iter().zip(self.told.0.iter());
+        all.filter(move |(_, hash)| !told.0.contains(hash))
+            .map(|(parameter, _)| parameter)
+    }
+
+    fn changed(&mut self) {
+        self.reading = Reading::of_reported(self.iter());
+        self.told = Told(self.iter().map(hash_of).collect());
     }
 
     /// Takes the body of a ParameterStatus; `None`: it is malformed, or there are absurdly many.
@@ -89,7 +114,7 @@ impl ParameterStatuses {
         } else {
             return None;
         }
-        self.reading = Reading::of_reported(self.iter());
+        self.changed();
         Some(())
     }
 
@@ -103,6 +128,11 @@ impl ParameterStatuses {
             .parse()
             .ok()
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // Half of a hash is one, too.
+fn hash_of(parameter: (&str, &str)) -> u32 {
+    FxBuildHasher.hash_one(parameter) as u32
 }
 
 /// A whole NotificationResponse. Cloned for everybody who listens, its bytes are shared.

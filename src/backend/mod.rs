@@ -13,7 +13,7 @@ pub use self::{
     cancel::CancelTarget,
     close::{Parting, close},
     connect::{ConnectError, Credentials},
-    connection::{Connection, ExchangeError, Notification, ParameterStatuses, Reply},
+    connection::{Connection, ExchangeError, Notification, ParameterStatuses, Reply, Told},
     powers::{is_privileged, privileged_sql},
     terminate::{TerminateError, Terminator},
 };

@@ -164,7 +164,7 @@ impl Doctor {
                 let mut visit = Visit {
                     tenant,
                     config: &config,
-                    session,
+                    session: *session,
                     findings,
                 };
                 visit.ask(granted).await;
@@ -246,7 +246,7 @@ fn note_tls(tenant: &Tenant, findings: &mut Findings) {
 
 /// What became of the doctor's own login.
 enum Opened {
-    Session(Session),
+    Session(Box<Session>),
     /// The server is there, but nobody that we have a secret of gets in.
     Nothing,
     Unreachable,
@@ -303,7 +303,7 @@ async fn open_session(
             Ok(connection) => {
                 let mut session = Session::new(connection, &role);
                 if session.settle().await.is_ok() {
-                    return Opened::Session(session);
+                    return Opened::Session(Box::new(session));
                 }
             }
             Err(error) => {

@@ -12,6 +12,7 @@ use crate::{
         parameters::Settings,
         pipeline::Pipeline,
         prepared::{Known, Owner, SqlStatements},
+        reading::Words,
         residue::Residue,
     },
 };
@@ -36,6 +37,10 @@ pub struct Backend {
     pub may_forget: bool,
     /// The same for how it reads the texts of statements.
     pub may_reread: bool,
+    /// What its client has changed about that in the present transaction, as far as the server does not report it.
+    pub words: Words,
+    /// Its client has had something go back to what the server has by itself.
+    pub was_reset: bool,
     /// What the last client may have left behind.
     pub residue: Residue,
     pub(super) epoch: Rc<Epoch>,
@@ -146,6 +151,8 @@ impl Backend {
             own_settings: OwnSettings::default(),
             may_forget: false,
             may_reread: false,
+            words: Words::None,
+            was_reset: false,
             residue: Residue::empty(),
             epoch,
             retire_at,

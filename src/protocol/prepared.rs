@@ -16,7 +16,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::{
     own_settings::OwnSettings,
-    reading::{self, Reading},
+    reading::{self, Change, Reading},
     residue::{self, Residue},
 };
 
@@ -58,7 +58,7 @@ pub struct Statement {
     residue: Residue,
     own_settings: Box<[Box<str>]>,
     may_forget: bool,
-    may_reread: bool,
+    change: Change,
     is_ascii: bool,
     reading: Option<Reading>,
     /// Whether the server had something to tell when it was parsed.
@@ -103,10 +103,10 @@ impl Statement {
         self.may_forget
     }
 
-    /// Whether running it may change how the server reads texts.
+    /// What running it may change in how the server reads texts.
     #[must_use]
-    pub fn may_reread(&self) -> bool {
-        self.may_reread
+    pub fn change(&self) -> Change {
+        self.change
     }
 
     /// Notes that the server had something to tell when it parsed it: the next who asks for that is told, too.
@@ -213,9 +213,9 @@ impl Statements {
         meaning: Meaning<'_>,
         is_known: bool,
     ) -> Option<Rc<Statement>> {
-        let is_stale = statement.id < self.fresh_from
-            || statement.is_foreign_in(meaning.encoding)
-            || (statement.reading != meaning.reading && !is_known);
+        let has_other_meaning =
+            statement.is_foreign_in(meaning.encoding) || statement.reading != meaning.reading;
+        let is_stale = statement.id < self.fresh_from || (has_other_meaning && !is_known);
         is_stale.then(|| self.intern(&statement.body, meaning))
     }
 
@@ -243,7 +243,7 @@ impl Statements {
             residue: residue::of_text(body),
             own_settings: own_settings.into_names(),
             may_forget: residue::may_forget_statements(text),
-            may_reread: reading::may_change(text, true),
+            change: reading::may_change(text, true),
             is_ascii,
             reading,
             is_noticed: Cell::new(false),
@@ -299,6 +299,14 @@ impl Known {
 
     pub fn remove(&mut self, statement: &Statement) {
         self.last_use.remove(&statement.id);
+    }
+
+    /// Removes the statement of that name, if there is one.
+    pub fn remove_named(&mut self, canonical: &str) {
+        let id = canonical.strip_prefix(PREFIX).map(str::parse);
+        if let Some(Ok(id)) = id {
+            self.last_use.remove(&id);
+        }
     }
 
     pub fn clear(&mut self) {
@@ -443,6 +451,8 @@ impl Names {
 pub struct SqlStatements {
     /// `PREPARE name … AS …` by name.
     texts: BTreeMap<String, String>,
+    residue: Residue,
+    own_settings: Box<[Box<str>]>,
 }
 
 impl SqlStatements {
@@ -461,7 +471,35 @@ impl SqlStatements {
                 bytes: limits.bytes,
             });
         }
-        Ok((!texts.is_empty()).then(|| Rc::new(Self { texts })))
+        if texts.is_empty() {
+            return Ok(None);
+        }
+        let mut residue = Residue::empty();
+        let mut own_settings = OwnSettings::default();
+        for text in texts.values() {
+            residue |= residue::of_text(text.as_bytes());
+            own_settings.read(text.as_bytes(), true);
+        }
+        if own_settings.is_lost() {
+            residue |= Residue::DIRTY;
+        }
+        Ok(Some(Rc::new(Self {
+            texts,
+            residue,
+            own_settings: own_settings.into_names(),
+        })))
+    }
+
+    /// What they may leave behind in the session that runs them: an EXECUTE does not say what it runs.
+    #[must_use]
+    pub fn residue(&self) -> Residue {
+        self.residue
+    }
+
+    /// The settings of the application's own that they may set.
+    #[must_use]
+    pub fn own_settings(&self) -> &[Box<str>] {
+        &self.own_settings
     }
 
     #[must_use]
@@ -578,10 +616,11 @@ mod tests {
         let other = statements.intern(body, LATIN1);
         assert_ne!(one.name(), other.name());
         assert!(Rc::ptr_eq(
-            &statements.renewed(&one, LATIN1, true).unwrap(),
+            &statements.renewed(&one, LATIN1, false).unwrap(),
             &other
         ));
-        assert_eq!(statements.renewed(&other, LATIN1, true), None);
+        assert_eq!(statements.renewed(&one, LATIN1, true), None);
+        assert_eq!(statements.renewed(&other, LATIN1, false), None);
         let ascii = statements.intern(b"select 1", LATIN1);
         assert!(Rc::ptr_eq(&ascii, &statements.intern(b"select 1", USUAL)));
     }

@@ -8,6 +8,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use bitflags::bitflags;
+
 use super::{
     own_settings::{Assignment, assignments},
     residue::contains,
@@ -68,6 +70,13 @@ impl Reading {
         Self(sum)
     }
 
+    /// From the words of a SET.
+    fn of_words(text: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+
     /// Both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -75,34 +84,97 @@ impl Reading {
     }
 }
 
-/// Whether running `text` may change how the texts behind it are read, in a way that the server reports. `has_set`: its
-/// transaction has set something before, which the end of the transaction may undo.
+bitflags! {
+    /// What running a text may do to how the texts behind it are read.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Change: u8 {
+        /// The server reports it.
+        const REPORTED = 1;
+        /// It does not, but the text says what is set.
+        const SAID = 1 << 1;
+        /// Nothing says what comes of it.
+        const UNSAID = 1 << 2;
+        /// What was done before may be undone.
+        const UNDONE = 1 << 3;
+    }
+}
+
+/// What a transaction has done, by its own words, to settings that the server does not report: equal words, equal reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Words {
+    #[default]
+    None,
+    Said(Reading),
+    Unsaid,
+}
+
+impl Words {
+    /// Notes a text that is to run and the `change` that it may make.
+    pub fn note(&mut self, change: Change, text: &[u8]) {
+        let is_undone = change.contains(Change::UNDONE) && *self != Self::None;
+        if change.contains(Change::UNSAID) || is_undone {
+            *self = Self::Unsaid;
+        } else if change.contains(Change::SAID) {
+            let before = *self;
+            let said = Reading::of_words(text);
+            *self = match before {
+                Self::None => Self::Said(said),
+                Self::Said(reading) => Self::Said(reading.and(said)),
+                Self::Unsaid => Self::Unsaid,
+            };
+        }
+    }
+
+    /// `reading`, as it is behind these words; `None`: nobody knows.
+    #[must_use]
+    pub fn behind(self, reading: Reading) -> Option<Reading> {
+        match self {
+            Self::None => Some(reading),
+            Self::Said(said) => Some(reading.and(said)),
+            Self::Unsaid => None,
+        }
+    }
+}
+
+/// What running `text` may change in how the texts behind it are read. `has_set`: its transaction has set something before,
+/// which the end of the transaction may undo.
 #[must_use]
-pub fn may_change(text: &[u8], has_set: bool) -> bool {
-    if contains(text, b"set_config") && assignments(text).any(is_of_reported) {
-        return true;
+pub fn may_change(text: &[u8], has_set: bool) -> Change {
+    let mut change = Change::empty();
+    if contains(text, b"set_config") {
+        for assignment in assignments(text) {
+            change |= match assignment {
+                Assignment::Named(name) => of_setting(name, text),
+                Assignment::Computed => Change::REPORTED | Change::UNSAID,
+            };
+        }
     }
     let is_worth_reading = begins_so(text)
         || memchr::memchr(b';', text).is_some_and(|end| !text[end + 1..].trim_ascii().is_empty());
-    if !is_worth_reading {
-        return false;
+    if is_worth_reading {
+        change |= std::str::from_utf8(text).map_or(Change::all(), |text| {
+            let statements = sql::statements(text);
+            statements.fold(Change::empty(), |sum, one| sum | changes(one, has_set))
+        });
     }
-    std::str::from_utf8(text).map_or(true, |text| {
-        sql::statements(text).any(|one| changes(one, has_set))
-    })
+    change
 }
 
-fn is_of_reported(assignment: Assignment<'_>) -> bool {
-    match assignment {
-        Assignment::Named(name) => is_reported(name),
-        Assignment::Computed => true,
+/// What setting `name` changes. `text` says to what, unless that is a parameter.
+fn of_setting(name: &[u8], text: &[u8]) -> Change {
+    let is_among = |names: &[&str]| {
+        let mut names = names.iter();
+        names.any(|own| own.as_bytes().eq_ignore_ascii_case(name))
+    };
+    if is_among(&REPORTED) {
+        Change::REPORTED
+    } else if !is_among(&ASKED) {
+        Change::empty()
+    } else if memchr::memchr(b'$', text).is_some() {
+        Change::UNSAID
+    } else {
+        Change::SAID
     }
-}
-
-fn is_reported(name: &[u8]) -> bool {
-    REPORTED
-        .iter()
-        .any(|own| own.as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// Whether a text begins as one that `changes` finds something in, or with a comment.
@@ -127,27 +199,43 @@ fn begins_so(text: &[u8]) -> bool {
     })
 }
 
-fn changes(statement: &str, has_set: bool) -> bool {
+fn changes(statement: &str, has_set: bool) -> Change {
     let after = |keyword| sql::after_keyword(statement, keyword);
     if let Some(what) = after("set") {
         let what = ["session", "local"]
             .iter()
             .find_map(|word| sql::after_keyword(what, word))
             .unwrap_or(what);
-        return names_reported(what) || sql::after_keyword(what, "time").is_some();
+        return of_named(what, statement);
     }
     if let Some(what) = after("reset") {
-        let starts = |word| sql::after_keyword(what, word).is_some();
-        return names_reported(what) || starts("all") || starts("time");
+        return match sql::after_keyword(what, "all") {
+            Some(_) => Change::REPORTED | Change::SAID,
+            None => of_named(what, statement),
+        };
     }
-    let may = ["discard", "do", "call"];
-    let may_undo = ["commit", "end", "rollback", "abort"];
-    may.iter().any(|keyword| after(keyword).is_some())
-        || has_set && may_undo.iter().any(|keyword| after(keyword).is_some())
+    let is_one_of = |words: &[&'static str]| words.iter().any(|word| after(word).is_some());
+    if is_one_of(&["discard", "do", "call"]) {
+        Change::REPORTED | Change::UNSAID
+    } else if has_set && is_one_of(&["commit", "end", "rollback", "abort"]) {
+        Change::REPORTED | Change::UNDONE
+    } else {
+        Change::empty()
+    }
 }
 
-fn names_reported(text: &str) -> bool {
-    sql::name(text).is_some_and(|(name, _)| is_reported(name.as_bytes()))
+/// What becomes of what a SET or RESET names. Some have a name of their own there.
+fn of_named(what: &str, statement: &str) -> Change {
+    let Some((name, _)) = sql::name(what) else {
+        return Change::empty();
+    };
+    let name = match name.as_str() {
+        "time" => "timezone",
+        "schema" => "search_path",
+        "xml" => "xmloption",
+        other => other,
+    };
+    of_setting(name.as_bytes(), statement.as_bytes())
 }
 
 /// Whether `text` has a literal that stands for the time at which it is read.
@@ -193,8 +281,20 @@ mod tests {
             "do $$ begin end $$",
             "discard all",
         ] {
-            assert!(may_change(text.as_bytes(), false), "{text}");
+            let change = may_change(text.as_bytes(), false);
+            assert!(change.contains(Change::REPORTED), "{text}");
         }
+        for text in [
+            "set local search_path = a",
+            "reset search_path",
+            "set schema 'a'",
+            "select set_config('search_path', 'a', true)",
+        ] {
+            let change = may_change(text.as_bytes(), false);
+            assert_eq!(change, Change::SAID, "{text}");
+        }
+        let bound = b"select set_config('search_path', $1, true)";
+        assert_eq!(may_change(bound, false), Change::UNSAID);
         for text in [
             "select now() at time zone 'UTC';",
             "set local role app",
@@ -205,9 +305,29 @@ mod tests {
             "documents",
             "",
         ] {
-            assert!(!may_change(text.as_bytes(), false), "{text}");
+            assert!(may_change(text.as_bytes(), false).is_empty(), "{text}");
         }
-        assert!(may_change(b"ROLLBACK", true));
+        assert!(!may_change(b"ROLLBACK", true).is_empty());
+    }
+
+    #[test]
+    fn equal_words_are_read_alike_and_others_are_not() {
+        let behind = |texts: &[&str]| {
+            let mut words = Words::default();
+            for text in texts {
+                words.note(may_change(text.as_bytes(), true), text.as_bytes());
+            }
+            words.behind(Reading::DEFAULT)
+        };
+        let one = behind(&["set local search_path = a"]);
+        assert_eq!(one, behind(&["select 1", "set local search_path = a"]));
+        assert_ne!(one, behind(&["set local search_path = b"]));
+        assert_ne!(one, behind(&[]));
+        assert_eq!(behind(&["select 1"]), Some(Reading::DEFAULT));
+        assert_eq!(
+            behind(&["set local search_path = a", "rollback to s"]),
+            None
+        );
     }
 
     #[test]

@@ -35,7 +35,27 @@ pub fn of_text(text: &[u8]) -> Residue {
     found.set(Residue::LOCK, contains(text, b"advisory_"));
     found.set(Residue::TEMPORARY, makes_temporary(text));
     found.set(Residue::SETTINGS, contains(text, b"set_config"));
+    // Where it is no statement of its own, it may be one of a DO block.
+    let is_inside = contains(text, b"deallocate") && !may_forget_statements(text);
+    found.set(Residue::DIRTY, is_inside);
     found
+}
+
+/// Functions on large objects, which leave nothing behind: nearly all that drivers call by a FunctionCall.
+const OF_LARGE_OBJECTS: [u32; 13] = [
+    715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172,
+];
+
+/// What the call of a function by its number may leave behind: anything, such as settings by names that nobody has seen.
+/// `body` is that of a FunctionCall, as far as it has come.
+#[must_use]
+pub fn of_call(body: &[u8]) -> Residue {
+    let function = body.first_chunk().map(|number| u32::from_be_bytes(*number));
+    if function.is_some_and(|function| OF_LARGE_OBJECTS.contains(&function)) {
+        Residue::empty()
+    } else {
+        Residue::all()
+    }
 }
 
 /// Whether `text` may take away every prepared statement, whoever made it: DEALLOCATE ALL, DISCARD ALL.
@@ -54,19 +74,31 @@ pub fn may_forget_statements(text: &[u8]) -> bool {
     })
 }
 
-/// `CREATE TEMP …`, `CREATE LOCAL TEMPORARY …`, `SELECT … INTO TEMP …`.
+/// `CREATE TEMP …`, `CREATE LOCAL TEMPORARY …`, `SELECT … INTO TEMP …`, `CREATE TABLE pg_temp.…`.
 fn makes_temporary(text: &[u8]) -> bool {
     occurrences(text, b"temp").any(|start| {
-        let before = text[..start].last().is_some_and(u8::is_ascii_whitespace);
-        let rest = &text[start + 4..];
-        let is_whole = rest.first().is_some_and(u8::is_ascii_whitespace);
-        let is_long = rest
-            .get(..5)
-            .is_some_and(|rest| rest.eq_ignore_ascii_case(b"orary"));
-        before
-            && (is_whole || is_long)
-            && (contains(&text[..start], b"create") || contains(&text[..start], b"into"))
+        let (before, rest) = (&text[..start], &text[start + 4..]);
+        let is_word = before.last().is_some_and(|byte| is_gap(*byte))
+            && (rest.first().is_some_and(|byte| is_gap(*byte)) || begins(rest, b"orary"));
+        (is_word || ends(before, b"pg_"))
+            && (contains(before, b"create") || contains(before, b"into"))
     })
+}
+
+/// Whether `byte` may stand between two words: a blank, or part of a comment.
+fn is_gap(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || matches!(byte, b'/' | b'-')
+}
+
+fn ends(text: &[u8], word: &[u8]) -> bool {
+    let start = text.len().checked_sub(word.len());
+    let end = start.and_then(|start| text.get(start..));
+    end.is_some_and(|end| end.eq_ignore_ascii_case(word))
+}
+
+fn begins(text: &[u8], word: &[u8]) -> bool {
+    text.get(..word.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 /// Whether `word`, given in lower case, stands in `text` in any case.
@@ -110,6 +142,14 @@ mod tests {
     }
 
     #[test]
+    fn a_function_called_by_its_number_may_leave_anything_unless_it_is_of_large_objects() {
+        let call = |function: u32| of_call(&[&function.to_be_bytes()[..], b"\0\0"].concat());
+        assert_eq!(call(952), Residue::empty());
+        assert!(call(2078).contains(Residue::SETTINGS | Residue::LOCK));
+        assert!(of_call(b"\0\0\x03").contains(Residue::SETTINGS));
+    }
+
+    #[test]
     fn words_are_found_in_any_case_and_nothing_is_read_into_others() {
         for (text, residue) in [
             ("select Set_Config('role', 'x', false)", Residue::SETTINGS),
@@ -118,6 +158,14 @@ mod tests {
             ("create temp table t(a int)", Residue::TEMPORARY),
             ("CREATE LOCAL TEMPORARY TABLE t(a int)", Residue::TEMPORARY),
             ("select 1 into temporary t", Residue::TEMPORARY),
+            ("create temp/**/table t(a int)", Residue::TEMPORARY),
+            ("create/**/temp table t(a int)", Residue::TEMPORARY),
+            ("create table PG_TEMP.t(a int)", Residue::TEMPORARY),
+            (
+                "do $$ begin execute 'deallocate all'; end $$",
+                Residue::DIRTY,
+            ),
+            ("deallocate all", Residue::empty()),
             ("select temp from readings", Residue::empty()),
             ("insert into readings(temp) values (1)", Residue::empty()),
             ("create table template(a int)", Residue::empty()),

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use super::error::End;
+use super::{error::End, session_state::is_cancel};
 use crate::{
     access::SessionHandle,
     backend::{ExchangeError, Notification},
@@ -265,7 +265,11 @@ impl Subscriber<'_> {
 
 /// Has `backend` listen to nothing any more; answers what was notified until then.
 async fn unlisten(backend: &mut Backend) -> Result<Vec<Notification>, End> {
-    let reply = backend.connection.query("UNLISTEN *", UNLISTEN_MAX).await?;
+    let mut reply = backend.connection.query("UNLISTEN *", UNLISTEN_MAX).await?;
+    if reply.error.as_deref().is_some_and(is_cancel) {
+        // The client's, of a query that had ended.
+        reply = backend.connection.query("UNLISTEN *", UNLISTEN_MAX).await?;
+    }
     match reply.error {
         Some(error) => Err(End::Exchange(ExchangeError::Refused(error))),
         None => Ok(reply.notifications),

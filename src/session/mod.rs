@@ -69,10 +69,11 @@ pub use self::{
 };
 use crate::{
     access::{Activity, EndCause, Floor, Registration, SessionHandle},
+    backend::Told,
     catalog::types::{Tenant, TenantTimeouts, TimeLimit},
     metrics::{GaugeGuard, TenantMetrics},
     net::{buffer::Buffer, stream::Stream},
-    pool::{Checkout, Pool, PoolKey, Service},
+    pool::{Backend, Checkout, Pool, PoolKey, Service},
     protocol::{
         message,
         parameters::Settings,
@@ -105,6 +106,8 @@ struct Session {
     /// What the client began with, and what it has set by now.
     initial: Rc<Settings>,
     settings: Rc<Settings>,
+    /// What the client knows of the server's parameters.
+    told: Told,
     prepared: Prepared,
     listening: Listening,
     listen_limits: ListenLimits,
@@ -112,6 +115,14 @@ struct Session {
     metrics: Rc<TenantMetrics>,
     _place: Place,
     _gauge: GaugeGuard,
+}
+
+/// What a stretch of relaying has come to.
+struct Relayed {
+    outcome: Result<(), End>,
+    boundary: Boundary,
+    held: Held,
+    left: Left,
 }
 
 /// A client that was let in, with what it gives up when it has left.
@@ -183,7 +194,7 @@ async fn establish(
         end_point: arrival.end_point.clone(),
     };
     let authenticated = login(worker, client, &claim).await?;
-    let session = admit(worker, authenticated, arrival).await?;
+    let mut session = admit(worker, authenticated, arrival).await?;
     let greeting = async {
         let patience = worker.login_patience(&session.pool);
         let greeting = greet::parameters(&session.pool, &session.settings, patience);
@@ -205,6 +216,7 @@ async fn establish(
             return Err(end);
         }
     };
+    session.told = parameters.told().clone();
     let (issued, key) = worker.process.cancel_keys.issue(
         session.handle().id,
         worker.index,
@@ -288,6 +300,7 @@ async fn admit(
         },
         leaks: Leaks::default(),
         settings: Rc::clone(&initial),
+        told: Told::default(),
         initial,
         _gauge: metrics.client(),
         metrics,
@@ -460,6 +473,59 @@ impl Session {
     ) -> Result<(), Box<Farewell>> {
         let local = Rc::clone(&self.enrolled.local);
         local.attach(checkout.backend(), self.worker.now());
+        let (held, left) = loop {
+            let relayed = self.relay(client, &mut checkout).await;
+            if let Err(end) = relayed.outcome {
+                return Err(Box::new(self.part(
+                    end,
+                    relayed.boundary,
+                    relayed.left,
+                    checkout,
+                )));
+            }
+            if self.sharing == Sharing::Transaction {
+                break (relayed.held, relayed.left);
+            }
+            if !self.pool.key.service.is_shared() {
+                // What it began with was in its startup packet.
+                continue;
+            }
+            let role = &self.pool.key.role;
+            let anew = session_state::begin_anew(checkout.backend(), role, &self.initial);
+            match unless_ended(self.handle(), Box::pin(anew)).await {
+                Ok(notifications) => notifications
+                    .iter()
+                    .for_each(|one| client.outbox.put(&one.message)),
+                Err(end) => {
+                    return Err(Box::new(Farewell {
+                        end,
+                        boundary: Boundary::Whole,
+                        checkout: Some(checkout),
+                    }));
+                }
+            }
+        };
+        // A cancel request that comes now is late: it is not to hit the pooler's own questions.
+        local.detach();
+        if let Err(end) = self.settle(&mut checkout, held, &mut client.outbox).await {
+            let farewell = Farewell {
+                end,
+                boundary: Boundary::Whole,
+                checkout: Some(checkout),
+            };
+            return Err(Box::new(farewell));
+        }
+        match left {
+            Left::Broken => drop(checkout),
+            Left::Nothing | Left::InHand(_) => checkout.release(),
+        }
+        Ok(())
+    }
+
+    /// One stretch of relaying, and what it leaves.
+    async fn relay(&mut self, client: &mut Client, checkout: &mut Checkout) -> Relayed {
+        self.tell_parameters(checkout.backend(), &mut client.outbox);
+        let local = Rc::clone(&self.enrolled.local);
         let before = self.traffic();
         let clock = || self.worker.now();
         let shared = self.sharing == Sharing::Transaction;
@@ -470,28 +536,35 @@ impl Session {
         });
         let buffers = &self.worker.buffers;
         let mut relay = Relay::new(client, checkout.backend(), &local, buffers, &clock, own);
-        let relayed = relay.run(self.sharing).await;
-        let boundary = relay.cut();
-        let held = relay.held();
-        let left = relay.into_left();
+        let relayed = Relayed {
+            outcome: relay.run(self.sharing).await,
+            boundary: relay.cut(),
+            held: relay.held(),
+            left: relay.into_left(),
+        };
+        self.prepared.unnamed.rest();
+        // The relay has passed on what has changed.
+        let told = checkout.backend().connection.parameters.told();
+        if self.told != *told {
+            self.told = told.clone();
+        }
         self.count_transaction(before);
-        if let Err(end) = relayed {
-            return Err(Box::new(self.part(end, boundary, left, checkout)));
+        relayed
+    }
+
+    /// Tells the client what its parameters are now that it has `backend`, where it was told something else: the server has
+    /// read its configuration anew, or a RESET has been made good that went behind the client's first settings.
+    fn tell_parameters(&mut self, backend: &Backend, out: &mut Buffer) {
+        let parameters = &backend.connection.parameters;
+        if *parameters.told() == self.told {
+            return;
         }
-        if let Err(end) = self.settle(&mut checkout, held, &mut client.outbox).await {
-            let farewell = Farewell {
-                end,
-                boundary: Boundary::Whole,
-                checkout: Some(checkout),
-            };
-            return Err(Box::new(farewell));
+        let mut messages = BytesMut::new();
+        for (name, value) in parameters.changed_since(&self.told) {
+            message::parameter_status(name, value, &mut messages);
         }
-        local.detach();
-        match left {
-            Left::Broken => drop(checkout),
-            Left::Nothing | Left::InHand(_) => checkout.release(),
-        }
-        Ok(())
+        out.put(&messages);
+        self.told = parameters.told().clone();
     }
 
     /// Bytes from and to the client so far.

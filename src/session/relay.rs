@@ -27,7 +27,7 @@ use super::{
     local::Local,
     session_state,
     statements::{Own, Step, Translator, may_name_statement},
-    unnamed::Use,
+    unnamed::{KEPT_MAX_BYTES, Use},
 };
 use crate::{
     access::{Activity, SessionHandle},
@@ -39,12 +39,13 @@ use crate::{
         pipeline::{
             Answer, Awaited, Doubt, InvalidMessage, Pipeline, TransactionStatus, is_request,
         },
+        reading::Words,
         residue::Residue,
     },
 };
 
-/// PostgreSQL takes no larger message (`PQ_LARGE_MESSAGE_LIMIT`, one byte less than 1 GiB, the length word included).
-const CLIENT_BODY_MAX_BYTES: usize = 0x3fff_ffff - 4;
+/// PostgreSQL takes no larger message (`PQ_LARGE_MESSAGE_LIMIT`, two bytes less than 1 GiB, the length word included).
+const CLIENT_BODY_MAX_BYTES: usize = 0x3fff_fffe - 4;
 
 /// A whole ReadyForQuery of a session that is idle.
 pub(super) const READY: &[u8] = b"Z\0\0\0\x05I";
@@ -149,12 +150,18 @@ impl<'a> Relay<'a> {
         clock: &'a dyn Fn() -> tokio::time::Instant,
         mut own: Option<Own<'a>>,
     ) -> Self {
-        if let Some(own) = &mut own {
-            own.prepared.unnamed.begin(backend);
-        }
         // Whatever was sent to it before is answered.
         backend.may_forget = false;
         backend.may_reread = false;
+        backend.words = Words::None;
+        backend.was_reset = false;
+        if let Some(own) = &mut own {
+            own.prepared.unnamed.begin(backend);
+            if let Some(of_sql) = &own.prepared.of_sql {
+                backend.residue |= of_sql.residue();
+                backend.own_settings.extend(of_sql.own_settings());
+            }
+        }
         Self {
             client,
             backend,
@@ -175,7 +182,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Relays until the backend may be released (with a backend of its own: never) or the session ends.
+    /// Relays until the backend may be released (with a backend of its own: until it was reset) or the session ends.
     pub(super) async fn run(&mut self, sharing: Sharing) -> Result<(), End> {
         // What brought us here is in the inbox already.
         self.take_from_client()?;
@@ -354,7 +361,8 @@ impl<'a> Relay<'a> {
         match self.ending {
             // A message that has begun to come is on its way to this backend.
             Ending::No => {
-                sharing == Sharing::Transaction && self.needs == Needs::Nothing && self.is_settled()
+                let is_due = sharing == Sharing::Transaction || self.backend.was_reset;
+                is_due && self.needs == Needs::Nothing && self.is_settled()
             }
             // Where the server waits for more, it would wait for ever.
             Ending::Terminated => {
@@ -425,10 +433,16 @@ impl<'a> Relay<'a> {
             if let Some(own) = own.as_mut() {
                 let unnamed = &mut own.prepared.unnamed;
                 used = Use::of(header, message);
+                if used == Use::Read && header.tag == frontend::BIND {
+                    unnamed.bind();
+                }
                 match used {
                     Use::Nothing | Use::Drop => {}
                     Use::Replace => {
-                        let enough = header.message_bytes().min(BUFFER_BYTES);
+                        let enough = match header.message_bytes() {
+                            whole @ ..=KEPT_MAX_BYTES => whole,
+                            _ => BUFFER_BYTES,
+                        };
                         if message.len() < enough {
                             self.needs = Needs::Bytes(enough);
                             break;
@@ -502,6 +516,10 @@ impl<'a> Relay<'a> {
                 }
             }
             let here = header.message_bytes().min(message.len());
+            if header.tag == frontend::FUNCTION_CALL {
+                let body = message.get(HEADER_BYTES..here).unwrap_or_default();
+                session_state::look_at_call(body, backend);
+            }
             self.client_body = header.message_bytes() - here;
             self.client_tag = header.tag;
             taken += here;
@@ -712,7 +730,7 @@ fn look_at_server(
             if session_state::is_stale_plan(body) {
                 own.statements.borrow_mut().renew();
             }
-            return Ok(own.prepared.translate_error(body, &backend.pipeline));
+            return Ok(own.prepared.translate_error(body, backend));
         }
         tag::NOTIFICATION_RESPONSE => {
             let Some(own) = own else { return Ok(None) };

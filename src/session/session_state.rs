@@ -6,16 +6,19 @@
 
 use std::{borrow::Cow, collections::BTreeMap, rc::Rc, time::Duration};
 
+use tokio::time::timeout;
+
 use super::{error::End, statements::Own};
 use crate::{
-    backend::{ExchangeError, Notification},
+    backend::{ExchangeError, Notification, Reply},
     metrics::LeakKind,
     names::RoleName,
     pool::Backend,
     protocol::{
+        error::{ErrorResponse, SqlState},
         parameters::Settings,
-        prepared::{NameLimits, SqlStatements},
-        reading,
+        prepared::{NameLimits, SqlStatements, Statement},
+        reading::{self, Change},
         residue::{self, Residue},
         sql,
     },
@@ -34,12 +37,20 @@ const LEARN_SETTINGS: &str = "SELECT 'settings', name, setting FROM pg_catalog.p
 const LEARN_AUTHORIZATION: &str = " UNION ALL SELECT 'settings', 'session_authorization', \
     pg_catalog.current_setting('session_authorization')";
 
+/// The one setting that may keep the server from answering, and what goes ahead of a text to lift it for that text.
+const TIMEOUT: &str = "statement_timeout";
+const NO_TIMEOUT: &str = "SET LOCAL statement_timeout TO 0;";
+
+/// How often it is asked again that did not answer for that.
+const ASK_AGAIN: usize = 3;
+
 /// What is asked besides, of what may have been left behind. Locks are dear to ask for, so each has its own question.
 const QUESTIONS: [(Residue, &str); 5] = [
     (
         Residue::TEMPORARY,
-        " UNION ALL SELECT 'temp_table', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_class \
-        WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())",
+        " UNION ALL SELECT 'temp_table', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_depend \
+        WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+        AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())",
     ),
     (
         Residue::CURSOR,
@@ -65,14 +76,37 @@ const QUESTIONS: [(Residue, &str); 5] = [
 /// Looks at a statement's text, as far as it has come. What has not come could be anything.
 pub(super) fn look_at_text(text: &[u8], is_whole: bool, backend: &mut Backend) {
     let has_set = backend.residue.contains(Residue::SETTINGS);
-    backend.may_reread |= reading::may_change(text, has_set);
+    note_change(reading::may_change(text, has_set), text, backend);
     backend.residue |= residue::of_text(text);
     backend.may_forget |= residue::may_forget_statements(text);
     backend.own_settings.read(text, is_whole);
     if !is_whole {
-        backend.may_reread = true;
+        note_change(Change::all(), text, backend);
         backend.residue |= Residue::SETTINGS;
     }
+}
+
+/// Notes what a text that is about to run may change in how the server reads those behind it.
+pub(super) fn note_change(change: Change, text: &[u8], backend: &mut Backend) {
+    backend.may_reread |= change.contains(Change::REPORTED);
+    backend.words.note(change, text);
+}
+
+/// Notes what a prepared statement that is about to run may leave behind or change.
+pub(super) fn look_at_statement(statement: &Statement, backend: &mut Backend) {
+    backend.residue |= statement.residue();
+    backend.may_forget |= statement.may_forget();
+    note_change(statement.change(), statement.text(), backend);
+    backend.own_settings.extend(statement.own_settings());
+}
+
+/// Looks at the body of a FunctionCall, as far as it has come.
+pub(super) fn look_at_call(body: &[u8], backend: &mut Backend) {
+    let residue = residue::of_call(body);
+    if !residue.is_empty() {
+        note_change(Change::all(), &[], backend);
+    }
+    backend.residue |= residue;
 }
 
 /// Looks at the command tag in the body of a CommandComplete. `own`: what the client has, where the pooler keeps it.
@@ -81,6 +115,7 @@ pub(super) fn look_at_tag(body: &[u8], backend: &mut Backend, mut own: Option<&m
     if let Some(own) = &mut own {
         own.listening.tag(tag);
     }
+    backend.was_reset |= matches!(tag, b"RESET" | b"DISCARD ALL");
     let of_sql = own
         .as_ref()
         .is_some_and(|own| own.prepared.of_sql.is_some());
@@ -164,10 +199,7 @@ pub(super) async fn learn(
         sql.to_mut()
             .insert_str(0, "SET LOCAL client_encoding TO 'UTF8';");
     }
-    let reply = backend.connection.query(&sql, LEARN_MAX).await?;
-    if let Some(error) = reply.error {
-        return Err(End::Exchange(ExchangeError::Refused(error)));
-    }
+    let (reply, limit) = ask(backend, &sql).await?;
     if own_settings.is_lost() {
         backend.residue = Residue::DIRTY;
     }
@@ -205,11 +237,12 @@ pub(super) async fn learn(
     if !leaks.iter().all(|kind| kind.follows_client()) || suspected.contains(Residue::DIRTY) {
         backend.residue = Residue::DIRTY;
     }
-    if let Some(encoding) = encoding {
-        let its_own = set.iter_mut().find(|(name, _)| name == "client_encoding");
-        its_own
-            .into_iter()
-            .for_each(|(_, value)| value.clone_from(&encoding));
+    // What was set for the question alone.
+    for (name, own) in [("client_encoding", encoding), (TIMEOUT, limit)] {
+        let asked_with = set.iter_mut().find(|(known, _)| known == name);
+        if let (Some((_, value)), Some(own)) = (asked_with, own) {
+            *value = own;
+        }
     }
     if set
         .iter()
@@ -232,6 +265,29 @@ pub(super) async fn learn(
         channels,
         notifications: reply.notifications,
     })
+}
+
+/// The server's answer to `sql`. The client may have set a `statement_timeout` that is too short for it, or cancel late,
+/// what would have been its own query: then it is asked again without that limit, which is answered as well.
+async fn ask(backend: &mut Backend, sql: &str) -> Result<(Reply, Option<String>), End> {
+    let mut reply = backend.connection.query(sql, LEARN_MAX).await?;
+    let mut attempts = 0;
+    while reply.error.as_deref().is_some_and(is_cancel) && attempts < ASK_AGAIN {
+        attempts += 1;
+        let sql = format!("SHOW {TIMEOUT};{NO_TIMEOUT}{sql}");
+        reply = backend.connection.query(&sql, LEARN_MAX).await?;
+    }
+    if let Some(error) = reply.error.take() {
+        return Err(End::Exchange(ExchangeError::Refused(error)));
+    }
+    let is_told = attempts > 0 && !reply.rows.is_empty();
+    let limit = is_told.then(|| reply.rows.remove(0));
+    Ok((reply, limit.into_iter().flatten().flatten().next()))
+}
+
+/// Whether a query was cancelled, by a limit of time or by the client.
+pub(super) fn is_cancel(error: &ErrorResponse) -> bool {
+    error.code == SqlState::QUERY_CANCELED
 }
 
 /// Whether the client has become another than the `role` that logged in. Some settings are not told to that one, so
@@ -285,10 +341,7 @@ pub(super) async fn apply(
     backend.unnamed = None;
     let sql = settings.statements_from(&backend.settings);
     if !sql.is_empty() {
-        let reply = backend.connection.query(&sql, LEARN_MAX).await?;
-        if let Some(error) = reply.error {
-            return Err(End::Settings(error));
-        }
+        change(backend, &sql).await?;
     }
     backend.settings = Rc::clone(settings);
     if settings.get("session_authorization").is_some() {
@@ -302,6 +355,42 @@ pub(super) async fn apply(
         return Err(End::Exchange(ExchangeError::Protocol));
     }
     Ok(())
+}
+
+async fn change(backend: &mut Backend, sql: &str) -> Result<Reply, End> {
+    let mut reply = backend.connection.query(sql, LEARN_MAX).await?;
+    if reply.error.as_deref().is_some_and(is_cancel) {
+        // By a `statement_timeout`, of this client or of the one before.
+        let sql = format!("{NO_TIMEOUT}{sql}");
+        reply = backend.connection.query(&sql, LEARN_MAX).await?;
+    }
+    match reply.error.take() {
+        Some(error) => Err(End::Settings(error)),
+        None => Ok(reply),
+    }
+}
+
+/// Gives a backend that is its client's own back the settings that the client began with, `initial`, as far as a RESET or
+/// DISCARD ALL has taken them away: for the server they are none that a session begins with. Answers what was notified
+/// meanwhile.
+pub(super) async fn begin_anew(
+    backend: &mut Backend,
+    role: &RoleName,
+    initial: &Settings,
+) -> Result<Vec<Notification>, End> {
+    backend.residue = Residue::SETTINGS;
+    let learnt = learn(backend, role, initial).await?;
+    let mut notifications = learnt.notifications;
+    let sql = learnt.settings.statements_from(&backend.settings);
+    if !sql.is_empty() {
+        notifications.extend(change(backend, &sql).await?.notifications);
+        backend.settings = learnt.settings;
+    }
+    while backend.connection.has_more() {
+        let heard = timeout(LEARN_MAX, backend.connection.hear()).await;
+        notifications.extend(heard.map_err(|_| ExchangeError::TimedOut(LEARN_MAX))??);
+    }
+    Ok(notifications)
 }
 
 /// Prepares a client's statements anew. One that cannot be any more (its table is gone) is left out: the client is told

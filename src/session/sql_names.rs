@@ -5,6 +5,7 @@
 
 use super::{
     error::End,
+    session_state,
     statements::{Step, Translator, split_name, whole_body},
 };
 use crate::{
@@ -205,10 +206,7 @@ impl Translator<'_, '_> {
             }
             Command::Execute => {
                 self.make_known_for(&statement, tag)?;
-                self.backend.residue |= statement.residue();
-                self.backend.may_forget |= statement.may_forget();
-                self.backend.may_reread |= statement.may_reread();
-                self.backend.own_settings.extend(statement.own_settings());
+                session_state::look_at_statement(&statement, self.backend);
                 Text::Translated(format!("EXECUTE {canonical}{rest}"), None)
             }
             // The server itself reports the duplicate.

@@ -13,6 +13,7 @@ use bytes::{BufMut, BytesMut};
 use super::{
     error::End,
     listening::Listening,
+    session_state,
     sql_names::{self, GIVEN_UP},
     unnamed::Unnamed,
 };
@@ -20,8 +21,8 @@ use crate::{
     net::buffer::{BUFFER_BYTES, Buffer},
     pool::Backend,
     protocol::{
-        frame::{HEADER_BYTES, Header, backend, frontend},
-        pipeline::{Answer, Pipeline, TransactionStatus},
+        frame::{HEADER_BYTES, Header, backend as tag, frontend},
+        pipeline::{Answer, TransactionStatus},
         prepared::{
             Meaning, NO_STATEMENT, NameLimits, Names, PREFIX, SqlStatements, Statement, Statements,
             UTF8, Undo,
@@ -189,10 +190,7 @@ impl Translator<'_, '_> {
             return Ok(Step::AsIs);
         };
         self.make_known(&statement)?;
-        self.backend.residue |= statement.residue();
-        self.backend.may_forget |= statement.may_forget();
-        self.backend.may_reread |= statement.may_reread();
-        self.backend.own_settings.extend(statement.own_settings());
+        session_state::look_at_statement(&statement, self.backend);
         if self.own.listening.is_subscribed() {
             self.own.listening.read(statement.text());
         }
@@ -386,8 +384,9 @@ impl Prepared {
     }
 
     /// The server's error, a whole message, in the client's words if it speaks of a statement by the pool's name.
-    /// All that it says beside the name stays as it is.
-    pub(super) fn translate_error(&self, body: &[u8], pipeline: &Pipeline) -> Option<BytesMut> {
+    /// All that it says beside the name stays as it is. What the server does not know, `backend` does not have, whatever
+    /// took it away: a function may.
+    pub(super) fn translate_error(&self, body: &[u8], backend: &mut Backend) -> Option<BytesMut> {
         let start = memchr::memmem::find(body, PREFIX.as_bytes())?;
         let (before, rest) = body.split_at(start);
         let length = rest.iter().position(|byte| !is_of_name(*byte))?;
@@ -399,13 +398,16 @@ impl Prepared {
             GIVEN_UP => &*self.given_up,
             _ => {
                 let canonical = std::str::from_utf8(canonical).ok()?;
-                let closed = || pipeline.name_until_close(canonical);
+                if before.split(|byte| *byte == 0).any(is_unknown) {
+                    backend.known.remove_named(canonical);
+                }
+                let closed = || backend.pipeline.name_until_close(canonical);
                 self.names.name_of(canonical).or_else(closed)?
             }
         };
         let length = u32::try_from(4 + before.len() + name.len() + after.len()).ok()?;
         let mut message = BytesMut::new();
-        message.put_u8(backend::ERROR_RESPONSE);
+        message.put_u8(tag::ERROR_RESPONSE);
         message.put_u32(length);
         for part in [before, name, after] {
             message.put_slice(part);
@@ -417,7 +419,11 @@ impl Prepared {
 /// Whether this field of an error is the code of one that names a prepared statement: unknown, known already, or bound
 /// to the wrong number of parameters.
 fn names_statement(field: &[u8]) -> bool {
-    matches!(field, b"C26000" | b"C42P05" | b"C08P01")
+    is_unknown(field) || matches!(field, b"C42P05" | b"C08P01")
+}
+
+fn is_unknown(field: &[u8]) -> bool {
+    field == b"C26000"
 }
 
 fn is_of_name(byte: u8) -> bool {
@@ -430,13 +436,14 @@ fn meaning(backend: &mut Backend, is_ascii: bool) -> Meaning<'_> {
     backend.may_reread &= !backend.pipeline.is_quiet();
     let parameters = &backend.connection.parameters;
     let reading = parameters.reading().and(backend.settings.reading());
+    let reading = backend.words.behind(reading);
     Meaning {
         encoding: if is_ascii {
             UTF8
         } else {
             parameters.get("client_encoding").unwrap_or_default()
         },
-        reading: (!backend.may_reread).then_some(reading),
+        reading: reading.filter(|_| !backend.may_reread),
     }
 }
 

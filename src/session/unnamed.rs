@@ -13,9 +13,14 @@ use crate::{
         frame::{HEADER_BYTES, Header, frontend},
         pipeline::{Answer, InvalidMessage},
         prepared::{Owner, Undo},
+        reading::Change,
         residue::Residue,
     },
 };
+
+/// The largest Parse that is kept. One that does not fit a buffer is kept until it has been bound: drivers that prepare it
+/// and synchronise bind it next, and an idle client holds no such memory.
+pub(super) const KEPT_MAX_BYTES: usize = 1024 * 1024;
 
 /// A client's unnamed statement.
 pub(super) struct Unnamed {
@@ -26,6 +31,14 @@ pub(super) struct Unnamed {
     is_noted: bool,
     /// Only the backend has its text.
     is_unknown: bool,
+    bound: Bound,
+}
+
+/// Whether a client has bound its unnamed statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    No,
+    Yes,
 }
 
 /// What a message does with the unnamed statement.
@@ -68,6 +81,7 @@ impl Unnamed {
             parse: Vec::new(),
             is_noted: false,
             is_unknown: false,
+            bound: Bound::No,
         }
     }
 
@@ -80,6 +94,19 @@ impl Unnamed {
         }
     }
 
+    /// The client binds it.
+    pub(super) fn bind(&mut self) {
+        self.bound = Bound::Yes;
+    }
+
+    /// A transaction has ended.
+    pub(super) fn rest(&mut self) {
+        if self.bound == Bound::Yes && self.parse.capacity() > BUFFER_BYTES {
+            self.owner = self.owner.next();
+            self.parse = Vec::new();
+        }
+    }
+
     /// Notes with the backend that has it what its text may leave behind.
     pub(super) fn look(&mut self, backend: &mut Backend) {
         if !self.is_noted {
@@ -87,7 +114,7 @@ impl Unnamed {
             if self.is_unknown {
                 backend.residue |= Residue::all();
                 backend.may_forget = true;
-                backend.may_reread = true;
+                session_state::note_change(Change::all(), &[], backend);
             }
             session_state::look_at_text(self.text(), true, backend);
         }
@@ -99,8 +126,8 @@ impl Unnamed {
         text.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
-    /// Takes a Parse that goes to `backend`, as far as it has come. One that does not fit a buffer is not kept: it ends
-    /// with its transaction.
+    /// Takes a Parse that goes to `backend`, as far as it has come. One that is too large to be kept ends with its
+    /// transaction.
     pub(super) fn replace(&mut self, header: Header, bytes: &[u8], backend: &mut Backend) {
         let before = backend
             .pipeline
@@ -110,7 +137,7 @@ impl Unnamed {
             .pipeline
             .unnamed_to_server(self.is_on(backend), before);
         self.drop(backend);
-        if header.message_bytes() <= BUFFER_BYTES
+        if header.message_bytes() <= KEPT_MAX_BYTES
             && let Some(body) = bytes.get(HEADER_BYTES..header.message_bytes())
         {
             self.parse.extend_from_slice(body);
@@ -120,6 +147,10 @@ impl Unnamed {
     pub(super) fn drop(&mut self, backend: &mut Backend) {
         self.owner = self.owner.next();
         self.parse.clear();
+        if self.parse.capacity() > BUFFER_BYTES {
+            self.parse = Vec::new();
+        }
+        self.bound = Bound::No;
         // The relay looks at the text of every Parse.
         self.is_noted = true;
         self.is_unknown = false;
@@ -153,7 +184,7 @@ impl Unnamed {
         backend
             .pipeline
             .to_server_with(tag, Answer::Swallow, undo)?;
-        // No longer than a buffer, so it fits.
+        // No longer than `KEPT_MAX_BYTES`, so it fits.
         let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
         out.put(&[tag]);
         out.put(&length.to_be_bytes());

@@ -115,6 +115,20 @@ fn a_cancel_that_comes_late_hits_nobody_else() {
 }
 
 #[test]
+fn a_cancel_right_behind_a_set_ends_no_session() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    let key = client.cancel_key.clone().unwrap();
+    for number in 1_000..1_100 {
+        client
+            .query(&format!("set work_mem = '{number}kB'"))
+            .unwrap();
+        cancel(fixture.sluice.port, &key);
+    }
+    assert_eq!(client.value("show work_mem"), "1099kB");
+}
+
+#[test]
 fn an_idle_client_that_cancels_notices_nothing() {
     let fixture = Fixture::start();
     let mut client = fixture.password_client().unwrap();

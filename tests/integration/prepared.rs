@@ -157,6 +157,48 @@ fn tables_of_one_name_in_two_schemas_do_not_meet_in_one_statement() {
 }
 
 #[test]
+fn tables_of_one_name_do_not_meet_where_the_schema_is_set_for_a_transaction_alone() {
+    let fixture = Fixture::with_one_backend();
+    let mut superuser = fixture.cluster.superuser(&fixture.database);
+    superuser
+        .query(
+            "create schema a; create table a.t as select 1 as x; \
+             create schema b; create table b.t as select 'two'::text as x; \
+             grant usage on schema a, b to public; grant select on a.t, b.t to public",
+        )
+        .unwrap();
+    let mut one = fixture.password_client().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    let begin = "begin; set local search_path =";
+    for round in 0..3 {
+        for (client, schema, row) in [(&mut one, "a", "1"), (&mut two, "b", "two")] {
+            client.query(&format!("{begin} {schema}")).unwrap();
+            if round == 0 {
+                exchange(client, parse("s", "select * from t"));
+            }
+            assert_eq!(exchange(client, |out| run("s", out))[1], row, "{round}");
+            client.query("commit").unwrap();
+        }
+    }
+    // Whoever says the same shares the statement all the same.
+    let mut three = fixture.password_client().unwrap();
+    three.query(&format!("{begin} a")).unwrap();
+    exchange(&mut three, parse("other", "select * from t"));
+    assert_eq!(exchange(&mut three, |out| run("other", out))[1], "1");
+    let prepared = three.value("select count(*) from pg_prepared_statements");
+    assert_eq!(prepared, "2");
+}
+
+#[test]
+fn a_statement_keeps_its_meaning_where_it_is_known_when_the_encoding_changes() {
+    let fixture = Fixture::with_one_backend();
+    let mut client = fixture.password_client().unwrap();
+    exchange(&mut client, parse("s", "select ascii('\u{e4}')::text"));
+    client.query("set client_encoding = 'LATIN1'").unwrap();
+    assert_eq!(exchange(&mut client, |out| run("s", out))[1], "228");
+}
+
+#[test]
 fn the_moment_is_that_of_each_clients_own_parse() {
     let fixture = Fixture::with_one_backend();
     let mut one = fixture.password_client().unwrap();
@@ -359,6 +401,28 @@ fn a_closed_or_deallocated_statement_is_gone_for_its_client_only() {
     }
     two.query("deallocate all").unwrap();
     assert!(exchange(&mut two, |out| run("s", out))[0].starts_with("26000"));
+}
+
+#[test]
+fn what_one_client_has_deallocated_behind_the_poolers_back_does_not_fail_for_others_for_ever() {
+    let fixture = Fixture::with_one_backend();
+    let mut one = fixture.password_client().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    exchange(&mut one, parse("s", "select 'one'"));
+    two.query("do $$ begin execute 'deallocate all'; end $$")
+        .unwrap();
+    assert_eq!(exchange(&mut one, |out| run("s", out))[1], "one");
+    let mut superuser = fixture.cluster.superuser(&fixture.database);
+    superuser
+        .query(
+            "create function forget() returns void language plpgsql \
+             as $$ begin execute 'deallocate all'; end $$",
+        )
+        .unwrap();
+    two.query("select forget()").unwrap();
+    let unknown = "26000 prepared statement \"s\" does not exist";
+    assert_eq!(exchange(&mut one, |out| run("s", out))[0], unknown);
+    assert_eq!(exchange(&mut one, |out| run("s", out))[1], "one");
 }
 
 #[test]
@@ -687,6 +751,17 @@ fn the_unnamed_statement_is_the_last_one_on_backends_that_had_one_before() {
     exchange(two, |out| run("begin", out));
     exchange(one, |out| run("commit", out));
     assert_eq!(answer(&mut client, &|out| run("", out)), "new");
+}
+
+#[test]
+fn a_long_unnamed_statement_is_there_to_be_bound_in_a_later_transaction() {
+    let fixture = Fixture::start();
+    let mut client = fixture.password_client().unwrap();
+    let long = format!("select length('{}')::text", "x".repeat(500_000));
+    exchange(&mut client, parse("", &long));
+    let _rival = busy(&fixture);
+    assert_eq!(exchange(&mut client, |out| run("", out))[1], "500000");
+    assert_eq!(client.value("select 1"), "1");
 }
 
 #[test]

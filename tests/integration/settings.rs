@@ -1,10 +1,11 @@
 //! Settings follow their client from backend to backend, and no other client sees them.
 
+use bytes::BufMut as _;
 use postgres_protocol::message::frontend;
 use reqwest::Method;
 
 use crate::support::{
-    Client, Fixture,
+    Client, Fixture, eventually,
     fixture::unique_name,
     postgres::{PASSWORD, PASSWORD_ROLE},
 };
@@ -217,4 +218,141 @@ fn a_setting_of_the_applications_own_follows_its_client_and_reaches_no_other() {
     one.query("reset app.owner").unwrap();
     assert_eq!(one.value(user), "");
     assert_eq!(two.value(user), "two");
+}
+
+#[test]
+fn what_an_execute_leaves_behind_is_seen_although_it_does_not_say_what_it_runs() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, mut two) = pair(&fixture);
+    let locks =
+        "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()";
+    one.query("prepare remember(text) as select set_config('work_mem', $1, false), set_config('app.owner', $1, false)")
+        .unwrap();
+    one.query("prepare lock as select pg_advisory_lock(42)")
+        .unwrap();
+    let initial = two.value("show work_mem");
+    one.query("execute remember('7MB')").unwrap();
+    assert_eq!(two.value("show work_mem"), initial);
+    let owner = "select coalesce(current_setting('app.owner', true), '')";
+    assert_eq!(two.value(owner), "");
+    assert_eq!(one.value("show work_mem"), "7MB");
+    assert_eq!(one.value(owner), "7MB");
+    one.query("execute lock").unwrap();
+    assert_eq!(two.value(locks), "0");
+}
+
+#[test]
+fn what_a_function_call_leaves_behind_is_seen() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, mut two) = pair(&fixture);
+    let initial = two.value("show work_mem");
+    let set_config: u32 = one
+        .value("select 'set_config'::regproc::oid")
+        .parse()
+        .unwrap();
+    one.send_messages(|out| {
+        let arguments: [&[u8]; 3] = [b"work_mem", b"7MB", b"f"];
+        let lengths: usize = arguments.iter().map(|argument| 4 + argument.len()).sum();
+        out.put_u8(b'F');
+        out.put_u32(u32::try_from(4 + 4 + 4 + 2 + lengths + 2).unwrap());
+        out.put_u32(set_config);
+        // All arguments as text, and three of them.
+        out.put_slice(&[0, 1, 0, 0, 0, 3]);
+        for argument in arguments {
+            out.put_u32(u32::try_from(argument.len()).unwrap());
+            out.put_slice(argument);
+        }
+        out.put_u16(0);
+    });
+    one.receive_until_ready();
+    assert_eq!(two.value("show work_mem"), initial);
+    assert_eq!(one.value("show work_mem"), "7MB");
+}
+
+#[test]
+fn temporary_objects_of_any_kind_and_spelling_never_reach_the_next_client() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, mut two) = pair(&fixture);
+    for leak in [
+        "create table pg_temp.leak(a int)",
+        "create temp/* */table leak(a int)",
+        "create function pg_temp.leak() returns int language sql as 'select 1'",
+        "create type pg_temp.leak as (a int)",
+    ] {
+        one.query(leak).unwrap();
+        let seen = "select count(*) from pg_depend where refclassid = 'pg_namespace'::regclass and refobjid = pg_my_temp_schema()";
+        assert_eq!(two.value(seen), "0", "left behind by: {leak}");
+    }
+}
+
+#[test]
+fn a_statement_timeout_that_is_too_short_for_the_pooler_is_kept_all_the_same() {
+    let fixture = Fixture::with_one_backend();
+    let (mut one, mut two) = pair(&fixture);
+    one.query("set statement_timeout = '1ms'").unwrap();
+    // A query of the client's own may be too slow for that, too.
+    let shown = eventually("a query within its limit", || {
+        one.query("show statement_timeout").ok()
+    });
+    assert_eq!(shown.rows[0][0].as_deref(), Some("1ms"));
+    assert_eq!(two.value("show statement_timeout"), "0");
+    let fault = one.query("select pg_sleep(5)").unwrap_err();
+    assert_eq!(fault.code, "57014");
+    eventually("the limit to be lifted", || {
+        one.query("set statement_timeout = 0").ok()
+    });
+    assert_eq!(one.value("show statement_timeout"), "0");
+}
+
+#[test]
+fn a_client_is_told_of_a_setting_that_goes_back_to_what_it_began_with() {
+    let fixture = Fixture::with_one_backend();
+    let login = fixture
+        .password_login()
+        .parameter("TimeZone", "Asia/Tokyo")
+        .parameter("application_name", "first");
+    let mut client = login.open().unwrap();
+    client.query("set application_name = 'second'").unwrap();
+    client.query("reset all").unwrap();
+    for (name, value) in [("TimeZone", "Asia/Tokyo"), ("application_name", "first")] {
+        assert_eq!(client.value(&format!("show {name}")), value);
+        assert_eq!(client.parameters[name], value, "what it was told");
+    }
+}
+
+#[test]
+fn a_client_is_told_what_another_backend_makes_of_its_settings() {
+    let fixture = Fixture::start();
+    let mut client = fixture.password_client().unwrap();
+    let initial = client.value("show datestyle");
+    fixture.cluster.run(&format!(
+        "alter database \"{}\" set datestyle = 'German, DMY'",
+        fixture.database
+    ));
+    let mut rival = fixture.password_client().unwrap();
+    rival.query("begin").unwrap();
+    assert_eq!(client.value("show datestyle"), "German, DMY");
+    assert_eq!(client.parameters["DateStyle"], "German, DMY");
+    assert_eq!(rival.value("show datestyle"), initial);
+    assert_eq!(rival.parameters["DateStyle"], initial);
+}
+
+#[test]
+fn on_the_session_mode_listener_a_reset_goes_back_to_what_the_client_began_with() {
+    let fixture = Fixture::with_one_backend();
+    let mut login = fixture
+        .password_login()
+        .options("-c work_mem=6MB -c app.owner=me")
+        .parameter("TimeZone", "Asia/Tokyo");
+    login.port = fixture.sluice.direct_port;
+    let mut client = login.open().unwrap();
+    for reset in ["reset all", "discard all", "reset timezone; reset work_mem"] {
+        client.query("set statement_timeout = '9s'").unwrap();
+        client.query(reset).unwrap();
+        assert_eq!(client.value("show timezone"), "Asia/Tokyo", "{reset}");
+        assert_eq!(client.parameters["TimeZone"], "Asia/Tokyo", "{reset}");
+        assert_eq!(client.value("show work_mem"), "6MB", "{reset}");
+        assert_eq!(client.value("show app.owner"), "me", "{reset}");
+    }
+    assert_eq!(client.value("show statement_timeout"), "9s", "not reset");
 }

@@ -35,6 +35,7 @@ pub(crate) enum Reply {
     CopyBoth,
     CopyData(Bytes),
     CopyDone,
+    FunctionCallResponse,
     Notification {
         pid: u32,
         channel: String,
@@ -130,6 +131,7 @@ impl Reply {
             b'W' => Self::CopyBoth,
             b'd' => Self::CopyData(body),
             b'c' => Self::CopyDone,
+            b'V' => Self::FunctionCallResponse,
             b'A' => Self::Notification {
                 pid: body.get_u32(),
                 channel: text(&mut body),
