@@ -39,7 +39,7 @@ pub enum Remote {
     Access(Call<AccessAction>),
     /// Who decides about the tokens of a tenant
     Authority(Call<AuthorityAction>),
-    /// Who is connected with a token right now
+    /// Who is connected right now, with a token or a password
     Session(Call<SessionAction>),
     /// Who did what, when and as which role
     Audit(Call<AuditAction>),

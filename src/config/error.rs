@@ -143,7 +143,13 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// `remedy` is for a file that is not there.
     pub(super) fn unreadable(path: &Path, cause: io::Error, remedy: &'static str) -> Self {
+        let remedy = match cause.kind() {
+            // Whoever made a new key then would lose what the old one opens.
+            io::ErrorKind::PermissionDenied => "let the user that Sluice runs as read it",
+            _ => remedy,
+        };
         Self::Unreadable {
             path: path.to_owned(),
             cause,
