@@ -53,7 +53,7 @@ pub mod types;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{fmt, path::Path, sync::Arc};
 

@@ -2,7 +2,6 @@
 
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
-use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -13,7 +12,10 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
-    catalog::types::{Revision, Tenant as Record, TenantAt},
+    catalog::{
+        self,
+        types::{BackendTls, Revision, Tenant as Record, TenantAt},
+    },
     config::{self, Config, Secret},
     names::{DatabaseName, PersonId, TenantRef, TokenId},
     net::client_tls::ClientTlsError,
@@ -56,14 +58,13 @@ impl World {
     }
 
     fn record(&self) -> TenantAt {
-        let record = json!({
-            "ref": "demo", "name": "demo", "host": "127.0.0.1", "port": self.port,
-            "backend_tls": "disable", "login": "role_secret", "client_tls": "allow",
-            "token_access": "enabled", "privileged_roles": "refuse", "networks": [],
-            "created_at": "2026-01-01T00:00:00Z",
-        });
+        let record = Record {
+            port: self.port,
+            backend_tls: BackendTls::Disable,
+            ..catalog::tests::tenant("demo")
+        };
         TenantAt {
-            record: Arc::new(serde_json::from_value(record).unwrap()),
+            record: Arc::new(record),
             revision: Revision(1),
         }
     }

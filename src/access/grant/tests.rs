@@ -3,33 +3,10 @@ use std::{net::IpAddr, sync::Arc};
 use time::Duration;
 
 use super::*;
-use crate::catalog::types::*;
+use crate::catalog::{self, types::*};
 
 fn tenant() -> Tenant {
-    Tenant {
-        tenant: TenantRef::parse("demo").unwrap(),
-        name: "Demo".into(),
-        parent: None,
-        host: "localhost".into(),
-        port: 5432,
-        default_database: None,
-        backend_tls: BackendTls::Disable,
-        backend_ca: None,
-        login: BackendLogin::RoleSecret,
-        auth_user: None,
-        auth_query: None,
-        auth_database: None,
-        pool_size: None,
-        backend_budget: None,
-        max_clients: None,
-        timeouts: TenantTimeouts::default(),
-        authority: Authority::Catalogue,
-        client_tls: ClientTls::Allow,
-        token_access: TokenAccess::Enabled,
-        privileged_roles: PrivilegedRoles::Refuse,
-        networks: Vec::new(),
-        created_at: OffsetDateTime::UNIX_EPOCH,
-    }
+    catalog::tests::tenant("demo")
 }
 
 fn role() -> RoleName {

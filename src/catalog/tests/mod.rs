@@ -151,7 +151,8 @@ pub(super) fn key(byte: u8) -> Zeroizing<[u8; 32]> {
     Zeroizing::new([byte; 32])
 }
 
-pub(super) fn tenant(name: &str) -> Tenant {
+/// A tenant on this machine that takes tokens, all else as a new one has it.
+pub(crate) fn tenant(name: &str) -> Tenant {
     Tenant {
         tenant: TenantRef::parse(name).unwrap(),
         name: name.to_owned(),
