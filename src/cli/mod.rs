@@ -32,6 +32,7 @@ mod openapi;
 mod output;
 mod own;
 mod person;
+mod pool;
 mod remote;
 mod rule;
 pub mod serve;

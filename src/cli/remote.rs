@@ -15,6 +15,7 @@ use super::{
     invite::InviteAction,
     member::MemberAction,
     person::PersonAction,
+    pool::PoolAction,
     rule::RuleAction,
     session::SessionAction,
     tenant::TenantAction,
@@ -41,6 +42,8 @@ pub enum Remote {
     Authority(Call<AuthorityAction>),
     /// Who is connected right now, with a token or a password
     Session(Call<SessionAction>),
+    /// Pools: their backends, and who waits for them
+    Pool(Call<PoolAction>),
     /// Who did what, when and as which role
     Audit(Call<AuditAction>),
     /// Look a tenant's server over: exit status 0 if all is well or could be better, 1 if it does not work or is unsafe
@@ -81,6 +84,7 @@ impl Remote {
             Self::Access(call) => call.outcome(earlier, AccessAction::run).await,
             Self::Authority(call) => call.outcome(earlier, AuthorityAction::run).await,
             Self::Session(call) => call.outcome(earlier, SessionAction::run).await,
+            Self::Pool(call) => call.outcome(earlier, PoolAction::run).await,
             Self::Audit(call) => call.outcome(earlier, AuditAction::run).await,
             Self::Doctor(args) => args.outcome(earlier).await,
         }

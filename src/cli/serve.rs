@@ -139,6 +139,7 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
         reload,
         changes: Changes::default(),
         doctor: doctor(pooler.process()),
+        overview: pooler.process().overview(),
     };
     let admin = tokio::spawn(admin::serve(
         tokio::net::TcpListener::from_std(admin_socket).during("admin listener")?,

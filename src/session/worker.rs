@@ -37,7 +37,7 @@ use crate::{
     metrics::{CancelOutcome, TenantMetrics, Traffic},
     names::{SessionId, TenantRef},
     net::{buffer::BufferPool, server_tls::ServerTls},
-    pool::{Pool, Pools},
+    pool::{Pool, PoolView, Pools},
 };
 
 /// What all workers share.
@@ -92,6 +92,10 @@ pub enum Command {
     Cancel {
         session: SessionId,
         done: oneshot::Sender<CancelOutcome>,
+    },
+    /// Say what your pools look like.
+    Pools {
+        done: oneshot::Sender<Vec<PoolView>>,
     },
 }
 
