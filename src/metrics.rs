@@ -170,6 +170,20 @@ mod tests {
     }
 
     #[test]
+    fn the_metrics_are_those_of_the_docs() {
+        let page = include_str!("../docs/operations.md");
+        let mut told: Vec<&str> = page
+            .split('`')
+            .filter(|word| word.starts_with("sluice_"))
+            .collect();
+        told.sort_unstable();
+        told.dedup();
+        let mut there: Vec<&str> = ALL.iter().map(|metric| metric.name).collect();
+        there.sort_unstable();
+        assert_eq!(told, there);
+    }
+
+    #[test]
     fn every_metric_is_rendered_with_its_help() {
         let text = rendered(|| {
             let tenant = tenant();

@@ -33,6 +33,7 @@ mod output;
 mod own;
 mod person;
 mod pool;
+mod reload;
 mod remote;
 mod rule;
 pub mod serve;

@@ -16,6 +16,7 @@ use super::{
     member::MemberAction,
     person::PersonAction,
     pool::PoolAction,
+    reload::ReloadArgs,
     rule::RuleAction,
     session::SessionAction,
     tenant::TenantAction,
@@ -48,6 +49,8 @@ pub enum Remote {
     Audit(Call<AuditAction>),
     /// Look a tenant's server over: exit status 0 if all is well or could be better, 1 if it does not work or is unsafe
     Doctor(DoctorArgs),
+    /// Have the pooler read its configuration and certificate again, without dropping clients
+    Reload(ReloadArgs),
 }
 
 /// One action and where to send it.
@@ -87,6 +90,7 @@ impl Remote {
             Self::Pool(call) => call.outcome(earlier, PoolAction::run).await,
             Self::Audit(call) => call.outcome(earlier, AuditAction::run).await,
             Self::Doctor(args) => args.outcome(earlier).await,
+            Self::Reload(args) => args.outcome(earlier).await,
         }
     }
 }
