@@ -31,7 +31,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use check::AUTHORITY_DEADLINE_MAX;
-pub use error::{ConfigError, Place, Problem, Suggestion};
+pub use error::{ConfigError, Place, Problem, Suggestion, plain_type};
 pub use secret::Secret;
 
 /// The whole configuration, checked.

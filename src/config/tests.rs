@@ -195,7 +195,7 @@ fn a_value_of_the_wrong_type_is_told_with_key_and_what_fits() {
         ),
         (
             "[pool]\nsize = -1",
-            "pooler.toml:2: pool.size: invalid value: integer `-1`, expected u32",
+            "pooler.toml:2: pool.size: invalid value: integer `-1`, expected a whole number from 0 to 4294967295",
         ),
         (
             "pool = 3",
@@ -279,6 +279,19 @@ fn a_missing_certificate_is_told_with_path_and_remedy() {
     );
     let text = error("[tls]\ncertificate = \"/\"\nkey = \"/\"");
     assert!(text.contains("is a directory"), "{text}");
+}
+
+#[test]
+fn a_value_of_another_type_is_told_in_plain_words() {
+    for (text, told) in [
+        ("[pool]\nsize = \"20\"", "invalid type: string \"20\", expected a whole number from 0 to 4294967295"),
+        ("[limits]\nclients = -1", "invalid value: integer `-1`, expected a whole number, not negative"),
+        ("[listen]\nproxy_protocol_from = \"10.0.0.0/8\"", "invalid type: string \"10.0.0.0/8\", expected a list"),
+        ("[authorities]\nplain_http = true", "expected text in quotation marks"),
+    ] {
+        let error = error(text);
+        assert!(error.starts_with("pooler.toml:2: ") && error.ends_with(told), "{error}");
+    }
 }
 
 #[test]
