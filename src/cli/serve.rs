@@ -259,6 +259,7 @@ fn announce(config: &Config, listeners: &Listeners, admin: &std::net::TcpListene
         .map(|address| address.to_string())
         .unwrap_or_default();
     tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
         pooler,
         direct,
         admin,

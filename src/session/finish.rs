@@ -357,7 +357,7 @@ struct Asked<'a> {
 
 /// Like the trail, the log has a line for the first refusal of its kind only: a flood must not fill the disk.
 fn log(row: &Row, asked: &Asked<'_>, novelty: Novelty, end: &End) {
-    macro_rules! line {
+    macro_rules! say {
         ($level:ident) => {
             tracing::$level!(
                 peer = %asked.peer, tenant = asked.tenant.as_ref().map(tracing::field::display),
@@ -366,10 +366,10 @@ fn log(row: &Row, asked: &Asked<'_>, novelty: Novelty, end: &End) {
         };
     }
     match (novelty, row.level) {
-        (Novelty::Repeated, _) => line!(debug),
-        (Novelty::First, tracing::Level::ERROR) => line!(error),
-        (Novelty::First, tracing::Level::WARN) => line!(warn),
-        (Novelty::First, _) => line!(info),
+        (Novelty::Repeated, _) => say!(debug),
+        (Novelty::First, tracing::Level::ERROR) => say!(error),
+        (Novelty::First, tracing::Level::WARN) => say!(warn),
+        (Novelty::First, _) => say!(info),
     }
 }
 
