@@ -75,9 +75,7 @@ pub use self::{
     auth::{ACTOR_HEADER, is_actor},
     change::Changes,
 };
-use crate::{
-    access::Access, catalog::Catalog, config::Secret, doctor::Doctor, session::Overview,
-};
+use crate::{access::Access, catalog::Catalog, config::Secret, doctor::Doctor, session::Overview};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.
 const BODY_MAX_BYTES: usize = 256 * 1024;

@@ -163,7 +163,9 @@ fn one_line(error: &toml::de::Error) -> String {
     let message = error.message().trim().replace('\n', ", ");
     match message.rsplit_once(", expected ") {
         Some((found, kind)) => format!("{found}, expected {}", plain_type(kind)),
-        None if message == "wanted string or table" => "expected text in quotation marks".to_owned(),
+        None if message == "wanted string or table" => {
+            "expected text in quotation marks".to_owned()
+        }
         None => message,
     }
 }

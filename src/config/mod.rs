@@ -139,7 +139,10 @@ impl Config {
             config.tls.as_ref().map(|tls| tls.key.clone()),
             config.token_access.ca_key.clone(),
         ];
-        let exposed = keys.into_iter().flatten().filter(|file| key::is_exposed(file));
+        let exposed = keys
+            .into_iter()
+            .flatten()
+            .filter(|file| key::is_exposed(file));
         Ok(Self {
             exposed_keys: exposed.collect(),
             ..config

@@ -284,13 +284,28 @@ fn a_missing_certificate_is_told_with_path_and_remedy() {
 #[test]
 fn a_value_of_another_type_is_told_in_plain_words() {
     for (text, told) in [
-        ("[pool]\nsize = \"20\"", "invalid type: string \"20\", expected a whole number from 0 to 4294967295"),
-        ("[limits]\nclients = -1", "invalid value: integer `-1`, expected a whole number, not negative"),
-        ("[listen]\nproxy_protocol_from = \"10.0.0.0/8\"", "invalid type: string \"10.0.0.0/8\", expected a list"),
-        ("[authorities]\nplain_http = true", "expected text in quotation marks"),
+        (
+            "[pool]\nsize = \"20\"",
+            "invalid type: string \"20\", expected a whole number from 0 to 4294967295",
+        ),
+        (
+            "[limits]\nclients = -1",
+            "invalid value: integer `-1`, expected a whole number, not negative",
+        ),
+        (
+            "[listen]\nproxy_protocol_from = \"10.0.0.0/8\"",
+            "invalid type: string \"10.0.0.0/8\", expected a list",
+        ),
+        (
+            "[authorities]\nplain_http = true",
+            "expected text in quotation marks",
+        ),
     ] {
         let error = error(text);
-        assert!(error.starts_with("pooler.toml:2: ") && error.ends_with(told), "{error}");
+        assert!(
+            error.starts_with("pooler.toml:2: ") && error.ends_with(told),
+            "{error}"
+        );
     }
 }
 
@@ -330,7 +345,9 @@ fn what_waits_for_the_next_start_is_named() {
     let old = defaults();
     let waiting = |text: &str| old.waiting_for_restart(&parse(text).unwrap());
     assert!(waiting("").is_empty());
-    assert!(waiting("[pool]\nsize = 3\n[timeouts]\nquery = \"5s\"\n[log]\nlevel = \"warn\"").is_empty());
+    assert!(
+        waiting("[pool]\nsize = 3\n[timeouts]\nquery = \"5s\"\n[log]\nlevel = \"warn\"").is_empty()
+    );
     assert_eq!(
         waiting("[listen]\nproxy_protocol_from = [\"10.0.0.0/8\"]\n[pool]\noverall_budget = 99"),
         ["listen.proxy_protocol_from", "pool.overall_budget"]

@@ -112,7 +112,10 @@ fn an_operator_sees_each_pool_with_its_backends_and_who_waits() {
         assert_eq!(found.len(), 1, "{kind}: {pools:?}");
         let pool = found[0];
         let counts = ["size", "idle", "in_use", "changing", "waiting"];
-        (pool.clone(), counts.map(|name| pool[name].as_u64().unwrap()))
+        (
+            pool.clone(),
+            counts.map(|name| pool[name].as_u64().unwrap()),
+        )
     };
     let (pool, counts) = of_kind("password");
     assert_eq!(counts, [1, 0, 1, 0, 1], "{pool}");
@@ -136,7 +139,10 @@ fn an_operator_sees_each_pool_with_its_backends_and_who_waits() {
     busy.query("commit").unwrap();
     waiting.answer().unwrap();
     until("nobody waits any more", || told(0));
-    assert_eq!(fixture.sluice.admin.get("/v1/pools?tenant=other")["pools"], json!([]));
+    assert_eq!(
+        fixture.sluice.admin.get("/v1/pools?tenant=other")["pools"],
+        json!([])
+    );
 }
 
 #[test]

@@ -152,7 +152,10 @@ pub(in crate::access) fn decide_by_word(at: &Moment<'_>, told: &Told) -> Result<
 }
 
 /// Decides by the catalogue's rules for a person who has proven who they are, until their proof runs out.
-pub(in crate::access) fn decide_by_proof(at: &Moment<'_>, proven: &Proven) -> Result<Grant, Denial> {
+pub(in crate::access) fn decide_by_proof(
+    at: &Moment<'_>,
+    proven: &Proven,
+) -> Result<Grant, Denial> {
     let tenant = at
         .evidence
         .tenant

@@ -23,11 +23,11 @@ use ipnet::IpNet;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub(super) use self::decision::{Moment, decide, decide_by_proof, decide_by_word, reachable};
 pub use self::{
     decision::Reachable,
     denial::{Denial, InvalidToken},
 };
-pub(super) use self::decision::{Moment, decide, decide_by_proof, decide_by_word, reachable};
 use crate::{
     catalog::types::{Revision, RuleReach},
     names::{PersonId, RoleName, RuleId, TenantRef, TokenId},
