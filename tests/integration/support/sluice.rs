@@ -193,7 +193,7 @@ impl Sluice {
         let home = Home::new(&settings);
         let serve = home.serve();
         let mut command = Command::new("sh");
-        let limits = format!("ulimit -Hn {upper} && ulimit -Sn {lower} && exec \"$0\" \"$@\"");
+        let limits = format!("ulimit -Sn {lower} && ulimit -Hn {upper} && exec \"$0\" \"$@\"");
         command.args(["-c", &limits]).arg(serve.get_program());
         command.args(serve.get_args());
         for (name, _) in serve.get_envs() {
