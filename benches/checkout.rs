@@ -53,7 +53,7 @@ async fn pool() -> Rc<Pool> {
     let config = Config::new(Secret::new([0; 32]), Secret::new(String::new()));
     let settings = config::Pool {
         overall_budget: SIZE,
-        ..config.pool.clone()
+        ..config.pool
     };
     let pools = Pools::new(settings, OverallBudget::new(SIZE), 17);
     let record = serde_json::json!({

@@ -47,7 +47,7 @@ impl World {
         let config = Config::new(Secret::new([0; 32]), Secret::new(String::new()));
         let settings = config::Pool {
             overall_budget: overall,
-            ..config.pool.clone()
+            ..config.pool
         };
         Self {
             config,
