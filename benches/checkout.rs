@@ -2,7 +2,6 @@
 #![allow(clippy::expect_used)]
 
 use std::{
-    convert::Infallible,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -11,10 +10,9 @@ use std::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use sluice::{
     backend::Server,
-    catalog::types::{BackendTls, Revision, TenantAt},
-    config,
+    catalog::types::{Revision, TenantAt},
+    config::{self, Config, Secret},
     names::{DatabaseName, RoleName, TenantRef},
-    net::{client_tls::ClientTlsConfig, stream::Keepalive},
     pool::{Checkout, Login, OverallBudget, Pool, PoolKey, Pools, Principal, Service, Sizes},
 };
 use tokio::{
@@ -47,44 +45,17 @@ async fn attend(mut socket: TcpStream) -> std::io::Result<()> {
     socket.read_u8().await.map(drop)
 }
 
-fn settings() -> config::Pool {
-    config::Pool {
-        size: SIZE,
-        tenant_budget: SIZE,
-        overall_budget: SIZE,
-        idle_timeout: Duration::from_secs(600),
-        lifetime: Duration::from_secs(3600),
-        connect_backoff: Duration::from_secs(1),
-        cleanup: PATIENCE,
-        statements_per_backend: 10,
-        statements_per_pool: 10,
-        statements_per_client: 10,
-        client_statements_max_bytes: 1000,
-        channels_per_client: 10,
-        client_notifications_max_bytes: 1000,
-    }
-}
-
-fn server(port: u16) -> Result<Server, Infallible> {
-    Ok(Server {
-        host: "127.0.0.1".to_owned(),
-        port,
-        tls: ClientTlsConfig::new(BackendTls::Disable, None).expect("no certificate is read"),
-        connect_timeout: PATIENCE,
-        keepalive: Keepalive {
-            idle: PATIENCE,
-            interval: PATIENCE,
-            unacknowledged: None,
-        },
-    })
-}
-
 /// A pool before a server of its own.
 async fn pool() -> Rc<Pool> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("its address").port();
     spawn_local(serve(listener));
-    let pools = Pools::new(settings(), OverallBudget::new(SIZE), 17);
+    let config = Config::new(Secret::new([0; 32]), Secret::new(String::new()));
+    let settings = config::Pool {
+        overall_budget: SIZE,
+        ..config.pool
+    };
+    let pools = Pools::new(settings, OverallBudget::new(SIZE), 17);
     let record = serde_json::json!({
         "ref": "demo", "name": "demo", "host": "127.0.0.1", "port": port, "backend_tls": "disable",
         "login": "role_secret", "client_tls": "allow", "token_access": "enabled", "privileged_roles": "refuse",
@@ -99,7 +70,8 @@ async fn pool() -> Rc<Pool> {
         budget: SIZE,
         auth_query: 1,
     };
-    let Ok(tenant) = pools.tenant(&tenant, sizes, || server(port));
+    let made = pools.tenant(&tenant, sizes, || Server::of(&tenant.record, &config));
+    let tenant = made.expect("no certificate is read");
     let key = PoolKey {
         tenant: TenantRef::parse("demo").expect("a ref"),
         database: DatabaseName::postgres(),

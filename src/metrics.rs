@@ -59,12 +59,16 @@ macro_rules! metrics {
 metrics! {
     CLIENTS: Gauge "sluice_clients" in Count,
         "Clients that are logged in, by tenant.";
+    CLIENTS_WAITING: Gauge "sluice_clients_waiting" in Count,
+        "Clients among them that wait for a backend, by tenant; as of a tenth of a second ago.";
     LOGINS: Counter "sluice_logins_total" in Count,
         "Logins by tenant (empty: none that exists), method and outcome.";
     SESSIONS_ENDED: Counter "sluice_sessions_ended_total" in Count,
         "Sessions that have ended, by cause.";
     BACKENDS: Gauge "sluice_backends" in Count,
         "Backends that are connected, by tenant.";
+    BACKENDS_IDLE: Gauge "sluice_backends_idle" in Count,
+        "Backends among them that no session uses, by tenant; as of a tenth of a second ago.";
     BACKEND_CONNECTS: Counter "sluice_backend_connects_total" in Count,
         "Attempts to connect and log in to a tenant's PostgreSQL, by tenant and outcome.";
     TRANSACTIONS: Counter "sluice_transactions_total" in Count,
@@ -163,6 +167,20 @@ mod tests {
             );
             assert!(ALL[..index].iter().all(|other| other.name != metric.name));
         }
+    }
+
+    #[test]
+    fn the_metrics_are_those_of_the_docs() {
+        let page = include_str!("../docs/operations.md");
+        let mut told: Vec<&str> = page
+            .split('`')
+            .filter(|word| word.starts_with("sluice_"))
+            .collect();
+        told.sort_unstable();
+        told.dedup();
+        let mut there: Vec<&str> = ALL.iter().map(|metric| metric.name).collect();
+        there.sort_unstable();
+        assert_eq!(told, there);
     }
 
     #[test]

@@ -353,22 +353,13 @@ impl Access {
 }
 
 fn event(kind: &str, actor: &str, report: &RevocationReport) -> AuditEvent {
+    let outcome = match report.unconfirmed {
+        0 => Outcome::Success,
+        _ => Outcome::Failure,
+    };
     AuditEvent {
-        kind: kind.to_owned(),
-        outcome: if report.unconfirmed == 0 {
-            Outcome::Success
-        } else {
-            Outcome::Failure
-        },
-        reason: None,
-        actor: actor.to_owned(),
-        tenant: None,
-        person: None,
-        role: None,
-        session: None,
-        token: None,
-        peer: None,
         detail: serde_json::json!(report),
+        ..AuditEvent::new(kind, outcome, actor)
     }
 }
 

@@ -176,10 +176,9 @@ async fn remove(
     Actor(actor): Actor,
     Segments((tenant, person)): Segments<(TenantRef, String)>,
 ) -> Result<Json<Done<Removed>>, ApiError> {
-    let person = people::find(&state.catalog, &person).await?.id;
-    let changed = state.catalog.remove_rules(&tenant, person, &actor).await?;
-    let scope = Scope::Member(tenant, person);
-    Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
+    rules::remove_all_of(&state, &actor, tenant, &person)
+        .await
+        .map(Json)
 }
 
 /// Invites somebody who is no member.

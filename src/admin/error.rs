@@ -142,6 +142,7 @@ impl From<CatalogError> for ApiError {
             | CatalogError::Invalid { .. } => Self::invalid(message),
             CatalogError::FolderMissing { .. }
             | CatalogError::Inaccessible { .. }
+            | CatalogError::InUse { .. }
             | CatalogError::NotACatalogue { .. }
             | CatalogError::NewerSchema { .. }
             | CatalogError::Migration { .. }

@@ -17,6 +17,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use zeroize::Zeroizing;
 
 use super::{error::ApiError, misfit, object::Object};
+use crate::config::plain_type;
 
 /// A body that has not arrived after this long is not waited for.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
@@ -173,10 +174,7 @@ fn segment_misfit(rejection: &PathRejection) -> ApiError {
         ErrorKind::DeserializeError { key, message, .. } => misfit::sentence(key, message),
         ErrorKind::ParseErrorAtKey {
             key, expected_type, ..
-        } => format!(
-            "`{key}` in the path must be {}",
-            misfit::plain(expected_type)
-        ),
+        } => format!("`{key}` in the path must be {}", plain_type(expected_type)),
         ErrorKind::InvalidUtf8InPathParam { key } => format!("`{key}` in the path is not UTF-8"),
         _ => "a part of the path is not as it has to be".to_owned(),
     })

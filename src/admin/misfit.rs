@@ -2,6 +2,8 @@
 //!
 //! What was sent is left out, for it may be a secret.
 
+use crate::config::plain_type;
+
 /// One sentence of the `message` that serde has for the field at `path` (empty or `.` for all of it).
 pub(super) fn sentence(path: &str, message: &str) -> String {
     let message = without_place(message);
@@ -22,26 +24,10 @@ pub(super) fn sentence(path: &str, message: &str) -> String {
             format!("{subject} must be {variants}")
         }
         Some(kind) if message.starts_with("invalid ") => {
-            format!("{subject} must be {}", plain(kind))
+            format!("{subject} must be {}", plain_type(kind))
         }
         _ if is_about_a_number(message) => format!("{subject} must be a whole number"),
         _ => format!("{subject}: {message}"),
-    }
-}
-
-/// What serde and Rust call a type, as people call it.
-pub(super) fn plain(kind: &str) -> &str {
-    match kind {
-        "u8" => "a whole number from 0 to 255",
-        "u16" => "a whole number from 0 to 65535",
-        "u32" | "u64" | "usize" => "a whole number, not negative",
-        "i32" | "i64" => "a whole number",
-        "a string" => "text",
-        "a boolean" => "true or false",
-        "a sequence" => "a list",
-        "a map" => "an object",
-        _ if kind.starts_with("struct ") => "an object",
-        _ => kind,
     }
 }
 

@@ -39,6 +39,7 @@ mod openapi;
 mod own;
 pub mod own_values;
 mod people;
+mod pools;
 mod rules;
 mod server;
 mod sessions;
@@ -74,7 +75,7 @@ pub use self::{
     auth::{ACTOR_HEADER, is_actor},
     change::Changes,
 };
-use crate::{access::Access, catalog::Catalog, config::Secret, doctor::Doctor};
+use crate::{access::Access, catalog::Catalog, config::Secret, doctor::Doctor, session::Overview};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.
 const BODY_MAX_BYTES: usize = 256 * 1024;
@@ -98,6 +99,7 @@ pub struct AdminState {
     pub reload: mpsc::Sender<ReloadRequest>,
     pub changes: Changes,
     pub doctor: Doctor,
+    pub overview: Overview,
 }
 
 /// Whether `/metrics` asks for the admin key.
@@ -164,6 +166,7 @@ fn routes(close: impl Fn(Gate, Routes) -> Routes) -> (Router<AdminState>, OpenAp
         .merge(people::routes())
         .merge(tokens::routes())
         .merge(sessions::routes())
+        .merge(pools::routes())
         .merge(doctor::routes())
         .merge(guard::key_route())
         .merge(authority::key_route())

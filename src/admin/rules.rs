@@ -219,10 +219,22 @@ async fn remove_all(
     Actor(actor): Actor,
     Segments((tenant, person)): Segments<(TenantRef, String)>,
 ) -> Result<Json<Done<Removed>>, ApiError> {
-    let person = people::find(&state.catalog, &person).await?.id;
-    let changed = state.catalog.remove_rules(&tenant, person, &actor).await?;
+    remove_all_of(&state, &actor, tenant, &person)
+        .await
+        .map(Json)
+}
+
+/// Removes all rules that `person`, by id or e-mail address, has in a tenant.
+pub(super) async fn remove_all_of(
+    state: &AdminState,
+    actor: &str,
+    tenant: TenantRef,
+    person: &str,
+) -> Result<Done<Removed>, ApiError> {
+    let person = people::find(&state.catalog, person).await?.id;
+    let changed = state.catalog.remove_rules(&tenant, person, actor).await?;
     let scope = Scope::Member(tenant, person);
-    Ok(Json(state.enforced(changed, scope, |_| Removed {}).await))
+    Ok(state.enforced(changed, scope, |_| Removed {}).await)
 }
 
 /// Refuses roles that the tenant's server calls superuser, `REPLICATION` or `CREATEROLE`, unless the tenant allows

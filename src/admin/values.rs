@@ -20,6 +20,7 @@ use crate::{
     },
     doctor::Unavailable,
     names::{DatabaseName, Fingerprint, PersonId, RoleName, TenantRef, TokenId},
+    pool::PoolView,
 };
 
 /// A committed change: what it left behind, and whom it cut off.
@@ -580,6 +581,19 @@ const fn everywhere() -> RuleReach {
 #[derive(Serialize, Deserialize, ToSchema)]
 pub struct Sessions {
     pub sessions: Vec<SessionView>,
+}
+
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct PoolList {
+    pub pools: Vec<PoolRow>,
+}
+
+/// A pool, and the address of the person whose it is.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct PoolRow {
+    #[serde(flatten)]
+    pub pool: PoolView,
+    pub email: Option<String>,
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]

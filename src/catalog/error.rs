@@ -23,6 +23,11 @@ pub enum CatalogError {
     )]
     Inaccessible { path: PathBuf, source: io::Error },
     #[error(
+        "the catalogue {} is in use by another Sluice: stop that one first, or set `path` in [catalog] to another one",
+        .path.display()
+    )]
+    InUse { path: PathBuf },
+    #[error(
         "{} is not a Sluice catalogue: set `path` in [catalog] to a catalogue, or to a file that does not exist yet",
         .path.display()
     )]

@@ -13,6 +13,7 @@
 //! - What decides about access is read in one transaction ([`Catalog::evidence`]); it is used again only as long as the
 //!   revision in the file, read anew each time, is still the one that it was read at (`current`).
 //! - The file holds no secret that can be read without the master key.
+//! - One process at a time has it open (`lock`).
 
 mod audit;
 mod authority;
@@ -28,6 +29,7 @@ mod guest_tokens;
 mod invite;
 mod invites;
 mod keys;
+mod lock;
 mod members;
 mod people;
 mod presence;
@@ -51,7 +53,7 @@ pub mod types;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{fmt, path::Path, sync::Arc};
 

@@ -18,6 +18,7 @@ use crate::{
 const VERIFIER_PREFIX: &str = "SCRAM-SHA-256$";
 
 impl Catalog {
+    /// The stored secret of `role`, if there is one. [`CatalogError::SecretUnreadable`]: it was stored with another master key.
     pub async fn role_secret(
         &self,
         tenant: &TenantRef,
@@ -93,6 +94,7 @@ impl Catalog {
             .await
     }
 
+    /// Forgets the stored secret of `role`; [`CatalogError::NotFound`] where there is none.
     pub async fn remove_role_secret(
         &self,
         tenant: &TenantRef,

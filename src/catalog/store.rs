@@ -14,13 +14,13 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::catalog::{audit, columns, error::CatalogError, keys::Keys};
+use crate::catalog::{audit, columns, error::CatalogError, keys::Keys, lock::Lock};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// Connections that only read; a read takes well under a millisecond.
 const READERS_MAX: u32 = 4;
-/// Another process may write to the file as well, while one Sluice takes over from another.
+/// Somebody may write to the file by hand.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const READER_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -36,11 +36,14 @@ pub(super) struct Opened {
 pub(super) struct WriterConnection {
     pub(super) connection: SqliteConnection,
     options: SqliteConnectOptions,
+    _lock: Lock,
 }
 
 pub(super) async fn open(path: &Path, keys: &Keys) -> Result<Opened, CatalogError> {
     ensure_file(path)?;
     refuse_foreign(path).await?;
+    // Before anything is written: another version may be serving from it.
+    let lock = Lock::take(path)?;
     let options = writer_options(path);
     let mut connection = options
         .connect()
@@ -56,6 +59,7 @@ pub(super) async fn open(path: &Path, keys: &Keys) -> Result<Opened, CatalogErro
         writer: WriterConnection {
             connection,
             options,
+            _lock: lock,
         },
     })
 }

@@ -95,6 +95,7 @@ impl TokenLimits {
         self.tenants.is_empty() && self.roles.is_empty()
     }
 
+    /// Whether `role` is one of those that they name, or they name none.
     #[must_use]
     pub fn name_role(&self, role: &RoleName) -> bool {
         self.roles.is_empty() || self.roles.contains(role)

@@ -79,15 +79,13 @@ impl Address {
 }
 
 pub(super) fn plain_http(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| error.to_string())?;
-    if url.scheme() != "http" || url.host_str().is_none() {
-        return Err(
+    let url = Url::parse(text).ok();
+    url.filter(|url| url.scheme() == "http" && url.has_host())
+        .ok_or_else(|| {
             "it must look like http://127.0.0.1:6544 (the admin API speaks plain HTTP; reach a remote one \
              through a tunnel, e.g. ssh -L 6544:127.0.0.1:6544 HOST)"
-                .to_owned(),
-        );
-    }
-    Ok(url)
+                .to_owned()
+        })
 }
 
 #[allow(clippy::unnecessary_wraps)] // clap asks for a Result

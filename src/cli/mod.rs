@@ -22,6 +22,7 @@ mod direct;
 mod doctor;
 mod error;
 mod health;
+mod host;
 mod input;
 mod invite;
 mod me;
@@ -31,6 +32,8 @@ mod openapi;
 mod output;
 mod own;
 mod person;
+mod pool;
+mod reload;
 mod remote;
 mod rule;
 pub mod serve;
@@ -106,7 +109,8 @@ pub struct ServeArgs {
     )]
     pub config: PathBuf,
 
-    /// Check the configuration and exit: 0 if `serve` would start with it, else 1
+    /// Check the configuration with its keys and certificates and exit: 0 if they are good, else 1. Neither the
+    /// catalogue nor a port is opened
     #[arg(long)]
     pub check: bool,
 }

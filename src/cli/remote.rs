@@ -15,6 +15,8 @@ use super::{
     invite::InviteAction,
     member::MemberAction,
     person::PersonAction,
+    pool::PoolAction,
+    reload::ReloadArgs,
     rule::RuleAction,
     session::SessionAction,
     tenant::TenantAction,
@@ -39,12 +41,16 @@ pub enum Remote {
     Access(Call<AccessAction>),
     /// Who decides about the tokens of a tenant
     Authority(Call<AuthorityAction>),
-    /// Who is connected with a token right now
+    /// Who is connected right now, with a token or a password
     Session(Call<SessionAction>),
+    /// Pools: their backends, and who waits for them
+    Pool(Call<PoolAction>),
     /// Who did what, when and as which role
     Audit(Call<AuditAction>),
     /// Look a tenant's server over: exit status 0 if all is well or could be better, 1 if it does not work or is unsafe
     Doctor(DoctorArgs),
+    /// Have the pooler read its configuration and certificate again, without dropping clients
+    Reload(ReloadArgs),
 }
 
 /// One action and where to send it.
@@ -81,8 +87,10 @@ impl Remote {
             Self::Access(call) => call.outcome(earlier, AccessAction::run).await,
             Self::Authority(call) => call.outcome(earlier, AuthorityAction::run).await,
             Self::Session(call) => call.outcome(earlier, SessionAction::run).await,
+            Self::Pool(call) => call.outcome(earlier, PoolAction::run).await,
             Self::Audit(call) => call.outcome(earlier, AuditAction::run).await,
             Self::Doctor(args) => args.outcome(earlier).await,
+            Self::Reload(args) => args.outcome(earlier).await,
         }
     }
 }

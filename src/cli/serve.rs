@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::{ServeArgs, memory};
+use super::{ServeArgs, host, memory};
 use crate::{
     access::certificates::CertificateAuthority,
     admin::{self, AdminState, Changes, MetricsGuard, Readiness, ReloadError, ReloadRequest},
@@ -95,10 +95,14 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     let tls = load_tls(&config)?;
     let authority = load_authority(&config)?;
     if args.check {
+        for warning in host::warnings(&config) {
+            let _ = writeln!(io::stderr(), "sluice: warning: {warning}");
+        }
         let _ = writeln!(io::stdout(), "{}: ok", args.config.display());
         return Ok(());
     }
     let telemetry = telemetry::init(&config.log).during("log")?;
+    host::settle_in(&config);
     let recorder = metrics::install().during("metrics")?;
     let key = Zeroizing::new(*config.catalog.key.expose());
     let catalog = Catalog::open(&config.catalog.path, &key)
@@ -135,6 +139,7 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
         reload,
         changes: Changes::default(),
         doctor: doctor(pooler.process()),
+        overview: pooler.process().overview(),
     };
     let admin = tokio::spawn(admin::serve(
         tokio::net::TcpListener::from_std(admin_socket).during("admin listener")?,
@@ -150,6 +155,7 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
 
     let reloader = Reloader {
         path: &args.config,
+        started: &config,
         process: Arc::clone(pooler.process()),
         telemetry,
     };
@@ -255,6 +261,7 @@ fn announce(config: &Config, listeners: &Listeners, admin: &std::net::TcpListene
         .map(|address| address.to_string())
         .unwrap_or_default();
     tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
         pooler,
         direct,
         admin,
@@ -289,6 +296,8 @@ impl Signals {
 /// Takes a changed configuration into use without dropping a client.
 struct Reloader<'a> {
     path: &'a Path,
+    /// What the process was started with.
+    started: &'a Config,
     process: Arc<Process>,
     telemetry: Telemetry,
 }
@@ -305,26 +314,22 @@ impl Reloader<'_> {
         let _ = answer.send(self.reload());
     }
 
-    /// Limits, timeouts, certificate and log level change; addresses, workers and catalogue need a restart.
+    /// Takes what can change while running; the log names what of the rest has changed.
     fn reload(&self) -> Result<(), ReloadError> {
         let new = Config::load(self.path)?;
         if let Some(tls) = &self.process.tls {
             tls.reload()?;
         }
         self.telemetry.change_level(&new.log)?;
-        let old = self.process.config.load();
-        if old.needs_restart(&new) {
-            tracing::warn!(
-                "changes of addresses, workers, the catalogue, TLS on or off, where and how many calls [authorities] allows, and of [pool] \
-                 other than sizes and client limits \
-                 take effect at the next start only"
-            );
+        let waiting = self.started.waiting_for_restart(&new);
+        if !waiting.is_empty() {
+            tracing::warn!(keys = %waiting.join(", "), "what has changed there takes effect at the next start only");
         }
         self.process
             .access
             .configure_authorities(new.authorities.clone());
         self.process.config.store(Arc::new(Config {
-            listen: old.listen.clone(),
+            listen: self.started.listen.clone(),
             ..new
         }));
         Ok(())

@@ -1,4 +1,4 @@
-//! `sluice session`: who is connected with a token right now.
+//! `sluice session`: who is connected right now.
 
 use clap::Subcommand;
 

@@ -84,7 +84,7 @@ pub enum SecretAction {
     #[command(
         after_help = "Examples:\n  sluice tenant secret set demo app_user --password-file app_user.password\n  psql -Atc \"select rolpassword from pg_authid where rolname = 'app_user'\" |\n      sluice tenant secret set demo app_user --verifier-file -"
     )]
-    Set(SecretFiles),
+    Set(RoleSecretOptions),
     /// Forget the secret of a role
     #[command(after_help = "Example:\n  sluice tenant secret remove demo app_user")]
     Remove {
@@ -95,15 +95,22 @@ pub enum SecretAction {
 }
 
 #[derive(Args)]
-pub struct SecretFiles {
+pub struct RoleSecretOptions {
     #[arg(value_name = "REF")]
     tenant: TenantRef,
     role: RoleName,
+    #[command(flatten)]
+    file: SecretFile,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct SecretFile {
     /// File with the password; - reads standard input
-    #[arg(long, value_name = "FILE", required_unless_present = "verifier_file")]
+    #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// File with the SCRAM-SHA-256$… verifier; - reads standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "password_file")]
+    #[arg(long, value_name = "FILE")]
     verifier_file: Option<PathBuf>,
 }
 
@@ -174,9 +181,9 @@ impl TenantAction {
     }
 }
 
-impl SecretFiles {
+impl RoleSecretOptions {
     async fn run(self, client: &Client) -> Result<Answer, CliError> {
-        let body = match (&self.password_file, &self.verifier_file) {
+        let body = match (&self.file.password_file, &self.file.verifier_file) {
             (_, Some(path)) => SecretText::Verifier(input::secret_file(path)?),
             (Some(path), None) => SecretText::Password(input::secret_file(path)?),
             (None, None) => return Err(CliError::NothingToChange),

@@ -138,6 +138,7 @@ pub(super) fn fill(
             level: file.log.level.unwrap_or_else(|| LOG_LEVEL.to_owned()),
             format: file.log.format.unwrap_or(LOG_FORMAT),
         },
+        exposed_keys: Vec::new(),
     }
 }
 

@@ -143,7 +143,13 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// `remedy` is for a file that is not there.
     pub(super) fn unreadable(path: &Path, cause: io::Error, remedy: &'static str) -> Self {
+        let remedy = match cause.kind() {
+            // Whoever made a new key then would lose what the old one opens.
+            io::ErrorKind::PermissionDenied => "let the user that Sluice runs as read it",
+            _ => remedy,
+        };
         Self::Unreadable {
             path: path.to_owned(),
             cause,
@@ -154,5 +160,30 @@ impl Problem {
 
 /// The message alone: the place is told by us, and log lines are one line.
 fn one_line(error: &toml::de::Error) -> String {
-    error.message().trim().replace('\n', ", ")
+    let message = error.message().trim().replace('\n', ", ");
+    match message.rsplit_once(", expected ") {
+        Some((found, kind)) => format!("{found}, expected {}", plain_type(kind)),
+        None if message == "wanted string or table" => {
+            "expected text in quotation marks".to_owned()
+        }
+        None => message,
+    }
+}
+
+/// What serde and Rust call a type, as people call it.
+#[must_use]
+pub fn plain_type(kind: &str) -> &str {
+    match kind {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number, not negative",
+        "i32" | "i64" => "a whole number",
+        "a string" => "text",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        _ if kind.starts_with("struct ") => "an object",
+        _ => kind,
+    }
 }

@@ -4,8 +4,9 @@
 //! What is read on the way is wiped.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -70,6 +71,12 @@ pub(super) fn admin_key(
     }
     let content = content(file, KEY, ADMIN_KEY_VARIABLE, places)?;
     bearer(&content).ok_or_else(|| places.error(KEY, problem))
+}
+
+/// Whether every user of the machine may read the file. (A group that may is often Sluice's own.)
+pub(super) fn is_exposed(file: &Path) -> bool {
+    const READABLE_BY_OTHERS: u32 = 0o004;
+    fs::metadata(file).is_ok_and(|metadata| metadata.mode() & READABLE_BY_OTHERS != 0)
 }
 
 /// An empty variable counts as none: that is how a container runtime often unsets one.

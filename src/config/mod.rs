@@ -31,7 +31,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use check::AUTHORITY_DEADLINE_MAX;
-pub use error::{ConfigError, Place, Problem, Suggestion};
+pub use error::{ConfigError, Place, Problem, Suggestion, plain_type};
 pub use secret::Secret;
 
 /// The whole configuration, checked.
@@ -51,38 +51,61 @@ pub struct Config {
     pub audit: Audit,
     pub admin: Admin,
     pub log: Log,
+    /// Files with keys that every user of the machine may read.
+    pub exposed_keys: Vec<PathBuf>,
 }
 
 impl Config {
-    /// Whether `new` differs in what is read at the start only.
+    /// The keys of which `new` has other values, and which are read at the start only.
     #[must_use]
-    pub fn needs_restart(&self, new: &Self) -> bool {
-        self.read_at_start() != new.read_at_start()
-    }
-
-    fn read_at_start(&self) -> impl PartialEq {
-        let pool = &self.pool;
-        (
-            (self.listen.pooler, self.listen.direct, self.listen.workers),
+    pub fn waiting_for_restart(&self, new: &Self) -> Vec<&'static str> {
+        macro_rules! differing {
+            ($($section:ident.$key:ident,)+) => {
+                [$((
+                    concat!(stringify!($section), ".", stringify!($key)),
+                    self.$section.$key != new.$section.$key,
+                ),)+]
+            };
+        }
+        let plain = differing![
+            listen.pooler,
+            listen.direct,
+            listen.workers,
+            listen.proxy_protocol_from,
+            listen.public_host,
+            listen.public_port,
+            pool.overall_budget,
+            pool.idle_timeout,
+            pool.lifetime,
+            pool.connect_backoff,
+            pool.cleanup,
+            pool.statements_per_backend,
+            pool.statements_per_pool,
+            token_access.min_server_version,
+            token_access.ca_certificate,
+            token_access.ca_key,
+            authorities.plain_http,
+            authorities.networks,
+            authorities.calls_per_tenant,
+            catalog.path,
+            admin.listen,
+            log.format,
+        ];
+        let other = [
+            ("tls.certificate or tls.key", self.tls != new.tls),
             (
-                self.admin.listen,
-                self.catalog.path.clone(),
-                self.tls.is_some(),
+                "catalog.key_file",
+                self.catalog.key.expose() != new.catalog.key.expose(),
             ),
             (
-                pool.overall_budget,
-                pool.idle_timeout,
-                pool.lifetime,
-                pool.connect_backoff,
-                pool.cleanup,
+                "admin.key_file",
+                self.admin.key.expose() != new.admin.key.expose(),
             ),
-            (pool.statements_per_backend, pool.statements_per_pool),
-            (
-                self.authorities.plain_http,
-                self.authorities.networks.clone(),
-                self.authorities.calls_per_tenant,
-            ),
-        )
+        ];
+        let all = plain.into_iter().chain(other);
+        all.filter(|(_, differs)| *differs)
+            .map(|(key, _)| key)
+            .collect()
     }
 
     /// Reads the file at `path`, and the two keys from where it says or from the environment.
@@ -110,7 +133,20 @@ impl Config {
         let admin_key = key::admin_key(admin_file.as_deref(), environment, &places)?;
         let config = defaults::fill(file, folder, catalog_key, admin_key);
         check::values(&config, &places)?;
-        Ok(config)
+        let keys = [
+            catalog_file,
+            admin_file,
+            config.tls.as_ref().map(|tls| tls.key.clone()),
+            config.token_access.ca_key.clone(),
+        ];
+        let exposed = keys
+            .into_iter()
+            .flatten()
+            .filter(|file| key::is_exposed(file));
+        Ok(Self {
+            exposed_keys: exposed.collect(),
+            ..config
+        })
     }
 
     /// Every default, with the two keys that have none.
@@ -153,7 +189,7 @@ impl Listen {
 }
 
 /// The certificate shown to clients, and its key, both PEM.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     pub certificate: PathBuf,
     pub key: PathBuf,

@@ -1,6 +1,6 @@
 //! The configuration as an operator meets it: text in, values or one clear line out.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::*;
 
@@ -72,6 +72,8 @@ fn the_example_shows_every_default() {
     assert!(config.token_access.ca_key.take().is_some());
     assert_eq!(config.catalog.path, folder.path().join("sluice.db"));
     config.catalog.path = "sluice.db".into();
+    // As whoever runs the tests makes files.
+    config.exposed_keys.clear();
     assert_eq!(format!("{config:?}"), format!("{:?}", defaults()));
 }
 
@@ -195,7 +197,7 @@ fn a_value_of_the_wrong_type_is_told_with_key_and_what_fits() {
         ),
         (
             "[pool]\nsize = -1",
-            "pooler.toml:2: pool.size: invalid value: integer `-1`, expected u32",
+            "pooler.toml:2: pool.size: invalid value: integer `-1`, expected a whole number from 0 to 4294967295",
         ),
         (
             "pool = 3",
@@ -279,6 +281,85 @@ fn a_missing_certificate_is_told_with_path_and_remedy() {
     );
     let text = error("[tls]\ncertificate = \"/\"\nkey = \"/\"");
     assert!(text.contains("is a directory"), "{text}");
+}
+
+#[test]
+fn a_value_of_another_type_is_told_in_plain_words() {
+    for (text, told) in [
+        (
+            "[pool]\nsize = \"20\"",
+            "invalid type: string \"20\", expected a whole number from 0 to 4294967295",
+        ),
+        (
+            "[limits]\nclients = -1",
+            "invalid value: integer `-1`, expected a whole number, not negative",
+        ),
+        (
+            "[listen]\nproxy_protocol_from = \"10.0.0.0/8\"",
+            "invalid type: string \"10.0.0.0/8\", expected a list",
+        ),
+        (
+            "[authorities]\nplain_http = true",
+            "expected text in quotation marks",
+        ),
+    ] {
+        let error = error(text);
+        assert!(
+            error.starts_with("pooler.toml:2: ") && error.ends_with(told),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn who_may_not_read_a_key_is_not_told_to_make_another() {
+    let denied = std::io::ErrorKind::PermissionDenied.into();
+    let problem = Problem::unreadable(Path::new("catalog.key"), denied, "make a key");
+    assert!(
+        problem
+            .to_string()
+            .ends_with("; let the user that Sluice runs as read it"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn key_files_that_everybody_may_read_are_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |name: &str, mode| {
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(folder.path().join(name), permissions).unwrap();
+    };
+    let exposed = || {
+        let config = keys_in(folder.path(), CATALOG_KEY.as_bytes(), ADMIN_KEY.as_bytes());
+        config.unwrap().exposed_keys
+    };
+    exposed();
+    mode("catalog.key", 0o644);
+    mode("admin.key", 0o640);
+    assert_eq!(exposed(), [folder.path().join("catalog.key")]);
+    mode("catalog.key", 0o600);
+    assert!(exposed().is_empty());
+}
+
+#[test]
+fn what_waits_for_the_next_start_is_named() {
+    let old = defaults();
+    let waiting = |text: &str| old.waiting_for_restart(&parse(text).unwrap());
+    assert!(waiting("").is_empty());
+    assert!(
+        waiting("[pool]\nsize = 3\n[timeouts]\nquery = \"5s\"\n[log]\nlevel = \"warn\"").is_empty()
+    );
+    assert_eq!(
+        waiting("[listen]\nproxy_protocol_from = [\"10.0.0.0/8\"]\n[pool]\noverall_budget = 99"),
+        ["listen.proxy_protocol_from", "pool.overall_budget"]
+    );
+    let other_key = |variable: &str| match variable {
+        "SLUICE_ADMIN_KEY" => Some("another-administrators-key".to_owned()),
+        variable => keys(variable),
+    };
+    let new = Config::parse("", Path::new("pooler.toml"), &other_key).unwrap();
+    assert_eq!(old.waiting_for_restart(&new), ["admin.key_file"]);
 }
 
 #[test]

@@ -43,6 +43,7 @@ impl Process {
         }
     }
 
+    /// Whether it runs: a process that has got its number since is another one.
     pub fn is_there(&self) -> Result<bool, ProcessError> {
         Ok(Self::of(self.pid)? == Some(*self))
     }

@@ -50,6 +50,7 @@ pub struct Login {
 }
 
 impl Login {
+    /// Reads role and client address; refuses what is no login (`PAM_TYPE`), no role name, or comes from no address.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Refusal> {
         let value = |name: &str| variable(name).unwrap_or_default();
         let purpose = value("PAM_TYPE");

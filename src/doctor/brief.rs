@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Doctor, ExaminationError, Probe, Secrets, Session, classify, password};
+use super::{Doctor, ExaminationError, Probe, ROLES_MAX, Secrets, Session, classify, password};
 use crate::{
     backend::{self, ConnectError, Connection, Credentials, Server},
     catalog::types::{BackendLogin, RoleSecret, Tenant},
@@ -165,15 +165,30 @@ async fn judge(
              (token_access.ca_certificate and ca_key)",
         ));
     }
-    if let (true, Some(role)) = (by_certificate, granted.first())
-        && let Some(Ok(credentials)) = probe.certificate(&probe.tenant.tenant, role)
-        && let Err(error) = settled(probe.log_in(role, &credentials).await).await
-    {
-        return Err(UnavailableReason::ManualMigrationRequired.because(format!(
-            "{role} does not get in with a certificate of ours: {error}"
-        )));
+    if by_certificate {
+        takes_certificates(probe, granted).await?;
     }
     Ok(())
+}
+
+/// Whether one of the granted roles gets in. A single one that does not says less of the server than of its rule.
+async fn takes_certificates(probe: &Probe<'_>, granted: &[RoleName]) -> Result<(), Unavailable> {
+    let mut refusal = None;
+    for role in granted.iter().take(ROLES_MAX) {
+        let Some(Ok(credentials)) = probe.certificate(&probe.tenant.tenant, role) else {
+            continue;
+        };
+        match settled(probe.log_in(role, &credentials).await).await {
+            Ok(()) => return Ok(()),
+            Err(error) => refusal = refusal.or(Some((role, error))),
+        }
+    }
+    match refusal {
+        Some((role, error)) => Err(UnavailableReason::ManualMigrationRequired.because(format!(
+            "{role} does not get in with a certificate of ours: {error}"
+        ))),
+        None => Ok(()),
+    }
 }
 
 async fn settled(attempt: Result<Connection, ConnectError>) -> Result<(), ConnectError> {

@@ -28,7 +28,7 @@ use crate::{
     backend::{self, ConnectError, Credentials, Server},
     catalog::{
         Catalog, CatalogError,
-        types::{BackendLogin, BackendTls, RoleSecret, Tenant},
+        types::{BackendLogin, BackendTls, RoleSecret, RuleReach, Tenant},
     },
     config::Config,
     names::{DatabaseName, RoleName},
@@ -106,7 +106,10 @@ impl Doctor {
         let mut roles = Vec::new();
         for owner in std::iter::once(&tenant.tenant).chain(&tenant.parent) {
             let rules = self.catalog.rules(owner).await?;
-            let live = rules.into_iter().filter(|rule| rule.expires_at > now);
+            let live = rules.into_iter().filter(|rule| {
+                let is_here = rule.reach == RuleReach::Everywhere || tenant.parent.is_some();
+                is_here && rule.expires_at > now
+            });
             roles.extend(live.map(|rule| rule.role));
         }
         roles.sort_by(|one, other| one.as_str().cmp(other.as_str()));

@@ -153,6 +153,10 @@ async fn obey(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>
                     let _ = done.send(worker.cancel(session).await);
                 });
             }
+            Command::Pools { done } => {
+                // Whoever asked may have gone.
+                let _ = done.send(worker.pools.view());
+            }
         }
     }
     std::future::pending().await

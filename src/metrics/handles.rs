@@ -5,9 +5,9 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::{
-    AUTHORITY_CALL, AUTHORITY_CALLS, BACKEND_CONNECTS, BACKENDS, BYTES, CANCEL_REQUESTS, CLIENTS,
-    LEAKS, LOG_LINES_DROPPED, LOGINS, QUEUE_WAIT, REVOCATION, REVOCATIONS, SESSIONS_ENDED,
-    TRANSACTIONS,
+    AUTHORITY_CALL, AUTHORITY_CALLS, BACKEND_CONNECTS, BACKENDS, BACKENDS_IDLE, BYTES,
+    CANCEL_REQUESTS, CLIENTS, CLIENTS_WAITING, LEAKS, LOG_LINES_DROPPED, LOGINS, QUEUE_WAIT,
+    REVOCATION, REVOCATIONS, SESSIONS_ENDED, TRANSACTIONS,
 };
 use crate::names::TenantRef;
 
@@ -118,7 +118,9 @@ impl LeakKind {
 #[derive(Clone)]
 pub struct TenantMetrics {
     clients: Gauge,
+    waiting: Gauge,
     backends: Gauge,
+    idle: Gauge,
     transactions: Counter,
     logins: [[Counter; LoginOutcome::ALL.len()]; Method::ALL.len()],
     connects: [Counter; ConnectOutcome::ALL.len()],
@@ -142,7 +144,9 @@ impl TenantMetrics {
         let connect = |outcome: ConnectOutcome| counter!(BACKEND_CONNECTS, "tenant" => tenant.to_owned(), "outcome" => outcome.as_str());
         Self {
             clients: gauge!(CLIENTS, "tenant" => tenant.to_owned()),
+            waiting: gauge!(CLIENTS_WAITING, "tenant" => tenant.to_owned()),
             backends: gauge!(BACKENDS, "tenant" => tenant.to_owned()),
+            idle: gauge!(BACKENDS_IDLE, "tenant" => tenant.to_owned()),
             transactions: counter!(TRANSACTIONS, "tenant" => tenant.to_owned()),
             logins: Method::ALL
                 .map(|method| LoginOutcome::ALL.map(|outcome| login(method, outcome))),
@@ -160,6 +164,13 @@ impl TenantMetrics {
     #[must_use]
     pub fn backend(&self) -> GaugeGuard {
         GaugeGuard::new(self.backends.clone())
+    }
+
+    /// How many clients wait, and how many backends are idle, now. Told from time to time: neither is worth an atomic
+    /// operation per transaction.
+    pub fn load(&self, waiting: usize, idle: usize) {
+        self.waiting.set(waiting as f64);
+        self.idle.set(idle as f64);
     }
 
     pub fn transaction(&self) {

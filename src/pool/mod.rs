@@ -17,6 +17,7 @@ mod reclaim;
 mod subscriptions;
 mod terminating;
 mod turns;
+mod view;
 mod waiter;
 
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use self::{
     pools::{Pools, Sizes, TenantPools},
     reclaim::{Half, Remains},
     subscriptions::{Subscription, SubscriptionError},
+    view::{PoolKind, PoolView},
 };
 use self::{
     epoch::Epochs,

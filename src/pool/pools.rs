@@ -185,6 +185,7 @@ impl Pools {
             tenant.serve_longest_waiter();
             tenant.freed.notify_waiters();
             tenant.pools.borrow_mut().retain(|_, pool| pool.is_in_use());
+            tenant.tell_load();
         }
         self.tenants
             .borrow_mut()
@@ -217,7 +218,7 @@ impl Pools {
         let _ = tokio::time::timeout(limit, self.shared.tasks.wait()).await;
     }
 
-    fn matching(&self, chosen: impl Fn(&Pool) -> bool) -> Vec<Rc<Pool>> {
+    pub(super) fn matching(&self, chosen: impl Fn(&Pool) -> bool) -> Vec<Rc<Pool>> {
         let tenants = self.tenants.borrow();
         let pools = tenants
             .values()
@@ -261,6 +262,12 @@ impl TenantPools {
             // Nobody waits for the old server's connections to close.
             drop(pool.retire_all());
         }
+    }
+
+    fn tell_load(&self) {
+        let pools = self.pools.borrow();
+        let idle = pools.values().map(|pool| pool.idle.borrow().len()).sum();
+        self.metrics.load(self.waiting.get(), idle);
     }
 
     pub(super) fn allows_privileged_roles(&self) -> bool {

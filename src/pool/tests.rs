@@ -1,8 +1,7 @@
 //! Pools against a server that logs everybody in and then listens only.
 
-use std::{cell::Cell, convert::Infallible, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
-use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -13,10 +12,13 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
-    catalog::types::{BackendTls, Revision, Tenant as Record, TenantAt},
-    config,
+    catalog::{
+        self,
+        types::{BackendTls, Revision, Tenant as Record, TenantAt},
+    },
+    config::{self, Config, Secret},
     names::{DatabaseName, PersonId, TenantRef, TokenId},
-    net::{client_tls::ClientTlsConfig, stream::Keepalive},
+    net::client_tls::ClientTlsError,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,6 +32,7 @@ struct Counts {
 
 /// One worker's pools and the server they lead to.
 struct World {
+    config: Config,
     pools: Pools,
     port: u16,
     counts: Rc<Counts>,
@@ -41,22 +44,13 @@ impl World {
         let port = listener.local_addr().unwrap().port();
         let counts = Rc::<Counts>::default();
         spawn_local(listen(listener, Rc::clone(&counts)));
+        let config = Config::new(Secret::new([0; 32]), Secret::new(String::new()));
         let settings = config::Pool {
-            size: 10,
-            tenant_budget: 10,
             overall_budget: overall,
-            idle_timeout: Duration::from_secs(600),
-            lifetime: Duration::from_secs(3600),
-            connect_backoff: Duration::from_secs(1),
-            cleanup: PATIENCE,
-            statements_per_backend: 10,
-            statements_per_pool: 10,
-            statements_per_client: 10,
-            client_statements_max_bytes: 1000,
-            channels_per_client: 10,
-            client_notifications_max_bytes: 1000,
+            ..config.pool
         };
         Self {
+            config,
             pools: Pools::new(settings, OverallBudget::new(overall), 17),
             port,
             counts,
@@ -64,14 +58,13 @@ impl World {
     }
 
     fn record(&self) -> TenantAt {
-        let record = json!({
-            "ref": "demo", "name": "demo", "host": "127.0.0.1", "port": self.port,
-            "backend_tls": "disable", "login": "role_secret", "client_tls": "allow",
-            "token_access": "enabled", "privileged_roles": "refuse", "networks": [],
-            "created_at": "2026-01-01T00:00:00Z",
-        });
+        let record = Record {
+            port: self.port,
+            backend_tls: BackendTls::Disable,
+            ..catalog::tests::tenant("demo")
+        };
         TenantAt {
-            record: Arc::new(serde_json::from_value(record).unwrap()),
+            record: Arc::new(record),
             revision: Revision(1),
         }
     }
@@ -82,10 +75,15 @@ impl World {
             budget,
             auth_query: 1,
         };
+        let record = self.record();
         let made = self
             .pools
-            .tenant(&self.record(), sizes, || server(self.port));
-        made.unwrap_or_else(|never| match never {})
+            .tenant(&record, sizes, || self.server(&record.record));
+        made.unwrap()
+    }
+
+    fn server(&self, tenant: &Record) -> Result<Server, ClientTlsError> {
+        Server::of(tenant, &self.config)
     }
 
     async fn until(&self, open: u32) {
@@ -96,20 +94,6 @@ impl World {
         };
         timeout(PATIENCE, reached).await.unwrap();
     }
-}
-
-fn server(port: u16) -> Result<Server, Infallible> {
-    Ok(Server {
-        host: "127.0.0.1".to_owned(),
-        port,
-        tls: ClientTlsConfig::new(BackendTls::Disable, None).unwrap(),
-        connect_timeout: PATIENCE,
-        keepalive: Keepalive {
-            idle: PATIENCE,
-            interval: PATIENCE,
-            unacknowledged: None,
-        },
-    })
 }
 
 async fn listen(listener: TcpListener, counts: Rc<Counts>) {
@@ -182,12 +166,9 @@ async fn an_equal_record_is_no_change_and_another_server_retires_the_pools() {
         let tenant = world.tenant(10);
         let pool = pool(&tenant, "app", Principal::Password);
         take(&pool).await.release();
-        let unasked = || -> Result<Server, Infallible> { panic!("the server was made again") };
+        let unasked = || -> Result<Server, ClientTlsError> { panic!("the server was made again") };
         let same = world.pools.tenant(&world.record(), tenant.sizes(), unasked);
-        assert!(Rc::ptr_eq(
-            &same.unwrap_or_else(|never| match never {}),
-            &tenant
-        ));
+        assert!(Rc::ptr_eq(&same.unwrap(), &tenant));
         assert_eq!(world.counts.open.get(), 1);
 
         let moved = TenantAt {
@@ -198,7 +179,9 @@ async fn an_equal_record_is_no_change_and_another_server_retires_the_pools() {
             revision: Revision(2),
         };
         let sizes = tenant.sizes();
-        let changed = world.pools.tenant(&moved, sizes, || server(world.port));
+        let changed = world
+            .pools
+            .tenant(&moved, sizes, || world.server(&moved.record));
         assert!(changed.is_ok());
         world.until(0).await;
         // A login that has read the tenant before the change comes last.

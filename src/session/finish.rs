@@ -27,6 +27,7 @@ use crate::{
     },
     config::AuditedLogins,
     metrics::{LoginOutcome, Method, TenantMetrics, session_ended},
+    names::{RoleName, TenantRef},
     net::stream::Stream,
     pool::Checkout,
     protocol::{error::ErrorResponse, startup::Startup},
@@ -208,7 +209,12 @@ pub(super) fn note_turned_away(worker: &Worker, startup: &Startup, peer: SocketA
         ..AuditEvent::new("auth.denied", Outcome::Failure, "unknown")
     };
     let novelty = worker.process.catalog.record_refusal(event, peer.ip());
-    log(&row, peer, novelty, end);
+    let asked = Asked {
+        tenant: None,
+        role: None,
+        peer,
+    };
+    log(&row, &asked, novelty, end);
 }
 
 /// A login that comes through, unless it has to be on record and cannot be.
@@ -275,7 +281,7 @@ async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &R
     let (person, token) = proven.unzip();
     let event = AuditEvent {
         reason: Some(row.reason.to_owned()),
-        tenant,
+        tenant: tenant.clone(),
         person,
         token,
         role: Some(arrival.route.role.clone()),
@@ -291,7 +297,12 @@ async fn note_refusal(worker: &Rc<Worker>, arrival: &Settled, end: &End, row: &R
         .process
         .catalog
         .record_refusal(event, arrival.peer.ip());
-    log(row, arrival.peer, novelty, end);
+    let asked = Asked {
+        tenant,
+        role: Some(&arrival.route.role),
+        peer: arrival.peer,
+    };
+    log(row, &asked, novelty, end);
 }
 
 fn outcome(end: &End) -> LoginOutcome {
@@ -335,19 +346,30 @@ fn note_end(session: &Session, row: &Row, parting: &Parting) {
     );
 }
 
+/// What somebody who was refused had asked for.
+struct Asked<'a> {
+    /// One that there is.
+    tenant: Option<TenantRef>,
+    /// As it was typed: in the log between quotation marks, so that it can pass for nothing else.
+    role: Option<&'a RoleName>,
+    peer: SocketAddr,
+}
+
 /// Like the trail, the log has a line for the first refusal of its kind only: a flood must not fill the disk.
-fn log(row: &Row, peer: SocketAddr, novelty: Novelty, end: &End) {
+fn log(row: &Row, asked: &Asked<'_>, novelty: Novelty, end: &End) {
+    macro_rules! say {
+        ($level:ident) => {
+            tracing::$level!(
+                peer = %asked.peer, tenant = asked.tenant.as_ref().map(tracing::field::display),
+                role = asked.role.map(RoleName::as_str), reason = row.reason, %end, "login refused"
+            )
+        };
+    }
     match (novelty, row.level) {
-        (Novelty::Repeated, _) => {
-            tracing::debug!(%peer, reason = row.reason, %end, "login refused");
-        }
-        (Novelty::First, tracing::Level::ERROR) => {
-            tracing::error!(%peer, reason = row.reason, %end, "login refused");
-        }
-        (Novelty::First, tracing::Level::WARN) => {
-            tracing::warn!(%peer, reason = row.reason, %end, "login refused");
-        }
-        (Novelty::First, _) => tracing::info!(%peer, reason = row.reason, %end, "login refused"),
+        (Novelty::Repeated, _) => say!(debug),
+        (Novelty::First, tracing::Level::ERROR) => say!(error),
+        (Novelty::First, tracing::Level::WARN) => say!(warn),
+        (Novelty::First, _) => say!(info),
     }
 }
 

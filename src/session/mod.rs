@@ -23,6 +23,7 @@ mod leaks;
 mod listening;
 mod local;
 mod login;
+mod overview;
 mod relay;
 mod route;
 mod session_state;
@@ -63,6 +64,7 @@ pub use self::{
     arrive::{Arrival, accept, take_in},
     cancel_keys::Guesses,
     error::End,
+    overview::Overview,
     turns::Turns,
     verifier::AUTH_QUERY,
     worker::{Command, Parts, Process, Worker},

@@ -38,7 +38,7 @@ use crate::{
     metrics::{CancelOutcome, TenantMetrics, Traffic},
     names::{SessionId, TenantRef},
     net::{buffer::BufferPool, server_tls::ServerTls},
-    pool::{Pool, Pools},
+    pool::{Pool, PoolView, Pools},
 };
 
 /// What all workers share.
@@ -93,6 +93,10 @@ pub enum Command {
     Cancel {
         session: SessionId,
         done: oneshot::Sender<CancelOutcome>,
+    },
+    /// Say what your pools look like.
+    Pools {
+        done: oneshot::Sender<Vec<PoolView>>,
     },
 }
 

@@ -8,7 +8,7 @@ use crate::support::{
     Fixture,
     fixture::text,
     postgres::{PASSWORD, SECRET_ROLE, TOKEN_ROLE},
-    sluice::ended_in_order,
+    sluice::{Home, Settings, ended_in_order},
 };
 
 #[test]
@@ -74,6 +74,29 @@ fn another_master_key_is_refused_with_what_to_do() {
     assert!(!output.status.success());
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("key") && told.contains("sluice.db"), "{told}");
+}
+
+#[test]
+fn a_second_sluice_on_one_catalogue_is_refused_for_it_could_not_end_the_firsts_sessions() {
+    let fixture = Fixture::start();
+    let person = fixture.granted("first");
+    let mut session = fixture.token_client(&person).unwrap();
+    let catalogue = fixture.sluice.home().path("sluice.db");
+    let elsewhere = Settings::default().set("catalog.path", catalogue.to_str().unwrap());
+    let second = Home::new(&elsewhere);
+    let output = second.serve().output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("sluice.db is in use by another Sluice"),
+        "{told}"
+    );
+    assert_eq!(session.value("select 1"), "1");
+    // The lock goes with the process that had it.
+    fixture.sluice.signal("KILL");
+    fixture.sluice.wait_for_end();
+    fixture.sluice.start_again();
+    assert!(fixture.token_client(&person).is_ok());
 }
 
 #[test]

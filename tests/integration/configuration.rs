@@ -1,6 +1,6 @@
 //! Bad input gets a clear error, a non-zero exit status, and nothing is bound or lost.
 
-use std::{fs, net::TcpListener, process::Output};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Output};
 
 use crate::support::sluice::{Home, Settings, program, source};
 
@@ -161,6 +161,22 @@ fn a_configuration_can_be_checked_without_starting() {
     home.write("pooler.toml", "[listen]\npoler = 1\n");
     let output = home.serve().arg("--check").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_key_that_everybody_can_read_is_pointed_out() {
+    let home = Home::new(&Settings::default());
+    let warnings = |mode| {
+        for name in ["catalog.key", "admin.key", "server.key", "ca.key"] {
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(home.path(name), permissions).unwrap();
+        }
+        let output = home.serve().arg("--check").output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(warnings(0o644).matches("warning: ").count(), 4);
+    assert_eq!(warnings(0o640), "");
 }
 
 #[test]

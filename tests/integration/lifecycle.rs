@@ -178,6 +178,29 @@ fn a_second_sluice_on_the_same_port_is_refused_although_threads_share_it() {
 }
 
 #[test]
+fn open_files_are_as_many_as_the_system_allows_and_too_few_are_told() {
+    let few = Settings::default()
+        .set("limits.clients", 100)
+        .set("pool.overall_budget", 100);
+    let sluice = Sluice::start_with_open_files(few, 256, 4_000);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", sluice.pid())).unwrap();
+    let files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .unwrap();
+    let words: Vec<&str> = files.split_whitespace().collect();
+    assert_eq!(words, ["4000", "4000", "files"]);
+    assert!(!sluice.log().contains("open files"), "{}", sluice.log());
+
+    let many = Settings::default().set("limits.clients", 5_000);
+    let sluice = Sluice::start_with_open_files(many, 256, 4_000);
+    until("the lack of open files is told", || {
+        let told = "limits.clients and pool.overall_budget need";
+        sluice.log().contains(told)
+    });
+}
+
+#[test]
 fn what_the_pooler_holds_in_memory_is_in_no_core_dump_and_open_to_no_other_process() {
     let sluice = Sluice::start_unprivileged(Settings::default());
     let of_process = |name: &str| format!("/proc/{}/{name}", sluice.pid());

@@ -17,6 +17,13 @@ use crate::support::{
     wire::SocketOptions,
 };
 
+fn wait_until_nothing_runs(fixture: &Fixture) {
+    until("nothing runs on", || {
+        let backends = fixture.backends();
+        backends.iter().all(|backend| backend.state != "active")
+    });
+}
+
 #[test]
 fn the_tenants_limit_on_clients_is_told_with_its_value() {
     let fixture = Fixture::with_tenant(json!({ "max_clients": 3 }));
@@ -159,12 +166,7 @@ fn a_query_that_takes_too_long_is_cancelled() {
     client.query("select pg_sleep(600)").unwrap_err();
     assert_eq!(client.query("select 1").unwrap_err().code, "25P02");
     client.query("rollback").unwrap();
-    until("nothing runs on", || {
-        fixture
-            .backends()
-            .iter()
-            .all(|backend| backend.state != "active")
-    });
+    wait_until_nothing_runs(&fixture);
 }
 
 #[test]
@@ -187,12 +189,7 @@ fn a_query_that_does_not_heed_its_cancel_is_ended_with_its_session() {
     );
     let fault = client.farewell();
     assert_eq!((&*fault.severity, &*fault.code), ("FATAL", "57014"));
-    until("nothing runs on", || {
-        fixture
-            .backends()
-            .iter()
-            .all(|backend| backend.state != "active")
-    });
+    wait_until_nothing_runs(&fixture);
 }
 
 #[test]

@@ -275,6 +275,7 @@ fn what_concerns_the_whole_pooler_stays_with_the_admin_key() {
         (Method::GET, "/v1/people".to_owned()),
         (Method::POST, format!("/v1/people/{}/tokens", owner.id)),
         (Method::GET, "/v1/sessions".to_owned()),
+        (Method::GET, "/v1/pools".to_owned()),
         (Method::GET, "/v1/audit".to_owned()),
         (Method::POST, "/v1/reload".to_owned()),
     ] {

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reqwest::Method;
 use serde_json::json;
 
 use crate::support::{
@@ -89,6 +90,59 @@ fn waiting_sessions(fixture: &Fixture) -> usize {
         .iter()
         .filter(|session| session["state"] == "waiting")
         .count()
+}
+
+#[test]
+fn an_operator_sees_each_pool_with_its_backends_and_who_waits() {
+    let fixture = Fixture::with_one_backend();
+    let person = fixture.granted("first");
+    let mut own = fixture.token_client(&person).unwrap();
+    own.query("select 1").unwrap();
+    let login = fixture.password_login();
+    let mut busy = holder(&login);
+    let mut waiting = login.open().unwrap();
+    waiting.start("select 1");
+    until("it waits", || waiting_sessions(&fixture) == 1);
+
+    let path = format!("/v1/pools?tenant={}", fixture.tenant);
+    let pools = fixture.sluice.admin.get(&path)["pools"].clone();
+    let of_kind = |kind: &str| {
+        let pools = pools.as_array().unwrap();
+        let found: Vec<_> = pools.iter().filter(|pool| pool["kind"] == kind).collect();
+        assert_eq!(found.len(), 1, "{kind}: {pools:?}");
+        let pool = found[0];
+        let counts = ["size", "idle", "in_use", "changing", "waiting"];
+        (
+            pool.clone(),
+            counts.map(|name| pool[name].as_u64().unwrap()),
+        )
+    };
+    let (pool, counts) = of_kind("password");
+    assert_eq!(counts, [1, 0, 1, 0, 1], "{pool}");
+    assert!(pool["longest_wait_ms"].as_f64().unwrap() > 0.0, "{pool}");
+    let (pool, counts) = of_kind("person");
+    assert_eq!(counts, [1, 1, 0, 0, 0], "{pool}");
+    assert_eq!(pool["person"], person.id.as_str());
+    assert_eq!(pool["longest_wait_ms"], json!(null));
+
+    let shown = fixture
+        .sluice
+        .cli(&["pool", "list", "--tenant", &fixture.tenant]);
+    let email = pool["email"].as_str().unwrap();
+    assert!(shown.contains(email), "{shown}");
+    let gauge = format!("sluice_clients_waiting{{tenant=\"{}\"}}", fixture.tenant);
+    let told = |count: u32| {
+        let metrics = fixture.sluice.admin.call(Method::GET, "/metrics", None);
+        metrics.text.contains(&format!("{gauge} {count}\n"))
+    };
+    until("the metrics have who waits", || told(1));
+    busy.query("commit").unwrap();
+    waiting.answer().unwrap();
+    until("nobody waits any more", || told(0));
+    assert_eq!(
+        fixture.sluice.admin.get("/v1/pools?tenant=other")["pools"],
+        json!([])
+    );
 }
 
 #[test]

@@ -153,7 +153,17 @@ fn a_server_that_does_not_take_our_certificates_yet_says_so() {
     // The server asks this role for its password.
     fixture.grant(&person, PASSWORD_ROLE, json!({ "expires": "1h" }));
     unavailable(&fixture, "manual_migration_required");
-    fixture.remove_rule(&person, PASSWORD_ROLE);
+    // Now it is that role's fault: another one gets in.
     fixture.grant(&person, TOKEN_ROLE, json!({ "expires": "1h" }));
+    fixture.grant(&person, "app_misspelt", json!({ "expires": "1h" }));
+    assert_eq!(compatible(&fixture), json!({ "state": "enabled" }));
+}
+
+#[test]
+fn a_role_of_branches_alone_says_nothing_of_the_tenants_own_server() {
+    let fixture = Fixture::start();
+    let person = fixture.person("first");
+    let terms = json!({ "expires": "1h", "reach": "branches_only" });
+    fixture.grant(&person, PASSWORD_ROLE, terms);
     assert_eq!(compatible(&fixture), json!({ "state": "enabled" }));
 }

@@ -22,6 +22,7 @@ use crate::{
     config::{Config, Secret},
     doctor::Doctor,
     names::{DatabaseName, RoleName, TenantRef},
+    session::Overview,
 };
 
 pub(crate) const ADMIN_KEY: &str = "an-admin-key-of-the-tests";
@@ -78,6 +79,7 @@ impl World {
             reload,
             changes: changes.clone(),
             doctor,
+            overview: Overview::default(),
         };
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(serve(listener, state, shutdown.clone()));

@@ -36,24 +36,30 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) async fn open() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(&folder.path().join("sluice.db"), &key(7))
-            .await
-            .unwrap();
+        Self::open_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn open_in(folder: TempDir) -> Self {
+        let catalog = Catalog::open(&path_in(&folder), &key(7)).await.unwrap();
         Self { catalog, folder }
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        self.folder.path().join("sluice.db")
+        path_in(&self.folder)
+    }
+
+    /// Closes the catalogue; its folder stays.
+    pub(super) fn closed(self) -> TempDir {
+        let Self { catalog, folder } = self;
+        drop(catalog);
+        folder
     }
 
     /// Closes the catalogue and opens it again, with whatever was done to the file in between.
     pub(super) async fn reopened(self, meddle: &[&str]) -> Self {
-        let Self { catalog, folder } = self;
-        drop(catalog);
-        let path = folder.path().join("sluice.db");
+        let folder = self.closed();
         let mut raw = SqliteConnectOptions::new()
-            .filename(&path)
+            .filename(path_in(&folder))
             .connect()
             .await
             .unwrap();
@@ -61,21 +67,18 @@ impl Fixture {
             sqlx::query(statement).execute(&mut raw).await.unwrap();
         }
         sqlx::Connection::close(raw).await.unwrap();
-        let catalog = Catalog::open(&path, &key(7)).await.unwrap();
-        Self { catalog, folder }
+        Self::open_in(folder).await
     }
 
     /// A copy of the whole file as it is now, in a folder of its own.
     pub(super) async fn copied(&self) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("sluice.db");
         sqlx::query("VACUUM INTO $1")
-            .bind(path.to_str().unwrap())
+            .bind(path_in(&folder).to_str().unwrap())
             .execute(&mut self.raw().await)
             .await
             .unwrap();
-        let catalog = Catalog::open(&path, &key(7)).await.unwrap();
-        Self { catalog, folder }
+        Self::open_in(folder).await
     }
 
     /// Another connection to the same file, as another program would have it.
@@ -140,11 +143,16 @@ impl Fixture {
     }
 }
 
+pub(super) fn path_in(folder: &TempDir) -> PathBuf {
+    folder.path().join("sluice.db")
+}
+
 pub(super) fn key(byte: u8) -> Zeroizing<[u8; 32]> {
     Zeroizing::new([byte; 32])
 }
 
-pub(super) fn tenant(name: &str) -> Tenant {
+/// A tenant on this machine that takes tokens, all else as a new one has it.
+pub(crate) fn tenant(name: &str) -> Tenant {
     Tenant {
         tenant: TenantRef::parse(name).unwrap(),
         name: name.to_owned(),

@@ -39,12 +39,13 @@ async fn opening_twice_migrates_once() {
 async fn another_master_key_is_refused_and_the_right_one_still_opens() {
     let fixture = Fixture::open().await;
     fixture.tenant("demo").await;
-    let error = refusal(Catalog::open(&fixture.path(), &key(8)).await);
+    let folder = fixture.closed();
+    let error = refusal(Catalog::open(&path_in(&folder), &key(8)).await);
     assert!(
         matches!(error, CatalogError::WrongMasterKey { .. }),
         "{error}"
     );
-    fixture.reopened(&[]).await;
+    Fixture::open_in(folder).await;
 }
 
 #[tokio::test]
@@ -114,7 +115,8 @@ async fn a_catalogue_of_a_newer_version_is_refused() {
     .execute(&mut fixture.raw().await)
     .await
     .unwrap();
-    let error = refusal(Catalog::open(&fixture.path(), &key(7)).await);
+    let folder = fixture.closed();
+    let error = refusal(Catalog::open(&path_in(&folder), &key(7)).await);
     assert!(matches!(error, CatalogError::NewerSchema { .. }), "{error}");
 }
 
@@ -126,8 +128,18 @@ async fn a_catalogue_that_lost_its_key_check_is_not_taken_for_a_new_one() {
         .execute(&mut fixture.raw().await)
         .await
         .unwrap();
-    let error = refusal(Catalog::open(&fixture.path(), &key(7)).await);
+    let folder = fixture.closed();
+    let error = refusal(Catalog::open(&path_in(&folder), &key(7)).await);
     assert!(matches!(error, CatalogError::Corrupt { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_catalogue_that_is_open_is_not_opened_again_until_it_is_closed() {
+    let fixture = Fixture::open().await;
+    let error = refusal(Catalog::open(&fixture.path(), &key(7)).await);
+    assert!(matches!(error, CatalogError::InUse { .. }), "{error}");
+    fixture.tenant("demo").await;
+    fixture.reopened(&[]).await;
 }
 
 #[tokio::test]
@@ -141,7 +153,7 @@ async fn only_the_owner_can_read_the_files() {
         assert_eq!(mode & 0o077, 0, "{:?}", file.file_name());
         files += 1;
     }
-    assert_eq!(files, 3, "the database, its log and its index");
+    assert_eq!(files, 4, "the database, its log, its index and its lock");
 }
 
 #[tokio::test]

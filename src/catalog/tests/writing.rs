@@ -199,20 +199,6 @@ async fn a_transaction_that_the_database_ended_by_itself_wedges_nothing() {
 }
 
 #[tokio::test]
-async fn two_processes_over_one_file_write_one_chain() {
-    let fixture = Fixture::open().await;
-    let second = Catalog::open(&fixture.path(), &key(7)).await.unwrap();
-    let write = async |catalog: &Catalog| {
-        for _ in 0..50 {
-            catalog.record(event("test.happened")).await.unwrap();
-        }
-    };
-    tokio::join!(write(&fixture.catalog), write(&second));
-    let verdict = fixture.catalog.verify_audit(None).await.unwrap();
-    assert_eq!((verdict.rows, verdict.fault), (100, None));
-}
-
-#[tokio::test]
 async fn events_that_found_no_place_are_counted_in_the_trail() {
     const EVENTS: i64 = 6000;
     let fixture = Fixture::open().await;

@@ -188,6 +188,21 @@ impl Sluice {
         Self::wait_for(process, home, settings)
     }
 
+    /// Starts with this limit on open files, lower and upper.
+    pub(crate) fn start_with_open_files(settings: Settings, lower: u32, upper: u32) -> Self {
+        let home = Home::new(&settings);
+        let serve = home.serve();
+        let mut command = Command::new("sh");
+        let limits = format!("ulimit -Sn {lower} && ulimit -Hn {upper} && exec \"$0\" \"$@\"");
+        command.args(["-c", &limits]).arg(serve.get_program());
+        command.args(serve.get_args());
+        for (name, _) in serve.get_envs() {
+            command.env_remove(name);
+        }
+        let process = spawn(command, &home);
+        Self::wait_for(process, home, settings)
+    }
+
     /// Starts as a user without privileges, where we are root.
     pub(crate) fn start_unprivileged(settings: Settings) -> Self {
         let home = Home::new(&settings);
