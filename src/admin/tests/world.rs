@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use zeroize::Zeroizing;
 
 use crate::{
-    access::{Access, Credential, EndCause, Identity},
+    access::{Access, Credential, EndCause, Identity, Registration},
     admin::{AdminState, Changes, MetricsGuard, Readiness, ReloadRequest, serve},
     catalog::{Catalog, Token},
     config::{Config, Secret},
@@ -170,6 +170,12 @@ impl World {
 
     /// A session that lives on `token` and leaves once it is told to.
     pub(crate) async fn log_in(&self, token: &str) -> JoinHandle<EndCause> {
+        let session = self.admitted(token).await;
+        tokio::spawn(async move { poll_fn(|context| session.handle().poll_end(context)).await })
+    }
+
+    /// A session that lives on `token` and does not care what it is told.
+    pub(super) async fn admitted(&self, token: &str) -> Registration {
         let token = Token::parse(token).unwrap();
         let session = self.access.registry().register(Identity {
             tenant: TenantRef::parse("demo").unwrap(),
@@ -186,7 +192,7 @@ impl World {
             .admit(session.handle(), &credential)
             .await
             .unwrap();
-        tokio::spawn(async move { poll_fn(|context| session.handle().poll_end(context)).await })
+        session
     }
 }
 
