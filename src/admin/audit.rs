@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     catalog::{
-        AuditVerdict, Catalog, CatalogError,
+        AuditVerdict, Catalog, CatalogError, folded_email,
         types::{AUDIT_KINDS, AuditFilter, AuditOrder, AuditRow},
     },
     names::{Fingerprint, PersonId, SessionId, TenantRef},
@@ -205,7 +205,7 @@ impl Filter {
         let id = self.person.as_deref().map(str::parse::<PersonId>);
         let (person, email) = match id {
             Some(Ok(id)) => (Some(id), None),
-            Some(Err(_)) => (None, self.person.map(|text| text.trim().to_lowercase())),
+            Some(Err(_)) => (None, self.person.as_deref().map(folded_email)),
             None => (None, None),
         };
         AuditFilter {

@@ -169,7 +169,7 @@ impl Catalog {
 
 impl Invite {
     fn is_for(&self, tenant: &TenantRef, email: &str) -> bool {
-        self.tenant == *tenant && self.email == email.trim().to_lowercase()
+        self.tenant == *tenant && self.email == people::folded_email(email)
     }
 }
 

@@ -73,6 +73,7 @@ pub use self::{
     external_token::ExternalToken,
     invite::InviteToken,
     keys::Pepper,
+    people::folded_email,
     refusals::Novelty,
     rules::{RULE_DAYS_MAX, is_privileged},
     service_keys::ServiceKey,
