@@ -6,7 +6,9 @@
 
 use axum::{
     Extension,
-    extract::{FromRequestParts, RawPathParams, Request, State},
+    extract::{
+        FromRequestParts, RawPathParams, Request, State, rejection::RawPathParamsRejection,
+    },
     http::{HeaderMap, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -41,11 +43,14 @@ pub(super) enum Gate {
     Manager,
 }
 
+/// The named parts of the path; what is no text is for the handler to refuse, in our words.
+type NamedParts = Result<RawPathParams, RawPathParamsRejection>;
+
 /// Lets the request through if it bears the admin key, and says nothing impossible of who calls.
 pub(super) async fn require_admin_key(
     State(state): State<AdminState>,
     Extension(Peer(peer)): Extension<Peer>,
-    path: RawPathParams,
+    path: NamedParts,
     request: Request,
     next: Next,
 ) -> Response {
@@ -57,13 +62,22 @@ pub(super) async fn require_admin_key(
         };
     };
     let call = Call::of(&request, named_tenant(&path), peer);
-    call.note(&state, None, refused.code).await;
+    // Who tries with a token of their own is known by it.
+    let given = bearer(headers).unwrap_or_default();
+    let person = match token_record(&state, given).await {
+        Ok(record) => Some(record.person),
+        Err(_) => None,
+    };
+    call.note(&state, person, refused.code).await;
     refused.into_response()
 }
 
 pub(super) fn check_admin_key(state: &AdminState, headers: &HeaderMap) -> Result<(), ApiError> {
     match bearer(headers) {
         Some(given) if is_admin_key(state, given) => Ok(()),
+        Some(given) if Token::parse(given).is_some() => Err(refusal(
+            "this call needs the admin key: nobody's own token opens it",
+        )),
         Some(_) => Err(refusal("this is not the admin key")),
         None => Err(refusal("this call needs the admin key")),
     }
@@ -85,7 +99,7 @@ pub(super) enum Manager {
 pub(super) async fn require_manager(
     State(state): State<AdminState>,
     Extension(Peer(peer)): Extension<Peer>,
-    path: RawPathParams,
+    path: NamedParts,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -122,8 +136,8 @@ pub(super) async fn require_manager(
 }
 
 /// The tenant that a route is about, if what stands there can be one.
-fn named_tenant(path: &RawPathParams) -> Option<TenantRef> {
-    let (_, text) = path.iter().find(|(name, _)| *name == "ref")?;
+fn named_tenant(path: &NamedParts) -> Option<TenantRef> {
+    let (_, text) = path.as_ref().ok()?.iter().find(|(name, _)| *name == "ref")?;
     TenantRef::parse(text).ok()
 }
 

@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::world::{ADMIN_KEY, World};
+use super::world::{ADMIN_KEY, EMAIL, World};
 use crate::admin::{MetricsGuard, Readiness};
 
 #[tokio::test]
@@ -45,8 +45,37 @@ async fn the_admin_key_is_no_token_and_a_token_no_admin_key() {
         .call(Some(&token), Method::GET, "/v1/people", None)
         .await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
+    let (_, audit) = world.get("/v1/audit?kind=admin.denied").await;
+    assert_eq!(audit["rows"][0]["email"], EMAIL, "who tried is known");
     let (status, _) = world.get("/v1/projects/demo/database/jit").await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_path_that_does_not_fit_is_refused_in_the_one_shape_and_only_with_the_key() {
+    let world = World::start().await;
+    for (path, said) in [
+        ("/v1/people/%ff", "`person` in the path is not UTF-8"),
+        ("/v1/tenants/%ff", "`ref` in the path is not UTF-8"),
+        (
+            "/v1/tenants/Demo",
+            "a part of the path: a tenant ref may hold lower-case letters, digits, - and _ only",
+        ),
+        (
+            "/v1/tenants/Demo/rules",
+            "a part of the path: a tenant ref may hold lower-case letters, digits, - and _ only",
+        ),
+        (
+            "/v1/audit?session=hush",
+            "`session`: an id looks like 0197068e-5f3a-7cc1-a1b2-0c9d8e7f6a5b",
+        ),
+    ] {
+        let (status, _) = world.call(None, Method::GET, path, None).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
+        let (status, body) = world.get(path).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+        assert_eq!(body["error"]["message"], said, "{path}");
+    }
 }
 
 #[tokio::test]
