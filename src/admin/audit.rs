@@ -136,7 +136,10 @@ async fn who(
 #[utoipa::path(
     get, path = "/v1/audit/export", tag = "Audit",
     params(Filter),
-    responses((status = 200, description = "One row a line.", body = AuditRow, content_type = "application/x-ndjson")),
+    responses(
+        (status = 200, description = "One row a line.", body = AuditRow, content_type = "application/x-ndjson"),
+        (status = 404, description = "No such tenant or person, and the trail never spoke of one."),
+    ),
 )]
 async fn export(
     State(state): State<AdminState>,
@@ -148,6 +151,9 @@ async fn export(
         order: AuditOrder::OldestFirst,
         ..filter.into_catalog()
     };
+    if !state.catalog.has_audit_rows(filter.clone()).await? {
+        refuse_unknown(&state, filter.clone()).await?;
+    }
     let export = Export {
         catalog: state.catalog,
         left: filter.limit.map_or(u64::MAX, u64::from),

@@ -46,17 +46,10 @@ pub enum AuditAction {
         limit: u32,
     },
     /// Print all rows as JSON, one a line, oldest first
-    #[command(after_help = "Example:\n  sluice audit export --since 2026-03-01 --tenant demo")]
-    Export {
-        #[command(flatten)]
-        span: Period,
-        /// Of this tenant only
-        #[arg(long)]
-        tenant: Option<TenantRef>,
-        /// Of one token only
-        #[arg(long)]
-        fingerprint: Option<Fingerprint>,
-    },
+    #[command(
+        after_help = "Examples:\n  sluice audit export --since 2026-03-01 --tenant demo\n  sluice audit export --person first@example.com"
+    )]
+    Export(Box<Chosen>),
     /// Check that no row was changed, removed or reordered; exit status 1 if one was
     #[command(after_help = "Example:\n  sluice audit verify")]
     Verify {
@@ -68,6 +61,19 @@ pub enum AuditAction {
 
 #[derive(Args, Serialize)]
 pub struct Filter {
+    #[command(flatten)]
+    #[serde(flatten)]
+    chosen: Chosen,
+    /// Rows before this number only, to page back
+    #[arg(long, value_name = "SEQ", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(1..))]
+    before: Option<i64>,
+    /// At most this many rows
+    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+}
+
+#[derive(Args, Serialize)]
+pub struct Chosen {
     /// Of this tenant only
     #[arg(long)]
     tenant: Option<TenantRef>,
@@ -86,12 +92,6 @@ pub struct Filter {
     #[command(flatten)]
     #[serde(flatten)]
     span: Period,
-    /// Rows before this number only, to page back
-    #[arg(long, value_name = "SEQ", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(1..))]
-    before: Option<i64>,
-    /// At most this many rows
-    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: u32,
 }
 
 #[derive(Args, Serialize)]
@@ -132,19 +132,10 @@ impl AuditAction {
                 let found = client.find::<AuditRows>(&["v1", "audit"], &query).await?;
                 Ok(found.shown(|found| timeline(found).to_string()))
             }
-            Self::Export {
-                span,
-                tenant,
-                fingerprint,
-            } => {
-                let query = [
-                    ("since", span.since),
-                    ("until", span.until),
-                    ("tenant", tenant.map(String::from)),
-                    ("fingerprint", fingerprint.map(String::from)),
-                ];
+            Self::Export(chosen) => {
+                let mut out = std::io::stdout();
                 client
-                    .copy(&["v1", "audit", "export"], &query, &mut std::io::stdout())
+                    .copy(&["v1", "audit", "export"], &*chosen, &mut out)
                     .await
             }
             Self::Verify { checkpoint } => verify(client, checkpoint).await,

@@ -320,6 +320,8 @@ fn an_export_is_all_rows_of_the_time_asked_for_one_a_line() {
     let some = lines(&["--since", &since, "--tenant", &fixture.tenant]);
     assert_eq!(kinds(&some), ["auth.succeeded", "session.ended"]);
     assert_eq!(lines(&["--until", "1d"]), [] as [Value; 0]);
+    let ends = lines(&["--person", &person.id, "--kind", "session.ended"]);
+    assert_eq!(kinds(&ends), ["session.ended"]);
 }
 
 #[test]

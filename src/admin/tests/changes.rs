@@ -415,10 +415,12 @@ async fn a_filter_that_nothing_can_pass_is_refused() {
         ("limit=-1", StatusCode::BAD_REQUEST, "`limit` must be"),
         ("limit=1001", StatusCode::BAD_REQUEST, "`limit` must be"),
     ] {
-        let (status, answer) = world.get(&format!("/v1/audit?{query}")).await;
-        assert_eq!(status, expected, "{query}: {answer}");
-        let message = answer["error"]["message"].as_str().unwrap();
-        assert!(message.contains(said), "{query}: {message}");
+        for route in ["/v1/audit", "/v1/audit/export"] {
+            let (status, answer) = world.get(&format!("{route}?{query}")).await;
+            assert_eq!(status, expected, "{route}?{query}: {answer}");
+            let message = answer["error"]["message"].as_str().unwrap();
+            assert!(message.contains(said), "{route}?{query}: {message}");
+        }
     }
     let (status, _) = world.get("/v1/audit?kind=rule.created").await;
     assert_eq!(status, StatusCode::OK);
