@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     catalog::{
-        AuditVerdict, Catalog, CatalogError, folded_email,
+        AuditVerdict, Catalog, CatalogError, SignedEnd, folded_email,
         types::{AUDIT_KINDS, AuditFilter, AuditOrder, AuditRow},
     },
     names::{Fingerprint, PersonId, SessionId, TenantRef},
@@ -38,6 +38,7 @@ pub(super) fn routes() -> Routes {
         .routes(routes!(who))
         .routes(routes!(export))
         .routes(routes!(verify))
+        .routes(routes!(checkpoint))
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -275,8 +276,8 @@ async fn refuse_unknown_tenant(state: &AdminState, tenant: &TenantRef) -> Result
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Check {
-    /// `SEQ:HASH` of a row that must be there.
-    #[param(pattern = "^[1-9][0-9]*:[0-9a-f]{64}$")]
+    /// `SEQ:HASH` or `SEQ:HASH:SIGNATURE` of a row that must be there.
+    #[param(pattern = "^[1-9][0-9]*:[0-9a-f]{64}(:[0-9A-Za-z_-]{86})?$")]
     checkpoint: Option<String>,
 }
 
@@ -286,7 +287,7 @@ struct Check {
     params(Check),
     responses(
         (status = 200, description = "What was found.", body = AuditVerdict),
-        (status = 422, description = "`invalid`: `checkpoint` is not a row's number and hash."),
+        (status = 422, description = "`invalid`: `checkpoint` is none, or of a row that was removed since its time was over."),
     ),
 )]
 async fn verify(
@@ -296,4 +297,14 @@ async fn verify(
     let checkpoint = check.checkpoint.map(|text| text.parse()).transpose()?;
     state.catalog.flush().await?;
     Ok(Json(state.catalog.verify_audit(checkpoint).await?))
+}
+
+/// A signed checkpoint of the end of the trail, to be kept elsewhere.
+#[utoipa::path(
+    get, path = "/v1/audit/checkpoint", tag = "Audit",
+    responses((status = 200, description = "The checkpoint, and the key that its signature is checked with.", body = SignedEnd)),
+)]
+async fn checkpoint(State(state): State<AdminState>) -> Result<Json<SignedEnd>, ApiError> {
+    state.catalog.flush().await?;
+    Ok(Json(state.catalog.checkpoint().await?))
 }

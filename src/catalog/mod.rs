@@ -18,6 +18,7 @@ mod audit;
 mod authority;
 mod cache;
 mod changes;
+mod checkpoint;
 mod columns;
 mod current;
 mod entry;
@@ -69,6 +70,7 @@ use self::{
 };
 pub use self::{
     changes::Changed,
+    checkpoint::{Checkpoint, SignedEnd},
     error::{CatalogError, What},
     external_token::ExternalToken,
     invite::InviteToken,
@@ -79,7 +81,7 @@ pub use self::{
     service_keys::ServiceKey,
     token::{NoRandomness, Token, holds_token, verify},
     token_changes::Rotated,
-    trail::{AuditFault, AuditVerdict, Checkpoint},
+    trail::{AuditFault, AuditVerdict},
 };
 use crate::names::{RoleName, TenantRef};
 

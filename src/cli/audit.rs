@@ -11,7 +11,7 @@ use super::{
 use crate::{
     admin::values::{AuditRows, Presences},
     catalog::{
-        AuditFault, AuditVerdict,
+        AuditFault, AuditVerdict, SignedEnd,
         types::{AuditEvent, AuditRow, Outcome, Presence, PresenceEnd},
     },
     names::{Fingerprint, SessionId, TenantRef},
@@ -53,9 +53,18 @@ pub enum AuditAction {
     /// Check that no row was changed, removed or reordered; exit status 1 if one was
     #[command(after_help = "Example:\n  sluice audit verify")]
     Verify {
-        /// A row that must still be there, as an earlier check or the log named it
-        #[arg(long, value_name = "SEQ:HASH")]
+        /// A checkpoint (SEQ:HASH, or SEQ:HASH:SIGNATURE) whose row must still be there, as an earlier check or the log has it
+        #[arg(long, value_name = "CHECKPOINT")]
         checkpoint: Option<String>,
+    },
+    /// Print where the trail ends now, signed: a line to keep elsewhere, for `audit verify --checkpoint`
+    #[command(
+        after_help = "Examples:\n  sluice audit checkpoint >> /mnt/elsewhere/checkpoints\n  sluice audit checkpoint --key > checkpoint-key.pem"
+    )]
+    Checkpoint {
+        /// Print the public key (PEM) that signatures are checked with instead
+        #[arg(long)]
+        key: bool,
     },
 }
 
@@ -139,6 +148,15 @@ impl AuditAction {
                     .await
             }
             Self::Verify { checkpoint } => verify(client, checkpoint).await,
+            Self::Checkpoint { key } => {
+                let found = client
+                    .get::<SignedEnd>(&["v1", "audit", "checkpoint"])
+                    .await?;
+                Ok(found.shown(|end| {
+                    let text = if key { &end.public_key } else { &end.checkpoint };
+                    text.trim_end().to_owned()
+                }))
+            }
         }
     }
 }
@@ -160,11 +178,17 @@ fn conclusion(found: &AuditVerdict) -> String {
     let rows = output::count(found.rows.unsigned_abs(), "row");
     let Some(fault) = &found.fault else {
         return format!(
-            "the trail is whole: {rows}\ncheckpoint {}:{} (kept elsewhere, it proves later that nothing was put back)",
+            "the trail is whole: {rows}\ncheckpoint {}:{} (kept elsewhere, it proves later that nothing was put back; \
+             `sluice audit checkpoint` prints a signed one)",
             found.seq, found.hash
         );
     };
     let fault = match fault {
+        AuditFault::CheckpointForged { seq } => {
+            return format!(
+                "the checkpoint of row {seq} was not signed with this trail's key: nothing follows from it\nthe trail itself is whole: {rows}"
+            );
+        }
         AuditFault::RowAltered { seq } => format!("row {seq} is not as it was written"),
         AuditFault::RowMissing { seq } => format!("row {seq} is missing"),
         AuditFault::TailMissing { from, to } => {
