@@ -192,8 +192,9 @@ pub(super) fn forbidden(message: &'static str) -> ApiError {
         .with_hint("ask an owner of the tenant, or whoever runs the pooler")
 }
 
+/// The key is that of the configuration as it is now: one that was changed opens nothing after a reload.
 pub(super) fn is_admin_key(state: &AdminState, given: &str) -> bool {
-    same(given, state.admin_key.expose())
+    same(given, state.doctor.config.load().admin.key.expose())
 }
 
 /// Compares digests, so that the time taken tells nothing about the key, not even its length.

@@ -47,7 +47,7 @@ mod tenants;
 mod tokens;
 pub mod values;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -74,7 +74,7 @@ pub use self::{
     auth::{ACTOR_HEADER, is_actor},
     change::Changes,
 };
-use crate::{access::Access, catalog::Catalog, config::Secret, doctor::Doctor};
+use crate::{access::Access, catalog::Catalog, doctor::Doctor};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.
 const BODY_MAX_BYTES: usize = 256 * 1024;
@@ -91,7 +91,6 @@ const LIMITS: Limits = Limits {
 pub struct AdminState {
     pub catalog: Catalog,
     pub access: Access,
-    pub admin_key: Arc<Secret<String>>,
     pub metrics: PrometheusHandle,
     pub metrics_guard: MetricsGuard,
     pub readiness: watch::Receiver<Readiness>,

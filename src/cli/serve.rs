@@ -128,7 +128,6 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     let state = AdminState {
         catalog,
         access: pooler.process().access.clone(),
-        admin_key: Arc::new(config.admin.key.clone()),
         metrics: recorder.clone(),
         metrics_guard: metrics_guard(&config),
         readiness: ready,
@@ -303,7 +302,7 @@ impl Reloader<'_> {
         let _ = answer.send(self.reload());
     }
 
-    /// Limits, timeouts, certificate and log level change; addresses, workers and catalogue need a restart.
+    /// Limits, timeouts, certificate, admin key and log level change; addresses, workers and catalogue need a restart.
     fn reload(&self) -> Result<(), ReloadError> {
         let new = Config::load(self.path)?;
         if let Some(tls) = &self.process.tls {
@@ -313,8 +312,8 @@ impl Reloader<'_> {
         let old = self.process.config.load();
         if old.needs_restart(&new) {
             tracing::warn!(
-                "changes of addresses, workers, the catalogue, TLS on or off, where and how many calls [authorities] allows, and of [pool] \
-                 other than sizes and client limits \
+                "changes of addresses, workers, the catalogue, TLS on or off, the authority of [token_access], where and how many calls \
+                 [authorities] allows, and of [pool] other than sizes and client limits \
                  take effect at the next start only"
             );
         }

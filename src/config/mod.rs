@@ -78,6 +78,10 @@ impl Config {
             ),
             (pool.statements_per_backend, pool.statements_per_pool),
             (
+                self.token_access.ca_certificate.clone(),
+                self.token_access.ca_key.clone(),
+            ),
+            (
                 self.authorities.plain_http,
                 self.authorities.networks.clone(),
                 self.authorities.calls_per_tenant,

@@ -71,7 +71,6 @@ impl World {
         let state = AdminState {
             catalog,
             access: access.clone(),
-            admin_key: Arc::new(Secret::new(ADMIN_KEY.to_owned())),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             metrics_guard,
             readiness: ready,
