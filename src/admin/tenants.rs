@@ -350,7 +350,7 @@ async fn spare_owners(
     wanted: Option<MemberKind>,
 ) -> Result<(), ApiError> {
     match manager {
-        Manager::AdminKey
+        Manager::Key(_)
         | Manager::Person {
             standing: Standing::Owner,
             ..

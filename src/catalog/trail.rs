@@ -8,9 +8,7 @@ use crate::catalog::{
     Catalog,
     audit::{self, GENESIS, Head, Line},
     checkpoint::Checkpoint,
-    columns::{
-        digest, hex, milliseconds, milliseconds_up, parsed, parsed_optional, time, worded,
-    },
+    columns::{digest, hex, milliseconds, milliseconds_up, parsed, parsed_optional, time, worded},
     error::CatalogError,
     types::{AuditEvent, AuditFilter, AuditOrder, AuditRow},
 };

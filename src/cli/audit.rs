@@ -153,7 +153,11 @@ impl AuditAction {
                     .get::<SignedEnd>(&["v1", "audit", "checkpoint"])
                     .await?;
                 Ok(found.shown(|end| {
-                    let text = if key { &end.public_key } else { &end.checkpoint };
+                    let text = if key {
+                        &end.public_key
+                    } else {
+                        &end.checkpoint
+                    };
                     text.trim_end().to_owned()
                 }))
             }

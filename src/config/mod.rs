@@ -112,7 +112,16 @@ impl Config {
         let admin_file = key_file(&file.admin.key_file);
         let catalog_key = key::catalog_key(catalog_file.as_deref(), environment, &places)?;
         let admin_key = key::admin_key(admin_file.as_deref(), environment, &places)?;
-        let config = defaults::fill(file, folder, catalog_key, admin_key);
+        let lesser_key = |file: &Option<PathBuf>, name| {
+            let file = key_file(file);
+            file.map(|file| key::lesser_key(&file, name, &places))
+                .transpose()
+        };
+        let operator_key = lesser_key(&file.admin.operator_key_file, key::OPERATOR_KEY_FILE)?;
+        let viewer_key = lesser_key(&file.admin.viewer_key_file, key::VIEWER_KEY_FILE)?;
+        let mut config = defaults::fill(file, folder, catalog_key, admin_key);
+        config.admin.operator_key = operator_key;
+        config.admin.viewer_key = viewer_key;
         check::values(&config, &places)?;
         Ok(config)
     }
@@ -317,8 +326,12 @@ pub enum AuditedLogins {
 #[derive(Debug, Clone)]
 pub struct Admin {
     pub listen: SocketAddr,
-    /// The bearer key that every call must show.
+    /// Opens everything.
     pub key: Secret<String>,
+    /// Reads everything, and gives and takes access.
+    pub operator_key: Option<Secret<String>>,
+    /// Reads everything.
+    pub viewer_key: Option<Secret<String>>,
 }
 
 /// What is logged, and in which form.

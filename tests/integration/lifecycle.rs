@@ -166,10 +166,7 @@ fn a_broken_configuration_is_refused_at_reload_and_the_old_one_goes_on() {
     let fixture = Fixture::start();
     let mut client = fixture.password_client().unwrap();
     fixture.sluice.home().write("pooler.toml", "[listen\n");
-    let answer = fixture
-        .sluice
-        .admin
-        .call(Method::POST, "/v1/reload", None);
+    let answer = fixture.sluice.admin.call(Method::POST, "/v1/reload", None);
     assert!(answer.status >= 400, "{answer:?}");
     assert!(answer.text.contains("pooler.toml"), "{answer:?}");
     assert_eq!(client.value("select 1"), "1");

@@ -25,6 +25,8 @@ use crate::{
 };
 
 pub(crate) const ADMIN_KEY: &str = "an-admin-key-of-the-tests";
+pub(super) const OPERATOR_KEY: &str = "an-operators-key-of-the-tests";
+pub(super) const VIEWER_KEY: &str = "a-viewers-key-of-the-tests";
 pub(super) const ROLE: &str = "app_readwrite";
 pub(super) const EMAIL: &str = "first@example.com";
 
@@ -62,7 +64,9 @@ impl World {
         let (readiness, ready) = watch::channel(Readiness::Ready);
         let (reload, reloads) = mpsc::channel(1);
         let changes = Changes::default();
-        let config = Config::new(Secret::new([7; 32]), Secret::new(ADMIN_KEY.to_owned()));
+        let mut config = Config::new(Secret::new([7; 32]), Secret::new(ADMIN_KEY.to_owned()));
+        config.admin.operator_key = Some(Secret::new(OPERATOR_KEY.to_owned()));
+        config.admin.viewer_key = Some(Secret::new(VIEWER_KEY.to_owned()));
         let doctor = Doctor {
             catalog: catalog.clone(),
             config: Arc::new(ArcSwap::from_pointee(config)),

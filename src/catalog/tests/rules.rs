@@ -51,10 +51,7 @@ async fn a_change_changes_what_it_names_and_does_not_bring_back_what_was_removed
         .unwrap()
         .value;
     assert_eq!(changed.reach, RuleReach::BranchesOnly);
-    assert_eq!(
-        (changed.id, changed.expires_at),
-        (made.id, made.expires_at)
-    );
+    assert_eq!((changed.id, changed.expires_at), (made.id, made.expires_at));
     catalog
         .remove_rule(&demo, person, &app, "test")
         .await
