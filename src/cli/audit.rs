@@ -58,9 +58,7 @@ pub enum AuditAction {
         checkpoint: Option<String>,
     },
     /// Print where the trail ends now, signed: a line to keep elsewhere, for `audit verify --checkpoint`
-    #[command(
-        after_help = "Examples:\n  sluice audit checkpoint >> /mnt/elsewhere/checkpoints\n  sluice audit checkpoint --key > checkpoint-key.pem"
-    )]
+    #[command(after_help = "Examples:\n  sluice audit checkpoint\n  sluice audit checkpoint --key")]
     Checkpoint {
         /// Print the public key (PEM) that signatures are checked with instead
         #[arg(long)]
