@@ -130,6 +130,23 @@ text_name!(
     |c| c.is_ascii_digit() || ('a'..='f').contains(&c)
 );
 
+/// Whether `c` is a control character, or one of Unicode's that turn the direction or break the line of what follows: what
+/// holds one can be shown as something else.
+#[must_use]
+pub fn turns_text(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || c.is_control()
+}
+
+/// Whether `c` is not seen at all, or [turns](turns_text) what is: two texts that differ in such can look the same.
+#[must_use]
+pub fn is_unseen(c: char) -> bool {
+    let unseen = matches!(c, '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{e0000}'..='\u{e0fff}');
+    unseen || turns_text(c)
+}
+
 impl DatabaseName {
     /// The database that every server has.
     #[must_use]

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     catalog::{
-        AuditVerdict, Catalog, CatalogError,
+        AuditVerdict, Catalog, CatalogError, SignedEnd, folded_email,
         types::{AUDIT_KINDS, AuditFilter, AuditOrder, AuditRow},
     },
     names::{Fingerprint, PersonId, SessionId, TenantRef},
@@ -38,6 +38,7 @@ pub(super) fn routes() -> Routes {
         .routes(routes!(who))
         .routes(routes!(export))
         .routes(routes!(verify))
+        .routes(routes!(checkpoint))
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -136,7 +137,10 @@ async fn who(
 #[utoipa::path(
     get, path = "/v1/audit/export", tag = "Audit",
     params(Filter),
-    responses((status = 200, description = "One row a line.", body = AuditRow, content_type = "application/x-ndjson")),
+    responses(
+        (status = 200, description = "One row a line.", body = AuditRow, content_type = "application/x-ndjson"),
+        (status = 404, description = "No such tenant or person, and the trail never spoke of one."),
+    ),
 )]
 async fn export(
     State(state): State<AdminState>,
@@ -148,6 +152,9 @@ async fn export(
         order: AuditOrder::OldestFirst,
         ..filter.into_catalog()
     };
+    if !state.catalog.has_audit_rows(filter.clone()).await? {
+        refuse_unknown(&state, filter.clone()).await?;
+    }
     let export = Export {
         catalog: state.catalog,
         left: filter.limit.map_or(u64::MAX, u64::from),
@@ -205,7 +212,7 @@ impl Filter {
         let id = self.person.as_deref().map(str::parse::<PersonId>);
         let (person, email) = match id {
             Some(Ok(id)) => (Some(id), None),
-            Some(Err(_)) => (None, self.person.map(|text| text.trim().to_lowercase())),
+            Some(Err(_)) => (None, self.person.as_deref().map(folded_email)),
             None => (None, None),
         };
         AuditFilter {
@@ -269,8 +276,8 @@ async fn refuse_unknown_tenant(state: &AdminState, tenant: &TenantRef) -> Result
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Check {
-    /// `SEQ:HASH` of a row that must be there.
-    #[param(pattern = "^[1-9][0-9]*:[0-9a-f]{64}$")]
+    /// `SEQ:HASH` or `SEQ:HASH:SIGNATURE` of a row that must be there.
+    #[param(pattern = "^[1-9][0-9]*:[0-9a-f]{64}(:[0-9A-Za-z_-]{86})?$")]
     checkpoint: Option<String>,
 }
 
@@ -280,7 +287,7 @@ struct Check {
     params(Check),
     responses(
         (status = 200, description = "What was found.", body = AuditVerdict),
-        (status = 422, description = "`invalid`: `checkpoint` is not a row's number and hash."),
+        (status = 422, description = "`invalid`: `checkpoint` is none, or of a row that was removed since its time was over."),
     ),
 )]
 async fn verify(
@@ -290,4 +297,14 @@ async fn verify(
     let checkpoint = check.checkpoint.map(|text| text.parse()).transpose()?;
     state.catalog.flush().await?;
     Ok(Json(state.catalog.verify_audit(checkpoint).await?))
+}
+
+/// A signed checkpoint of the end of the trail, to be kept elsewhere.
+#[utoipa::path(
+    get, path = "/v1/audit/checkpoint", tag = "Audit",
+    responses((status = 200, description = "The checkpoint, and the key that its signature is checked with.", body = SignedEnd)),
+)]
+async fn checkpoint(State(state): State<AdminState>) -> Result<Json<SignedEnd>, ApiError> {
+    state.catalog.flush().await?;
+    Ok(Json(state.catalog.checkpoint().await?))
 }

@@ -1,12 +1,12 @@
 //! Who calls: whoever holds the admin key, or a person with a token.
 //!
-//! The admin key opens everything; a token opens what a person may ask about themselves and, where that person is an
-//! owner or administrator, the access of that tenant. The key is one for all who run the pooler, so a caller may add
-//! who they are in a header: a claim, kept in the audit trail as one. A person is in the trail as who they are.
+//! The admin key opens everything, two others less (see `Rank`); a token opens what a person may ask about themselves and,
+//! where that person is an owner or administrator, the access of that tenant. A key is one for all who run the pooler, so a
+//! caller may add who they are in a header: a claim, kept in the audit trail as one. A person is in the trail as who they are.
 
 use axum::{
     Extension,
-    extract::{FromRequestParts, RawPathParams, Request, State},
+    extract::{FromRequestParts, RawPathParams, Request, State, rejection::RawPathParamsRejection},
     http::{HeaderMap, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -33,71 +33,154 @@ use crate::{
 pub const ACTOR_HEADER: &str = "sluice-actor";
 pub(super) const ACTOR_MAX_BYTES: usize = 64;
 
-/// What is asked of whoever calls some of the routes, before anything else is looked at.
+/// What a key of the configuration opens: each what the one before it does, and more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// Reads everything, and changes nothing.
+    Viewer,
+    /// Gives and takes access: what managers do, for every tenant, and the ends of sessions and tokens.
+    Operator,
+    Admin,
+}
+
+impl Rank {
+    const ALL: [Self; 3] = [Self::Admin, Self::Operator, Self::Viewer];
+
+    /// What callers with such a key are in the trail as.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer-key",
+            Self::Operator => "operator-key",
+            Self::Admin => "admin-key",
+        }
+    }
+
+    /// The rank of the configuration's key that was given. The configuration is the one of now: a key that was changed
+    /// opens nothing after a reload.
+    pub(super) fn of(state: &AdminState, given: &str) -> Option<Self> {
+        let config = state.doctor.config.load();
+        let admin = &config.admin;
+        let is_given = |rank: &Self| {
+            let key = match rank {
+                Self::Viewer => admin.viewer_key.as_ref(),
+                Self::Operator => admin.operator_key.as_ref(),
+                Self::Admin => Some(&admin.key),
+            };
+            key.is_some_and(|key| same(given, key.expose()))
+        };
+        Self::ALL.into_iter().find(is_given)
+    }
+}
+
+/// What is asked of whoever calls some of the routes, before anything else is looked at. To look, any key will do.
 #[derive(Clone, Copy)]
 pub(super) enum Gate {
     AdminKey,
-    /// The admin key, or the token of somebody who manages access of the tenant in the path.
+    /// The operator's key will do as well.
+    Operator,
+    /// So it will here, or the token of somebody who manages access of the tenant in the path.
     Manager,
 }
 
-/// Lets the request through if it bears the admin key, and says nothing impossible of who calls.
-pub(super) async fn require_admin_key(
-    State(state): State<AdminState>,
+impl Gate {
+    /// The least key that opens a route for calls of this method.
+    pub(super) fn rank(self, is_safe: bool) -> Rank {
+        match self {
+            _ if is_safe => Rank::Viewer,
+            Self::AdminKey => Rank::Admin,
+            Self::Operator | Self::Manager => Rank::Operator,
+        }
+    }
+}
+
+/// The named parts of the path; what is no text is for the handler to refuse, in our words.
+type NamedParts = Result<RawPathParams, RawPathParamsRejection>;
+
+/// Lets the request through if it bears a key that opens the gate, and says nothing impossible of who calls.
+pub(super) async fn require_key(
+    State((state, gate)): State<(AdminState, Gate)>,
     Extension(Peer(peer)): Extension<Peer>,
-    path: RawPathParams,
-    request: Request,
+    path: NamedParts,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let headers = request.headers();
-    let Err(refused) = check_admin_key(&state, headers) else {
-        return match Actor::of(headers) {
-            Ok(_) => next.run(request).await,
-            Err(malformed) => malformed.into_response(),
-        };
-    };
+    let given = bearer(headers).unwrap_or_default();
     let call = Call::of(&request, named_tenant(&path), peer);
-    call.note(&state, None, refused.code).await;
-    refused.into_response()
+    let Some(rank) = Rank::of(&state, given) else {
+        let refused = no_key(headers);
+        // Who tries with a token of their own is known by it.
+        let person = match token_record(&state, given).await {
+            Ok(record) => Some(record.person),
+            Err(_) => None,
+        };
+        let actor = person.map(Actor::person);
+        call.note(&state, person, actor, refused.code).await;
+        return refused.into_response();
+    };
+    let actor = match Actor::of(headers, rank) {
+        Ok(actor) => actor,
+        Err(malformed) => return malformed.into_response(),
+    };
+    if rank < gate.rank(request.method().is_safe()) {
+        let refused = lesser_key();
+        call.note(&state, None, Some(actor), refused.code).await;
+        return refused.into_response();
+    }
+    request.extensions_mut().insert(Manager::Key(rank));
+    next.run(request).await
 }
 
-pub(super) fn check_admin_key(state: &AdminState, headers: &HeaderMap) -> Result<(), ApiError> {
+/// Some key of the configuration: what is behind it may be read by all who have one.
+pub(super) fn require_any_key(state: &AdminState, headers: &HeaderMap) -> Result<(), ApiError> {
+    let given = bearer(headers).unwrap_or_default();
+    Rank::of(state, given)
+        .map(|_| ())
+        .ok_or_else(|| no_key(headers))
+}
+
+fn no_key(headers: &HeaderMap) -> ApiError {
     match bearer(headers) {
-        Some(given) if is_admin_key(state, given) => Ok(()),
-        Some(_) => Err(refusal("this is not the admin key")),
-        None => Err(refusal("this call needs the admin key")),
+        Some(given) if Token::parse(given).is_some() => {
+            refusal("this call needs the admin key: nobody's own token opens it")
+        }
+        Some(_) => refusal("this is not the admin key"),
+        None => refusal("this call needs the admin key"),
     }
+}
+
+fn lesser_key() -> ApiError {
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        "forbidden",
+        "this key does not open this call",
+    )
+    .with_hint("the viewer's key reads only, the operator's gives and takes access; the rest needs the admin key")
 }
 
 /// Who manages the access of a tenant.
 #[derive(Clone, Copy)]
 pub(super) enum Manager {
-    AdminKey,
+    /// Whoever has a key of the configuration that will do.
+    Key(Rank),
     /// One of the tenant's owners and administrators.
-    Person {
-        id: PersonId,
-        standing: Standing,
-    },
+    Person { id: PersonId, standing: Standing },
 }
 
-/// Lets the request through if it bears the admin key, or the token of somebody who manages access of the tenant
+/// Lets the request through if it bears a key that opens it, or the token of somebody who manages access of the tenant
 /// that its path names, and says nothing impossible of who calls.
 pub(super) async fn require_manager(
-    State(state): State<AdminState>,
-    Extension(Peer(peer)): Extension<Peer>,
-    path: RawPathParams,
+    state: State<(AdminState, Gate)>,
+    peer: Extension<Peer>,
+    path: NamedParts,
     mut request: Request,
     next: Next,
 ) -> Response {
     let given = bearer(request.headers()).unwrap_or_default();
-    let actor = Actor::of(request.headers());
-    if is_admin_key(&state, given) {
-        if let Err(malformed) = actor {
-            return malformed.into_response();
-        }
-        request.extensions_mut().insert(Manager::AdminKey);
-        return next.run(request).await;
+    if Rank::of(&state.0.0, given).is_some() {
+        return require_key(state, peer, path, request, next).await;
     }
+    let (State((state, _)), Extension(Peer(peer))) = (state, peer);
     let tenant = named_tenant(&path);
     let call = Call::of(&request, tenant.clone(), peer);
     let (person, allowed) = match token_record(&state, given).await {
@@ -107,7 +190,9 @@ pub(super) async fn require_manager(
         ),
         Err(refused) => (None, Err(refused)),
     };
-    let answer = match allowed.and_then(|manager| actor.map(|_| manager)) {
+    // A person is in the trail as who they are; what else they say must be possible all the same.
+    let said = Actor::of(request.headers(), Rank::Viewer);
+    let answer = match allowed.and_then(|manager| said.map(|_| manager)) {
         Ok(manager) => {
             request.extensions_mut().insert(manager);
             next.run(request).await
@@ -116,14 +201,19 @@ pub(super) async fn require_manager(
     };
     // What is left to those who run the pooler, or to owners, is refused further inside.
     if let Some(reason) = denied::reason(&answer) {
-        call.note(&state, person, reason).await;
+        let actor = person.map(Actor::person);
+        call.note(&state, person, actor, reason).await;
     }
     answer
 }
 
 /// The tenant that a route is about, if what stands there can be one.
-fn named_tenant(path: &RawPathParams) -> Option<TenantRef> {
-    let (_, text) = path.iter().find(|(name, _)| *name == "ref")?;
+fn named_tenant(path: &NamedParts) -> Option<TenantRef> {
+    let (_, text) = path
+        .as_ref()
+        .ok()?
+        .iter()
+        .find(|(name, _)| *name == "ref")?;
     TenantRef::parse(text).ok()
 }
 
@@ -178,10 +268,6 @@ pub(super) fn forbidden(message: &'static str) -> ApiError {
         .with_hint("ask an owner of the tenant, or whoever runs the pooler")
 }
 
-pub(super) fn is_admin_key(state: &AdminState, given: &str) -> bool {
-    same(given, state.admin_key.expose())
-}
-
 /// Compares digests, so that the time taken tells nothing about the key, not even its length.
 fn same(given: &str, key: &str) -> bool {
     let digest = |text: &str| Sha256::digest(text.as_bytes());
@@ -202,8 +288,8 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
         .then(|| credentials.trim())
 }
 
-/// Who calls, for the audit trail: `person:id`, or who the bearer of the admin key says they are, `admin-key` or
-/// `admin-key:name`.
+/// Who calls, for the audit trail: `person:id`, or who the bearer of a key says they are, `admin-key` or `admin-key:name`
+/// (`operator-key`, `viewer-key`).
 pub(super) struct Actor(pub(super) String);
 
 /// Whether [`ACTOR_HEADER`] may have this value.
@@ -213,13 +299,18 @@ pub fn is_actor(name: &str) -> bool {
 }
 
 impl Actor {
-    /// Whoever bears the admin key, as they say.
-    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub(super) fn person(id: PersonId) -> Self {
+        Self(format!("person:{id}"))
+    }
+
+    /// Whoever bears the key of this rank, as they say.
+    fn of(headers: &HeaderMap, rank: Rank) -> Result<Self, ApiError> {
+        let key = rank.name();
         let Some(name) = headers.get(ACTOR_HEADER) else {
-            return Ok(Self("admin-key".to_owned()));
+            return Ok(Self(key.to_owned()));
         };
         match name.to_str().ok().filter(|name| is_actor(name)) {
-            Some(name) => Ok(Self(format!("admin-key:{name}"))),
+            Some(name) => Ok(Self(format!("{key}:{name}"))),
             None => Err(ApiError::malformed(format!(
                 "{ACTOR_HEADER} takes 1 to {ACTOR_MAX_BYTES} visible ASCII characters without spaces"
             ))),
@@ -232,8 +323,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         match parts.extensions.get() {
-            Some(Manager::Person { id, .. }) => Ok(Self(format!("person:{id}"))),
-            Some(Manager::AdminKey) | None => Self::of(&parts.headers),
+            Some(Manager::Person { id, .. }) => Ok(Self::person(*id)),
+            Some(Manager::Key(rank)) => Self::of(&parts.headers, *rank),
+            None => Self::of(&parts.headers, Rank::Admin),
         }
     }
 }

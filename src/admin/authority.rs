@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::{
     AdminState,
-    auth::{Actor, bearer, is_admin_key},
+    auth::{Actor, Rank, bearer},
     change::harmless,
     error::ApiError,
     extract::{SecretBody, Segments},
@@ -128,7 +128,7 @@ impl FromRequestParts<AdminState> for Caller {
     async fn from_request_parts(parts: &mut Parts, state: &AdminState) -> Result<Self, ApiError> {
         let Actor(actor) = Actor::from_request_parts(parts, state).await?;
         let given = bearer(&parts.headers).unwrap_or_default().to_owned();
-        if is_admin_key(state, &given) {
+        if Rank::of(state, &given) == Some(Rank::Admin) {
             return Ok(Self(actor));
         }
         let Segments(tenant) = Segments::<TenantRef>::from_request_parts(parts, state).await?;

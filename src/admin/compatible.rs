@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use time::OffsetDateTime;
 use utoipa_axum::routes;
 
@@ -22,7 +22,9 @@ use super::{
     invites,
     object::Object,
     openapi::Routes,
-    people, rules, tenants,
+    people, rules,
+    server::Peer,
+    tenants,
     values::{Acceptance, Done, Removed, WantedAccess},
 };
 use crate::{
@@ -296,6 +298,7 @@ async fn own(
 )]
 async fn authorise(
     State(state): State<AdminState>,
+    Extension(Peer(caller)): Extension<Peer>,
     Bearer(secret): Bearer,
     Segments(tenant): Segments<TenantRef>,
     Body(asked): Body<AuthorisationRequest>,
@@ -316,11 +319,19 @@ async fn authorise(
         .access
         .authorise(&credential, &tenant, &asked.role, from)
         .await;
-    let event = event(credential.id(), &tenant, &asked.role, from, &decision);
+    let event = AuditEvent {
+        // Names that nobody has are not kept: anything could stand there.
+        tenant: known.map(|known| known.tenant.clone()),
+        role: Some(asked.role),
+        peer: Some(from.to_string()),
+        detail: serde_json::json!({ "through": "authorise call", "asked_by": caller }),
+        ..event(credential.id(), &decision)
+    };
     match &decision {
         Ok(_) => state.catalog.record_later(event),
         Err(_) => {
-            state.catalog.record_refusal(event, from);
+            // Counted by who asks: where a client is said to be is for anybody to make up.
+            state.catalog.record_refusal(event, caller);
         }
     }
     match decision {
@@ -357,41 +368,39 @@ impl AdminState {
     }
 }
 
-fn event(
-    token: &TokenId,
-    tenant: &TenantRef,
-    role: &RoleName,
-    from: IpAddr,
-    decision: &Result<Grant, AccessError>,
-) -> AuditEvent {
-    let (kind, outcome) = match decision {
-        Ok(_) => ("auth.succeeded", Outcome::Success),
-        Err(_) => ("auth.denied", Outcome::Failure),
+/// What the trail keeps of a decision, whoever it is about.
+fn event(token: &TokenId, decision: &Result<Grant, AccessError>) -> AuditEvent {
+    let (kind, outcome, reason) = match decision {
+        Ok(_) => ("auth.succeeded", Outcome::Success, None),
+        Err(error) => ("auth.denied", Outcome::Failure, Some(reason(error))),
     };
-    let proven = !matches!(
-        decision,
-        Err(AccessError::Denied {
-            denial: Denial::InvalidToken(_),
-            person: None
-        })
-    );
-    let person = decision.as_ref().ok().map(Grant::person);
+    let person = match decision {
+        Ok(grant) => Some(grant.person()),
+        Err(AccessError::Denied { person, .. }) => *person,
+        Err(AccessError::Unavailable(_) | AccessError::AuthorityLost(_)) => None,
+    };
+    // Whoever has the id alone does not get rows in its name.
+    let is_proven = match decision {
+        Ok(_) => true,
+        Err(AccessError::Denied { denial, person }) => {
+            person.is_some() || !matches!(denial, Denial::InvalidToken(_))
+        }
+        Err(AccessError::Unavailable(_) | AccessError::AuthorityLost(_)) => false,
+    };
     let actor = person.map_or_else(|| "unknown".to_owned(), |person| format!("person:{person}"));
     AuditEvent {
-        reason: match decision {
-            Ok(_) => None,
-            Err(AccessError::Denied { denial, .. }) => Some(denial.reason().to_owned()),
-            Err(AccessError::Unavailable(_)) => Some("catalogue_unavailable".to_owned()),
-            Err(AccessError::AuthorityLost(_)) => Some("authority_unavailable".to_owned()),
-        },
-        tenant: Some(tenant.clone()),
+        reason: reason.map(str::to_owned),
         person,
-        role: Some(role.clone()),
-        // Whoever has the id alone does not get rows in its name.
-        token: proven.then(|| token.clone()),
-        peer: Some(from.to_string()),
-        detail: serde_json::json!({ "through": "authorise call" }),
+        token: is_proven.then(|| token.clone()),
         ..AuditEvent::new(kind, outcome, actor)
+    }
+}
+
+fn reason(error: &AccessError) -> &'static str {
+    match error {
+        AccessError::Denied { denial, .. } => denial.reason(),
+        AccessError::Unavailable(_) => "catalogue_unavailable",
+        AccessError::AuthorityLost(_) => "authority_unavailable",
     }
 }
 

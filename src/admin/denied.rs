@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 
-use super::{AdminState, error::ApiError};
+use super::{AdminState, auth::Actor, error::ApiError};
 use crate::{
     catalog::types::{AuditEvent, Outcome},
     names::{PersonId, TenantRef},
@@ -44,15 +44,15 @@ impl Call {
         }
     }
 
-    /// Writes down, or counts, that `person`, or nobody knows who, may not do this.
+    /// Writes down, or counts, that `actor`, or nobody knows who, may not do this.
     pub(super) async fn note(
         &self,
         state: &AdminState,
         person: Option<PersonId>,
+        actor: Option<Actor>,
         reason: &'static str,
     ) {
-        let actor =
-            person.map_or_else(|| "unknown".to_owned(), |person| format!("person:{person}"));
+        let actor = actor.map_or_else(|| "unknown".to_owned(), |Actor(name)| name);
         let event = AuditEvent {
             reason: Some(reason.to_owned()),
             tenant: self.known_tenant(state).await,

@@ -176,6 +176,8 @@ fn segment_misfit(rejection: &PathRejection) -> ApiError {
             key, expected_type, ..
         } => format!("`{key}` in the path must be {}", plain_type(expected_type)),
         ErrorKind::InvalidUtf8InPathParam { key } => format!("`{key}` in the path is not UTF-8"),
+        // What our own types say of a text that they do not take.
+        ErrorKind::Message(message) => format!("a part of the path: {}", misfit::said(message)),
         _ => "a part of the path is not as it has to be".to_owned(),
     })
 }

@@ -63,7 +63,7 @@ async fn ready(State(state): State<AdminState>) -> (StatusCode, Json<Status>) {
 /// All metrics in Prometheus' text format. Needs the key unless the listener is on a loopback address.
 #[utoipa::path(
     get, path = "/metrics", tag = "Service",
-    security((), ("admin_key" = [])),
+    security((), ("admin_key" = []), ("operator_key" = []), ("viewer_key" = [])),
     responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
 )]
 async fn metrics(
@@ -71,7 +71,7 @@ async fn metrics(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, ApiError> {
     if state.metrics_guard == MetricsGuard::AdminKey {
-        auth::check_admin_key(&state, &headers)?;
+        auth::require_any_key(&state, &headers)?;
     }
     let kind = (
         header::CONTENT_TYPE,

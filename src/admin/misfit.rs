@@ -27,8 +27,17 @@ pub(super) fn sentence(path: &str, message: &str) -> String {
             format!("{subject} must be {}", plain_type(kind))
         }
         _ if is_about_a_number(message) => format!("{subject} must be a whole number"),
-        _ => format!("{subject}: {message}"),
+        _ => format!("{subject}: {}", said(message)),
     }
+}
+
+/// What a type says of a text that it does not take, without the text.
+pub(super) fn said(message: &str) -> &str {
+    // How the parser of ids begins, which goes on with what it has met.
+    if message.starts_with("UUID parsing failed") {
+        return "an id looks like 0197068e-5f3a-7cc1-a1b2-0c9d8e7f6a5b";
+    }
+    message
 }
 
 /// serde_json adds where in the text it was; the field says it better.

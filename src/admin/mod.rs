@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! /health /ready /openapi.json        open
-//! /metrics                            open on a loopback address, else with the admin key
+//! /metrics                            open on a loopback address, else with any key
 //! /v1/projects/{ref}/database/jit     GET, POST: a person about themselves, with their token
 //! /v1/me…                             the same: what they may reach, their sessions and tokens
 //! …/invites/accept, …/invite/accept   with the acceptance token in the body
-//! rules, members, invites, switch     of a tenant: with the admin key, or the token of one who manages its access
+//! rules, members, invites, switch     of a tenant: with the operator's key, or the token of one who manages its access
+//! sessions, revoking tokens           with the operator's key
 //! /v1/tokens/leaked                   open: who shows a token has it revoked
 //! /v1/tenants/{ref}/guard             with the tenant's guard key
 //! /v1/tenants/{ref}/authority/…       a tenant's external authority, with its webhook key
-//! /v1/…                               everything else: with the admin key
+//! /v1/…                               everything else: with the admin key; to read any of these, with the viewer's key
 //! ```
 //!
 //! Every change is committed to the catalogue first and enforced on the live sessions next; the answer comes
@@ -48,7 +49,7 @@ mod tenants;
 mod tokens;
 pub mod values;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -75,7 +76,7 @@ pub use self::{
     auth::{ACTOR_HEADER, is_actor},
     change::Changes,
 };
-use crate::{access::Access, catalog::Catalog, config::Secret, doctor::Doctor, session::Overview};
+use crate::{access::Access, catalog::Catalog, doctor::Doctor, session::Overview};
 
 /// The longest body that is read; the largest real one holds a few CA certificates.
 const BODY_MAX_BYTES: usize = 256 * 1024;
@@ -92,7 +93,6 @@ const LIMITS: Limits = Limits {
 pub struct AdminState {
     pub catalog: Catalog,
     pub access: Access,
-    pub admin_key: Arc<Secret<String>>,
     pub metrics: PrometheusHandle,
     pub metrics_guard: MetricsGuard,
     pub readiness: watch::Receiver<Readiness>,
@@ -127,15 +127,16 @@ pub type ReloadError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Everything that is served.
 pub fn router(state: AdminState) -> Router {
-    let close = |gate, routes: Routes| match gate {
-        Gate::AdminKey => routes.route_layer(middleware::from_fn_with_state(
-            state.clone(),
-            auth::require_admin_key,
-        )),
-        Gate::Manager => routes.route_layer(middleware::from_fn_with_state(
-            state.clone(),
-            auth::require_manager,
-        )),
+    let close = |gate, routes: Routes| {
+        let known = (state.clone(), gate);
+        match gate {
+            Gate::AdminKey | Gate::Operator => {
+                routes.route_layer(middleware::from_fn_with_state(known, auth::require_key))
+            }
+            Gate::Manager => {
+                routes.route_layer(middleware::from_fn_with_state(known, auth::require_manager))
+            }
+        }
     };
     let (routes, document) = routes(close);
     routes
@@ -165,13 +166,15 @@ fn routes(close: impl Fn(Gate, Routes) -> Routes) -> (Router<AdminState>, OpenAp
         .merge(tenants::routes())
         .merge(people::routes())
         .merge(tokens::routes())
-        .merge(sessions::routes())
-        .merge(pools::routes())
-        .merge(doctor::routes())
         .merge(guard::key_route())
         .merge(authority::key_route())
         .merge(audit::routes())
         .merge(health::reload_route());
+    let operation = Routes::default()
+        .merge(tokens::revocation_routes())
+        .merge(sessions::routes())
+        .merge(pools::routes())
+        .merge(doctor::routes());
     let management = Routes::default()
         .merge(tenants::managed_routes())
         .merge(rules::routes())
@@ -180,6 +183,7 @@ fn routes(close: impl Fn(Gate, Routes) -> Routes) -> (Router<AdminState>, OpenAp
         .merge(compatible::open_routes())
         .layer(middleware::map_response(with_message));
     let (routes, mut document) = behind(Gate::AdminKey, administration)
+        .merge(behind(Gate::Operator, operation))
         .merge(behind(Gate::Manager, management))
         .merge(compatible)
         .merge(invites::open_routes())

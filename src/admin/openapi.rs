@@ -7,7 +7,7 @@
 //! ```text
 //! {segment} in the path    its parameter, from `segment`; 400
 //! behind a gate            the keys that open it, the header with the administrator's name; 400, 401
-//! behind the managers' one 403
+//! to some keys only        403
 //! any other key            401
 //! query                    400
 //! body                     400, 408, 413
@@ -30,7 +30,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AdminState,
-    auth::{ACTOR_HEADER, ACTOR_MAX_BYTES, Gate},
+    auth::{ACTOR_HEADER, ACTOR_MAX_BYTES, Gate, Rank},
     compatible_values::Message,
     error::Envelope,
 };
@@ -40,19 +40,30 @@ use crate::names::{InviteId, RoleName, SessionId, TenantRef, TokenId};
 pub(super) type Routes = OpenApiRouter<AdminState>;
 
 const ADMIN_KEY: &str = "admin_key";
+const OPERATOR_KEY: &str = "operator_key";
+const VIEWER_KEY: &str = "viewer_key";
+const WEBHOOK_KEY: &str = "webhook_key";
 const ACCESS_TOKEN: &str = "access_token";
 /// The keys that routes ask for, all of them in `Authorization: Bearer`.
-const KEYS: [(&str, &str); 4] = [
+const KEYS: [(&str, &str); 6] = [
     (
         ADMIN_KEY,
         "The admin key of the configuration: `[admin] key_file`.",
+    ),
+    (
+        OPERATOR_KEY,
+        "The key of those who give and take access: `[admin] operator_key_file`.",
+    ),
+    (
+        VIEWER_KEY,
+        "The key of those who look: `[admin] viewer_key_file`.",
     ),
     (
         "guard_key",
         "The key of the guard beside a tenant's database: `POST /v1/tenants/{ref}/guard-key` makes it.",
     ),
     (
-        "webhook_key",
+        WEBHOOK_KEY,
         "The key of a tenant's HTTP authority: `POST /v1/tenants/{ref}/authority/webhook-key` makes it.",
     ),
     (
@@ -90,13 +101,17 @@ async fn document(Extension(Document(json)): Extension<Document>) -> impl IntoRe
 
 /// Says of `routes` that they are behind `gate`.
 pub(super) fn behind(gate: Gate, mut routes: Routes) -> Routes {
-    let keys: &[_] = match gate {
-        Gate::AdminKey => &[ADMIN_KEY],
-        Gate::Manager => &[ADMIN_KEY, ACCESS_TOKEN],
-    };
     let paths = &mut routes.get_openapi_mut().paths.paths;
-    for (_, operation) in paths.values_mut().flat_map(operations) {
-        operation.security = Some(keys.iter().copied().map(requirement).collect());
+    for (method, operation) in paths.values_mut().flat_map(operations) {
+        let mut keys = match gate.rank(method == "get") {
+            Rank::Viewer => vec![ADMIN_KEY, OPERATOR_KEY, VIEWER_KEY],
+            Rank::Operator => vec![ADMIN_KEY, OPERATOR_KEY],
+            Rank::Admin => vec![ADMIN_KEY],
+        };
+        if matches!(gate, Gate::Manager) {
+            keys.push(ACCESS_TOKEN);
+        }
+        operation.security = Some(keys.into_iter().map(requirement).collect());
     }
     routes
 }
@@ -133,7 +148,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Operation) {
     let keys = operation.security.iter().flatten();
     let is_keyed = keys.clone().next().is_some();
     let takes = |name| keys.clone().any(|key| *key == requirement(name));
-    let is_managed = takes(ADMIN_KEY) && takes(ACCESS_TOKEN);
+    // A key of the configuration that does not open it, or somebody's token.
+    let is_denied =
+        takes(ADMIN_KEY) && !takes(WEBHOOK_KEY) && (takes(ACCESS_TOKEN) || !takes(VIEWER_KEY));
     // Not where the key is only sometimes needed.
     let is_administration = takes(ADMIN_KEY)
         && !keys
@@ -158,9 +175,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Operation) {
             "The key is missing, or is not the one that this call needs.",
         ),
         (
-            is_managed,
+            is_denied,
             "403",
-            "`forbidden`: the token is not of somebody who manages this, or not for managing.",
+            "`forbidden`: the key opens less, or the token is not of somebody who manages this, or not for managing.",
         ),
         (
             takes_body,

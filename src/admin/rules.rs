@@ -19,8 +19,8 @@ use super::{
 use crate::{
     access::Scope,
     catalog::{
-        Catalog, CatalogError,
-        types::{NewRule, Person, PrivilegedRoles, Rule, RuleReach},
+        Catalog, CatalogError, Changed,
+        types::{NewRule, Person, PrivilegedRoles, Rule, RuleChange, RuleReach},
     },
     names::{PersonId, RoleName, TenantRef},
 };
@@ -97,16 +97,18 @@ async fn add(
         reach: addition.reach,
         reason: addition.reason,
     };
-    let _order = state.changes.in_order().await;
     let person = people::find(&state.catalog, &addition.person).await?;
-    // One that has run out is replaced: it allows nothing any more.
-    let old = current(&state.catalog, &tenant, person.id, &new.role).await?;
-    if old.is_some_and(|old| old.expires_at > now) {
-        return Err(already_there(&person, &new.role));
-    }
-    write(&state, &actor, tenant, person, new)
+    let role = new.role.clone();
+    let added = state
+        .catalog
+        .add_rule(&tenant, person.id, new, &actor)
         .await
-        .map(|done| (StatusCode::CREATED, Json(done)))
+        .map_err(|error| match error {
+            CatalogError::Exists { .. } => already_there(&person, &role),
+            other => other.into(),
+        })?;
+    let done = written(&state, added, tenant, person).await;
+    Ok((StatusCode::CREATED, Json(done)))
 }
 
 /// Writes the whole of a rule, new or not.
@@ -143,7 +145,11 @@ async fn replace(
         reach: terms.reach.unwrap_or(RuleReach::Everywhere),
         reason: terms.reason.flatten(),
     };
-    write(&state, &actor, tenant, person, new).await.map(Json)
+    let changed = state
+        .catalog
+        .set_rule(&tenant, person.id, new, &actor)
+        .await?;
+    Ok(Json(written(&state, changed, tenant, person).await))
 }
 
 /// Changes what is named in a rule.
@@ -167,21 +173,23 @@ async fn set(
         .expires
         .map(|text| expiry::parse(&text, now))
         .transpose()?;
-    let _order = state.changes.in_order().await;
     let person = people::find(&state.catalog, &person).await?;
-    let old = current(&state.catalog, &tenant, person.id, &role).await?;
-    let old = old.ok_or_else(|| {
-        ApiError::missing("rule", &role)
-            .with_hint("`sluice rule list TENANT` shows the rules, `rule add` makes one")
-    })?;
-    let new = NewRule {
-        role,
-        expires_at: expires_at.unwrap_or(old.expires_at),
-        networks: terms.networks.unwrap_or(old.networks),
-        reach: terms.reach.unwrap_or(old.reach),
-        reason: terms.reason.unwrap_or(old.reason),
+    let change = RuleChange {
+        expires_at,
+        networks: terms.networks,
+        reach: terms.reach,
+        reason: terms.reason,
     };
-    write(&state, &actor, tenant, person, new).await.map(Json)
+    let changed = state
+        .catalog
+        .change_rule(&tenant, person.id, &role, change, &actor)
+        .await
+        .map_err(|error| match error {
+            CatalogError::NotFound { .. } => ApiError::missing("rule", &role)
+                .with_hint("`sluice rule list TENANT` shows the rules, `rule add` makes one"),
+            other => other.into(),
+        })?;
+    Ok(Json(written(&state, changed, tenant, person).await))
 }
 
 /// Removes a rule.
@@ -270,23 +278,18 @@ async fn current(
     Ok(rules.into_iter().find(|rule| rule.role == *role))
 }
 
-async fn write(
+/// The answer to a change of a rule, once the sessions that no longer fit are gone.
+async fn written(
     state: &AdminState,
-    actor: &str,
+    changed: Changed<Rule>,
     tenant: TenantRef,
     person: Person,
-    new: NewRule,
-) -> Result<Done<OneRule>, ApiError> {
-    let changed = state
-        .catalog
-        .set_rule(&tenant, person.id, new, actor)
-        .await?;
+) -> Done<OneRule> {
+    let scope = Scope::Member(tenant, person.id);
     let answer = |rule| OneRule {
         rule: view(rule, person.email),
     };
-    Ok(state
-        .enforced(changed, Scope::Member(tenant, person.id), answer)
-        .await)
+    state.enforced(changed, scope, answer).await
 }
 
 fn already_there(person: &Person, role: &RoleName) -> ApiError {

@@ -119,11 +119,12 @@ async fn set(
     Segments(name): Segments<TenantRef>,
     Body(fields): Body<TenantFields>,
 ) -> Result<Json<Done<OneTenant>>, ApiError> {
-    let _order = state.changes.in_order().await;
+    let order = state.changes.in_order().await;
     let tenant = find(&state.catalog, &name).await?;
     let tenant = tenant_fields::changed(tenant, fields)?;
     check_authority(&state, &tenant)?;
     let changed = state.catalog.update_tenant(tenant, &actor).await?;
+    drop(order);
     Ok(Json(
         state.enforced(changed, Scope::Tenant(name), one).await,
     ))
@@ -233,7 +234,7 @@ pub(super) async fn switch_access(
         // Whoever turns it off need not wait for a server.
         TokenAccess::Disabled => None,
     };
-    let _order = state.changes.in_order().await;
+    let order = state.changes.in_order().await;
     let tenant = Tenant {
         token_access: wanted,
         ..find(&state.catalog, &name).await?
@@ -249,6 +250,7 @@ pub(super) async fn switch_access(
         .with_hint("`sluice access disable` the parent, or take away rules"));
     }
     let changed = state.catalog.update_tenant(tenant, actor).await?;
+    drop(order);
     let answer = |tenant: Tenant| AccessState {
         state: tenant.token_access,
         unavailable,
@@ -299,13 +301,14 @@ async fn set_member(
     Segments((name, person)): Segments<(TenantRef, String)>,
     Body(terms): Body<MemberTerms>,
 ) -> Result<Json<Done<OneMember>>, ApiError> {
-    let _order = state.changes.in_order().await;
+    let order = state.changes.in_order().await;
     let person = people::find(&state.catalog, &person).await?.id;
     spare_owners(&state, manager, &name, person, Some(terms.kind)).await?;
     let changed = state
         .catalog
         .set_member(&name, person, terms.kind, &actor)
         .await?;
+    drop(order);
     let scope = Scope::Member(name, person);
     Ok(Json(
         state
@@ -328,10 +331,11 @@ async fn remove_member(
     Actor(actor): Actor,
     Segments((name, person)): Segments<(TenantRef, String)>,
 ) -> Result<Json<Done<MemberGone>>, ApiError> {
-    let _order = state.changes.in_order().await;
+    let order = state.changes.in_order().await;
     let person = people::find(&state.catalog, &person).await?.id;
     spare_owners(&state, manager, &name, person, None).await?;
     let changed = state.catalog.remove_member(&name, person, &actor).await?;
+    drop(order);
     let scope = Scope::Member(name, person);
     let answer = |rules_removed| MemberGone { rules_removed };
     Ok(Json(state.enforced(changed, scope, answer).await))
@@ -346,7 +350,7 @@ async fn spare_owners(
     wanted: Option<MemberKind>,
 ) -> Result<(), ApiError> {
     match manager {
-        Manager::AdminKey
+        Manager::Key(_)
         | Manager::Person {
             standing: Standing::Owner,
             ..

@@ -32,9 +32,16 @@ const OVERLAP: Duration = Duration::DAY;
 
 pub(super) fn routes() -> Routes {
     Routes::default()
-        .routes(routes!(list, create, revoke_all))
-        .routes(routes!(show, change, revoke))
+        .routes(routes!(list, create))
+        .routes(routes!(show, change))
         .routes(routes!(rotate))
+}
+
+/// What takes access away.
+pub(super) fn revocation_routes() -> Routes {
+    Routes::default()
+        .routes(routes!(revoke_all))
+        .routes(routes!(revoke))
 }
 
 /// The token as it is shown.

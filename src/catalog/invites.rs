@@ -6,7 +6,7 @@
 //!                └────────── revoked: gone, with the token and rules that it gave ◀─┘
 //! ```
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
@@ -124,7 +124,7 @@ impl Catalog {
             && let Some(reason) = reason(refusal)
         {
             // Where it came from is not known here; whoever holds a token that is used up cannot fill the trail with it.
-            self.record_refusal(refused_event(&invite, reason), Ipv4Addr::UNSPECIFIED.into());
+            self.record_refusal(refused_event(&invite, reason), None::<IpAddr>);
         }
         accepted
     }
@@ -169,7 +169,7 @@ impl Catalog {
 
 impl Invite {
     fn is_for(&self, tenant: &TenantRef, email: &str) -> bool {
-        self.tenant == *tenant && self.email == email.trim().to_lowercase()
+        self.tenant == *tenant && self.email == people::folded_email(email)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The keys that the catalogue derives from its master key, and what is done with them.
 //!
-//! One purpose, one key: sealing role secrets, peppering and fingerprinting tokens, sealing the audit trail's head, and telling a
-//! wrong master key. None of them is ever stored.
+//! One purpose, one key: sealing role secrets, peppering and fingerprinting tokens, sealing the audit trail's head, signing
+//! checkpoints of it, and telling a wrong master key. None of them is ever stored.
 
 use std::fmt;
 
@@ -12,6 +12,7 @@ use aes_gcm::{
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, Mac};
 use rand::{TryRngCore, rngs::OsRng};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -35,6 +36,7 @@ pub(super) struct Keys {
     fingerprint: Zeroizing<[u8; 32]>,
     audit_head: Zeroizing<[u8; 32]>,
     audit_start: Zeroizing<[u8; 32]>,
+    checkpoint: Zeroizing<[u8; 32]>,
     check: [u8; 32],
 }
 
@@ -47,6 +49,7 @@ impl Keys {
             fingerprint: derived("sluice token fingerprint"),
             audit_head: derived("sluice audit head"),
             audit_start: derived("sluice audit start"),
+            checkpoint: derived("sluice audit checkpoint"),
             check: *derived("sluice key check"),
         }
     }
@@ -89,6 +92,25 @@ impl Keys {
 
     pub(super) fn is_start_mac(&self, seq: i64, hash: &[u8; 32], stored: &[u8; 32]) -> bool {
         self.start_mac(seq, hash).ct_eq(stored).into()
+    }
+
+    /// Our signature of a checkpoint.
+    pub(super) fn sign_checkpoint(&self, statement: &[u8]) -> [u8; 64] {
+        let mut signature = [0; 64];
+        // An Ed25519 signature has that many bytes.
+        signature.copy_from_slice(self.signer().sign(statement).as_ref());
+        signature
+    }
+
+    /// What others know our signature by.
+    pub(super) fn checkpoint_key(&self) -> Vec<u8> {
+        self.signer().public_key().as_ref().to_vec()
+    }
+
+    fn signer(&self) -> Ed25519KeyPair {
+        // Any 32 bytes are a seed (RFC 8032), so this cannot fail.
+        #[allow(clippy::expect_used)]
+        Ed25519KeyPair::from_seed_unchecked(&self.checkpoint[..]).expect("any seed will do")
     }
 
     /// Base64 of a fresh nonce and the secret encrypted for this tenant, role and kind alone.
@@ -271,6 +293,7 @@ mod tests {
             *keys.fingerprint,
             *keys.audit_head,
             *keys.audit_start,
+            *keys.checkpoint,
             keys.check,
             [1; 32],
         ];

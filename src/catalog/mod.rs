@@ -19,6 +19,7 @@ mod audit;
 mod authority;
 mod cache;
 mod changes;
+mod checkpoint;
 mod columns;
 mod current;
 mod entry;
@@ -71,16 +72,18 @@ use self::{
 };
 pub use self::{
     changes::Changed,
+    checkpoint::{Checkpoint, SignedEnd},
     error::{CatalogError, What},
     external_token::ExternalToken,
     invite::InviteToken,
     keys::Pepper,
+    people::folded_email,
     refusals::Novelty,
     rules::{RULE_DAYS_MAX, is_privileged},
     service_keys::ServiceKey,
     token::{NoRandomness, Token, holds_token, verify},
     token_changes::Rotated,
-    trail::{AuditFault, AuditVerdict, Checkpoint},
+    trail::{AuditFault, AuditVerdict},
 };
 use crate::names::{RoleName, TenantRef};
 

@@ -10,7 +10,7 @@ use crate::{
         columns::{milliseconds, now, parsed, time},
         types::{AuditEvent, Person},
     },
-    names::PersonId,
+    names::{PersonId, is_unseen, turns_text},
 };
 
 /// Longest address that mail can carry (RFC 5321, 4.5.3.1.3, without the angle brackets).
@@ -27,7 +27,7 @@ impl Catalog {
     /// The person with this address; upper and lower case make no difference.
     pub async fn person_by_email(&self, email: &str) -> Result<Option<Person>, CatalogError> {
         let mut reader = self.shared.readers.acquire().await?;
-        find_by_email(&mut reader, &email.trim().to_lowercase()).await
+        find_by_email(&mut reader, &folded_email(email)).await
     }
 
     /// Everybody, by address.
@@ -126,7 +126,7 @@ pub(super) fn checked_name(name: &str) -> Result<String, CatalogError> {
     if name.len() > NAME_MAX_BYTES {
         return Err(invalid("is longer than 200 bytes"));
     }
-    if name.contains(char::is_control) {
+    if name.contains(turns_text) {
         return Err(invalid("holds a control character"));
     }
     Ok(name.to_owned())
@@ -170,7 +170,7 @@ fn person(row: &SqliteRow) -> Result<Person, CatalogError> {
 pub(super) fn checked_email(email: &str) -> Result<String, CatalogError> {
     let email = email.trim();
     let plain = email.len() <= EMAIL_MAX_BYTES
-        && !email.contains(|c: char| c.is_whitespace() || c.is_control());
+        && !email.contains(|c: char| c.is_whitespace() || is_unseen(c));
     let parts: Vec<&str> = email.split('@').collect();
     if !plain || parts.len() != 2 || parts.contains(&"") {
         return Err(CatalogError::Invalid {
@@ -178,7 +178,14 @@ pub(super) fn checked_email(email: &str) -> Result<String, CatalogError> {
             problem: "is not an e-mail address",
         });
     }
-    Ok(email.to_lowercase())
+    Ok(folded_email(email))
+}
+
+/// An address as it is kept and compared. The case of ASCII letters alone does not count: the lower case of K, the sign of
+/// kelvin, is the letter k, and an address with the one must not be taken for somebody's with the other.
+#[must_use]
+pub fn folded_email(text: &str) -> String {
+    text.trim().to_ascii_lowercase()
 }
 
 pub(super) fn person_event(kind: &str, person: &Person, actor: &str) -> AuditEvent {

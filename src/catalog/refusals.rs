@@ -53,9 +53,10 @@ struct Counted {
 pub(super) struct Refusals(Mutex<HashMap<Kind, Counted>>);
 
 impl Catalog {
-    /// Queues the `event` of a login or call refused to `address`, or counts it if it is like one before.
-    pub fn record_refusal(&self, event: AuditEvent, address: IpAddr) -> Novelty {
-        let told = self.shared.refusals.tell(event, address, Instant::now());
+    /// Queues the `event` of a login or call refused to `address`, if that is known, or counts it if it is like one before.
+    pub fn record_refusal(&self, event: AuditEvent, address: impl Into<Option<IpAddr>>) -> Novelty {
+        let (refusals, now) = (&self.shared.refusals, Instant::now());
+        let told = refusals.tell(event, address, now);
         match told {
             Some(event) => {
                 self.record_later(event);
@@ -83,9 +84,14 @@ impl Catalog {
 
 impl Refusals {
     /// The event, if it is to be written down by itself.
-    fn tell(&self, event: AuditEvent, address: IpAddr, now: Instant) -> Option<AuditEvent> {
+    fn tell(
+        &self,
+        event: AuditEvent,
+        address: impl Into<Option<IpAddr>>,
+        now: Instant,
+    ) -> Option<AuditEvent> {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = Kind::of(&event, address).within(&counted);
+        let kind = Kind::of(&event, address.into()).within(&counted);
         let at = columns::now();
         if let Some(like) = counted.get_mut(&kind) {
             like.count += 1;
@@ -116,11 +122,11 @@ impl Refusals {
 }
 
 impl Kind {
-    fn of(event: &AuditEvent, address: IpAddr) -> Self {
+    fn of(event: &AuditEvent, address: Option<IpAddr>) -> Self {
         Self {
             event: event.kind.clone(),
             tenant: event.tenant.clone(),
-            network: Some(own_network(address)),
+            network: address.map(own_network),
             person: event.person,
             reason: event.reason.clone(),
         }

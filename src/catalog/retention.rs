@@ -11,6 +11,7 @@ use crate::catalog::{
     Catalog,
     audit::{self, Head},
     changes::Effect,
+    checkpoint::Checkpoint,
     columns::{hex, milliseconds},
     error::CatalogError,
     keys::Keys,
@@ -39,7 +40,8 @@ impl Catalog {
             match self.audit_end().await {
                 Ok(Some(end)) if end.seq > told => {
                     told = end.seq;
-                    tracing::info!(checkpoint = %format_args!("{}:{}", end.seq, hex(&end.hash)), "audit trail");
+                    let checkpoint = Checkpoint::signed(&self.shared.keys, end.seq, end.hash);
+                    tracing::info!(%checkpoint, "audit trail");
                 }
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "the end of the audit trail cannot be read"),

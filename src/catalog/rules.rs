@@ -11,7 +11,7 @@ use crate::{
         members, people,
         rule_rows::{delete, find, find_all, rule, upsert},
         tenant_rows, tokens,
-        types::{AuditEvent, NewRule, PrivilegedRoles, Rule, Tenant},
+        types::{AuditEvent, NewRule, PrivilegedRoles, Rule, RuleChange, Tenant},
     },
     names::{PersonId, RoleName, RuleId, TenantRef},
 };
@@ -91,6 +91,60 @@ impl Catalog {
         self.shared
             .writer
             .change(async move |connection| {
+                let tenant = require_member(connection, &tenant, person).await?;
+                let (rule, event) = store(connection, &tenant, person, new, &actor).await?;
+                Ok(Effect::one(rule, event))
+            })
+            .await
+    }
+
+    /// Adds a rule where the person has none for the role, or one that has run out: that allows nothing any more.
+    pub async fn add_rule(
+        &self,
+        tenant: &TenantRef,
+        person: PersonId,
+        new: NewRule,
+        actor: &str,
+    ) -> Result<Changed<Rule>, CatalogError> {
+        check(&new)?;
+        let (tenant, actor) = (tenant.clone(), actor.to_owned());
+        self.shared
+            .writer
+            .change(async move |connection| {
+                let tenant = require_member(connection, &tenant, person).await?;
+                let old = find(connection, &tenant.tenant, person, &new.role).await?;
+                if old.is_some_and(|old| old.expires_at > now()) {
+                    return Err(CatalogError::exists(What::Rule, &new.role));
+                }
+                let (rule, event) = store(connection, &tenant, person, new, &actor).await?;
+                Ok(Effect::one(rule, event))
+            })
+            .await
+    }
+
+    /// Changes what is named in a rule and leaves the rest. One that was removed meanwhile does not come back.
+    pub async fn change_rule(
+        &self,
+        tenant: &TenantRef,
+        person: PersonId,
+        role: &RoleName,
+        change: RuleChange,
+        actor: &str,
+    ) -> Result<Changed<Rule>, CatalogError> {
+        let (tenant, role, actor) = (tenant.clone(), role.clone(), actor.to_owned());
+        self.shared
+            .writer
+            .change(async move |connection| {
+                let old = find(connection, &tenant, person, &role).await?;
+                let old = old.ok_or_else(|| CatalogError::missing(What::Rule, &role))?;
+                let new = NewRule {
+                    role,
+                    expires_at: change.expires_at.unwrap_or(old.expires_at),
+                    networks: change.networks.unwrap_or(old.networks),
+                    reach: change.reach.unwrap_or(old.reach),
+                    reason: change.reason.unwrap_or(old.reason),
+                };
+                check(&new)?;
                 let tenant = require_member(connection, &tenant, person).await?;
                 let (rule, event) = store(connection, &tenant, person, new, &actor).await?;
                 Ok(Effect::one(rule, event))

@@ -1,7 +1,5 @@
 //! Reading the audit trail, and checking that nobody changed it.
 
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use utoipa::ToSchema;
@@ -9,9 +7,8 @@ use utoipa::ToSchema;
 use crate::catalog::{
     Catalog,
     audit::{self, GENESIS, Head, Line},
-    columns::{
-        digest, hex, milliseconds, milliseconds_up, parsed, parsed_optional, time, unhex, worded,
-    },
+    checkpoint::Checkpoint,
+    columns::{digest, hex, milliseconds, milliseconds_up, parsed, parsed_optional, time, worded},
     error::CatalogError,
     types::{AuditEvent, AuditFilter, AuditOrder, AuditRow},
 };
@@ -58,32 +55,8 @@ pub enum AuditFault {
     StartForged,
     /// The row of this number is not the one that the checkpoint speaks of, or is not there.
     CheckpointMissed { seq: i64 },
-}
-
-/// Number and hash of a row, as they were told at some time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checkpoint {
-    pub seq: i64,
-    pub hash: [u8; 32],
-}
-
-impl FromStr for Checkpoint {
-    type Err = CatalogError;
-
-    /// Reads `SEQ:HASH`.
-    fn from_str(text: &str) -> Result<Self, CatalogError> {
-        let parts = text.split_once(':').and_then(|(seq, hash)| {
-            let seq = seq.parse().ok().filter(|seq| *seq > 0)?;
-            Some(Self {
-                seq,
-                hash: unhex(hash)?,
-            })
-        });
-        parts.ok_or(CatalogError::Invalid {
-            field: "checkpoint",
-            problem: "must be a row's number and hash, as in 123:abcd… (64 hexadecimal digits)",
-        })
-    }
+    /// The checkpoint of this row bears a signature that is not ours: nothing follows from it.
+    CheckpointForged { seq: i64 },
 }
 
 impl AuditVerdict {
@@ -152,9 +125,11 @@ impl Catalog {
             Ok(start) => (Walk::after(start), None),
             Err(fault) => (Walk::default(), Some(fault)),
         };
-        walk.checkpoint = checkpoint;
+        let forged = checkpoint.filter(|checkpoint| checkpoint.is_forged(&self.shared.keys));
+        walk.checkpoint = checkpoint.filter(|_| forged.is_none());
+        let forged = forged.map(|Checkpoint { seq, .. }| AuditFault::CheckpointForged { seq });
         let pruned = |checkpoint: Checkpoint| checkpoint.seq < walk.seq;
-        if checkpoint.is_some_and(pruned) {
+        if walk.checkpoint.is_some_and(pruned) {
             return Err(CatalogError::Invalid {
                 field: "checkpoint",
                 problem: "is of a row that was removed because its time was over: take a later one",
@@ -175,7 +150,7 @@ impl Catalog {
             rows: walk.rows,
             seq: walk.seq,
             hash: hex(&walk.hash),
-            fault: fault.or_else(|| walk.end(head)),
+            fault: fault.or_else(|| walk.end(head)).or(forged),
         })
     }
 

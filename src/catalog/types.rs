@@ -296,6 +296,15 @@ pub struct NewRule {
     pub reason: Option<String>,
 }
 
+/// What is to change in a rule; none: as it is.
+#[derive(Debug, Clone, Default)]
+pub struct RuleChange {
+    pub expires_at: Option<OffsetDateTime>,
+    pub networks: Option<Vec<IpNet>>,
+    pub reach: Option<RuleReach>,
+    pub reason: Option<Option<String>>,
+}
+
 /// Everything that decides whether a token may use a role of a tenant, read in one transaction.
 #[derive(Debug, Clone)]
 pub struct Evidence {

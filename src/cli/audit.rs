@@ -11,7 +11,7 @@ use super::{
 use crate::{
     admin::values::{AuditRows, Presences},
     catalog::{
-        AuditFault, AuditVerdict,
+        AuditFault, AuditVerdict, SignedEnd,
         types::{AuditEvent, AuditRow, Outcome, Presence, PresenceEnd},
     },
     names::{Fingerprint, SessionId, TenantRef},
@@ -46,28 +46,41 @@ pub enum AuditAction {
         limit: u32,
     },
     /// Print all rows as JSON, one a line, oldest first
-    #[command(after_help = "Example:\n  sluice audit export --since 2026-03-01 --tenant demo")]
-    Export {
-        #[command(flatten)]
-        span: Period,
-        /// Of this tenant only
-        #[arg(long)]
-        tenant: Option<TenantRef>,
-        /// Of one token only
-        #[arg(long)]
-        fingerprint: Option<Fingerprint>,
-    },
+    #[command(
+        after_help = "Examples:\n  sluice audit export --since 2026-03-01 --tenant demo\n  sluice audit export --person first@example.com"
+    )]
+    Export(Box<Chosen>),
     /// Check that no row was changed, removed or reordered; exit status 1 if one was
     #[command(after_help = "Example:\n  sluice audit verify")]
     Verify {
-        /// A row that must still be there, as an earlier check or the log named it
-        #[arg(long, value_name = "SEQ:HASH")]
+        /// A checkpoint (SEQ:HASH, or SEQ:HASH:SIGNATURE) whose row must still be there, as an earlier check or the log has it
+        #[arg(long, value_name = "CHECKPOINT")]
         checkpoint: Option<String>,
+    },
+    /// Print where the trail ends now, signed: a line to keep elsewhere, for `audit verify --checkpoint`
+    #[command(after_help = "Examples:\n  sluice audit checkpoint\n  sluice audit checkpoint --key")]
+    Checkpoint {
+        /// Print the public key (PEM) that signatures are checked with instead
+        #[arg(long)]
+        key: bool,
     },
 }
 
 #[derive(Args, Serialize)]
 pub struct Filter {
+    #[command(flatten)]
+    #[serde(flatten)]
+    chosen: Chosen,
+    /// Rows before this number only, to page back
+    #[arg(long, value_name = "SEQ", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(1..))]
+    before: Option<i64>,
+    /// At most this many rows
+    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+}
+
+#[derive(Args, Serialize)]
+pub struct Chosen {
     /// Of this tenant only
     #[arg(long)]
     tenant: Option<TenantRef>,
@@ -86,12 +99,6 @@ pub struct Filter {
     #[command(flatten)]
     #[serde(flatten)]
     span: Period,
-    /// Rows before this number only, to page back
-    #[arg(long, value_name = "SEQ", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(1..))]
-    before: Option<i64>,
-    /// At most this many rows
-    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: u32,
 }
 
 #[derive(Args, Serialize)]
@@ -132,22 +139,26 @@ impl AuditAction {
                 let found = client.find::<AuditRows>(&["v1", "audit"], &query).await?;
                 Ok(found.shown(|found| timeline(found).to_string()))
             }
-            Self::Export {
-                span,
-                tenant,
-                fingerprint,
-            } => {
-                let query = [
-                    ("since", span.since),
-                    ("until", span.until),
-                    ("tenant", tenant.map(String::from)),
-                    ("fingerprint", fingerprint.map(String::from)),
-                ];
+            Self::Export(chosen) => {
+                let mut out = std::io::stdout();
                 client
-                    .copy(&["v1", "audit", "export"], &query, &mut std::io::stdout())
+                    .copy(&["v1", "audit", "export"], &*chosen, &mut out)
                     .await
             }
             Self::Verify { checkpoint } => verify(client, checkpoint).await,
+            Self::Checkpoint { key } => {
+                let found = client
+                    .get::<SignedEnd>(&["v1", "audit", "checkpoint"])
+                    .await?;
+                Ok(found.shown(|end| {
+                    let text = if key {
+                        &end.public_key
+                    } else {
+                        &end.checkpoint
+                    };
+                    text.trim_end().to_owned()
+                }))
+            }
         }
     }
 }
@@ -169,11 +180,17 @@ fn conclusion(found: &AuditVerdict) -> String {
     let rows = output::count(found.rows.unsigned_abs(), "row");
     let Some(fault) = &found.fault else {
         return format!(
-            "the trail is whole: {rows}\ncheckpoint {}:{} (kept elsewhere, it proves later that nothing was put back)",
+            "the trail is whole: {rows}\ncheckpoint {}:{} (kept elsewhere, it proves later that nothing was put back; \
+             `sluice audit checkpoint` prints a signed one)",
             found.seq, found.hash
         );
     };
     let fault = match fault {
+        AuditFault::CheckpointForged { seq } => {
+            return format!(
+                "the checkpoint of row {seq} was not signed with this trail's key: nothing follows from it\nthe trail itself is whole: {rows}"
+            );
+        }
         AuditFault::RowAltered { seq } => format!("row {seq} is not as it was written"),
         AuditFault::RowMissing { seq } => format!("row {seq} is missing"),
         AuditFault::TailMissing { from, to } => {

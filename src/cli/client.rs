@@ -36,8 +36,8 @@ pub struct Connection {
     #[command(flatten)]
     address: Address,
 
-    /// The admin key (an owner's or administrator's own token will do for rules, members, invitations and the switch of
-    /// their tenant); better in the environment or in a file than here, where `ps` shows it [env: SLUICE_ADMIN_KEY]
+    /// The admin key, or a lesser one (an owner's or administrator's own token will do for rules, members, invitations and the
+    /// switch of their tenant); better in the environment or in a file than here, where `ps` shows it [env: SLUICE_ADMIN_KEY]
     #[arg(long, global = true, value_name = "KEY", value_parser = secret)]
     admin_key: Option<Zeroizing<String>>,
 

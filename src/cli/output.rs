@@ -1,7 +1,7 @@
 //! What people see: aligned tables, times with how far away they are, counts in words.
 //!
 //! Text that comes from clients (an application name, say) ends up on an administrator's terminal here, so
-//! control characters are replaced before anything is printed.
+//! characters that move the cursor or turn the text are replaced before anything is printed.
 
 use std::{
     fmt::{self, Write as _},
@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
-use crate::admin::values::Done;
+use crate::{admin::values::Done, names::turns_text};
 
 /// Rows under headings, columns padded to their widest cell.
 pub(super) struct Table {
@@ -77,10 +77,10 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
     lines.join("\n")
 }
 
-/// `text` without control characters.
+/// `text` without what would not be shown as itself.
 pub(super) fn tame(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if turns_text(c) { '\u{fffd}' } else { c })
         .collect()
 }
 
@@ -114,14 +114,14 @@ pub(super) fn instant_from_now(at: OffsetDateTime) -> String {
     )
 }
 
-/// How far `at` is from `now`, rounded, in the largest unit that says at least one: `in 3 h`, `5 min ago`.
+/// How far `at` is from `now`, rounded: minutes up to two hours, hours up to two days: `in 90 min`, `5 min ago`, `in 3 h`.
 pub(super) fn distance(at: OffsetDateTime, now: OffsetDateTime) -> String {
     let seconds = (at - now).whole_seconds();
     let size = match seconds.unsigned_abs() {
         0 => return "now".to_owned(),
         s @ 1..60 => format!("{s} s"),
-        s @ 60..3_600 => format!("{} min", (s + 30) / 60),
-        s @ 3_600..172_800 => format!("{} h", (s + 1_800) / 3_600),
+        s @ 60..7_200 => format!("{} min", (s + 30) / 60),
+        s @ 7_200..172_800 => format!("{} h", (s + 1_800) / 3_600),
         s => format!("{} d", (s + 43_200) / 86_400),
     };
     if seconds > 0 {
@@ -208,7 +208,11 @@ mod tests {
     fn no_cell_can_write_control_sequences_to_the_terminal() {
         let mut table = Table::new(&["APPLICATION"], "none");
         table.row(["\u{1b}[2Jpsql\n".into()]);
-        assert_eq!(table.to_string(), "APPLICATION\n\u{fffd}[2Jpsql\u{fffd}");
+        table.row(["\u{202e}lqsp".into()]);
+        assert_eq!(
+            table.to_string(),
+            "APPLICATION\n\u{fffd}[2Jpsql\u{fffd}\n\u{fffd}lqsp"
+        );
     }
 
     #[test]
@@ -248,6 +252,7 @@ mod tests {
         assert_eq!(said(0), "now");
         assert_eq!(said(59), "in 59 s");
         assert_eq!(said(-60), "1 min ago");
+        assert_eq!(said(90 * 60), "in 90 min");
         assert_eq!(said(3 * 3_600), "in 3 h");
         assert_eq!(said(90 * 86_400), "in 90 d");
     }

@@ -132,7 +132,6 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     let state = AdminState {
         catalog,
         access: pooler.process().access.clone(),
-        admin_key: Arc::new(config.admin.key.clone()),
         metrics: recorder.clone(),
         metrics_guard: metrics_guard(&config),
         readiness: ready,

@@ -5,10 +5,11 @@ use std::{fs::File, io, path::Path, time::Duration};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    AuthoritySettings, Config, Limits, Listen, Net, Pool, Timeouts, TokenAccessSettings,
+    Admin, AuthoritySettings, Config, Limits, Listen, Net, Pool, Timeouts, TokenAccessSettings,
     document::Places,
     error::{ConfigError, Problem},
     file,
+    key::{OPERATOR_KEY_FILE, VIEWER_KEY_FILE},
 };
 
 /// More threads than this help nobody.
@@ -67,7 +68,26 @@ pub(super) fn values(config: &Config, places: &Places<'_>) -> Checked {
         config.auth_query.connections,
         places,
     )?;
+    keys_differ(&config.admin, places)?;
     level(&config.log.level, places)
+}
+
+/// Who is given a key with fewer rights must not have another by it.
+fn keys_differ(admin: &Admin, places: &Places<'_>) -> Checked {
+    let keys = [
+        ("admin.key_file", Some(&admin.key)),
+        (OPERATOR_KEY_FILE, admin.operator_key.as_ref()),
+        (VIEWER_KEY_FILE, admin.viewer_key.as_ref()),
+    ];
+    for (at, &(key, one)) in keys.iter().enumerate() {
+        let Some(one) = one else { continue };
+        for &(other, two) in keys.iter().take(at) {
+            if two.is_some_and(|two| two.expose() == one.expose()) {
+                return Err(places.error(key, Problem::SameKey { other }));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn limits(limits: &Limits, places: &Places<'_>) -> Checked {

@@ -133,6 +133,8 @@ pub(super) fn fill(
         admin: Admin {
             listen: file.admin.listen.map_or(ADMIN_ADDRESS, |address| address.0),
             key: admin_key,
+            operator_key: None,
+            viewer_key: None,
         },
         log: Log {
             level: file.log.level.unwrap_or_else(|| LOG_LEVEL.to_owned()),

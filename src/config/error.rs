@@ -109,6 +109,10 @@ pub enum Problem {
     },
     #[error("is the same address as {other}: each listener needs one of its own")]
     SameAddress { other: &'static str },
+    #[error(
+        "holds the same key as {other}, and would open as much: make another one with `openssl rand -hex 32`"
+    )]
+    SameKey { other: &'static str },
     #[error("is set but {other} is not: give both, or neither")]
     Alone { other: &'static str },
     #[error("names {}, which cannot be read: {cause}; {remedy}", path.display())]

@@ -119,6 +119,8 @@ sections! {
     admin: Admin {
         listen: Address,
         key_file: PathBuf,
+        operator_key_file: PathBuf,
+        viewer_key_file: PathBuf,
     }
     log: Log {
         level: String,

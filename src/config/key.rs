@@ -20,6 +20,8 @@ use super::{
 
 pub(super) const CATALOG_KEY_VARIABLE: &str = "SLUICE_CATALOG_KEY";
 pub(super) const ADMIN_KEY_VARIABLE: &str = "SLUICE_ADMIN_KEY";
+pub(super) const OPERATOR_KEY_FILE: &str = "admin.operator_key_file";
+pub(super) const VIEWER_KEY_FILE: &str = "admin.viewer_key_file";
 
 /// A key file is read this far; none needs as much.
 const FILE_MAX_BYTES: usize = 4_096;
@@ -77,6 +79,25 @@ pub(super) fn admin_key(
 pub(super) fn is_exposed(file: &Path) -> bool {
     const READABLE_BY_OTHERS: u32 = 0o004;
     fs::metadata(file).is_ok_and(|metadata| metadata.mode() & READABLE_BY_OTHERS != 0)
+}
+
+/// A key with fewer rights than the admin key: from its file only, and none unless that is named.
+pub(super) fn lesser_key(
+    file: &Path,
+    key: &'static str,
+    places: &Places<'_>,
+) -> Result<Secret<String>, ConfigError> {
+    let content = read_start(file)
+        .map_err(|cause| places.error(key, Problem::unreadable(file, cause, REMEDY)))?;
+    bearer(&content).ok_or_else(|| {
+        places.error(
+            key,
+            Problem::AdminKeyShape {
+                min: ADMIN_KEY_MIN_BYTES,
+                max: ADMIN_KEY_MAX_BYTES,
+            },
+        )
+    })
 }
 
 /// An empty variable counts as none: that is how a container runtime often unsets one.

@@ -97,10 +97,6 @@ impl Config {
                 "catalog.key_file",
                 self.catalog.key.expose() != new.catalog.key.expose(),
             ),
-            (
-                "admin.key_file",
-                self.admin.key.expose() != new.admin.key.expose(),
-            ),
         ];
         let all = plain.into_iter().chain(other);
         all.filter(|(_, differs)| *differs)
@@ -131,11 +127,24 @@ impl Config {
         let admin_file = key_file(&file.admin.key_file);
         let catalog_key = key::catalog_key(catalog_file.as_deref(), environment, &places)?;
         let admin_key = key::admin_key(admin_file.as_deref(), environment, &places)?;
-        let config = defaults::fill(file, folder, catalog_key, admin_key);
+        let operator_file = key_file(&file.admin.operator_key_file);
+        let viewer_file = key_file(&file.admin.viewer_key_file);
+        let lesser_key = |file: &Option<PathBuf>, name| {
+            let file = file.as_ref();
+            file.map(|file| key::lesser_key(file, name, &places))
+                .transpose()
+        };
+        let operator_key = lesser_key(&operator_file, key::OPERATOR_KEY_FILE)?;
+        let viewer_key = lesser_key(&viewer_file, key::VIEWER_KEY_FILE)?;
+        let mut config = defaults::fill(file, folder, catalog_key, admin_key);
+        config.admin.operator_key = operator_key;
+        config.admin.viewer_key = viewer_key;
         check::values(&config, &places)?;
         let keys = [
             catalog_file,
             admin_file,
+            operator_file,
+            viewer_file,
             config.tls.as_ref().map(|tls| tls.key.clone()),
             config.token_access.ca_key.clone(),
         ];
@@ -349,8 +358,12 @@ pub enum AuditedLogins {
 #[derive(Debug, Clone)]
 pub struct Admin {
     pub listen: SocketAddr,
-    /// The bearer key that every call must show.
+    /// Opens everything.
     pub key: Secret<String>,
+    /// Reads everything, and gives and takes access.
+    pub operator_key: Option<Secret<String>>,
+    /// Reads everything.
+    pub viewer_key: Option<Secret<String>>,
 }
 
 /// What is logged, and in which form.

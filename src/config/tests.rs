@@ -64,12 +64,18 @@ fn the_example_shows_every_default() {
     }
     fs::write(folder.path().join("catalog.key"), CATALOG_KEY).unwrap();
     fs::write(folder.path().join("admin.key"), ADMIN_KEY).unwrap();
+    for rank in ["operator", "viewer"] {
+        let key = format!("the-key-of-the-{rank}");
+        fs::write(folder.path().join(format!("{rank}.key")), key).unwrap();
+    }
 
     let path = folder.path().join("pooler.toml");
     let mut config = Config::parse(&example_switched_on(), &path, &nothing).unwrap();
     assert!(config.tls.take().is_some());
     assert!(config.token_access.ca_certificate.take().is_some());
     assert!(config.token_access.ca_key.take().is_some());
+    assert!(config.admin.operator_key.take().is_some());
+    assert!(config.admin.viewer_key.take().is_some());
     assert_eq!(config.catalog.path, folder.path().join("sluice.db"));
     config.catalog.path = "sluice.db".into();
     // As whoever runs the tests makes files.
@@ -354,12 +360,6 @@ fn what_waits_for_the_next_start_is_named() {
         waiting("[listen]\nproxy_protocol_from = [\"10.0.0.0/8\"]\n[pool]\noverall_budget = 99"),
         ["listen.proxy_protocol_from", "pool.overall_budget"]
     );
-    let other_key = |variable: &str| match variable {
-        "SLUICE_ADMIN_KEY" => Some("another-administrators-key".to_owned()),
-        variable => keys(variable),
-    };
-    let new = Config::parse("", Path::new("pooler.toml"), &other_key).unwrap();
-    assert_eq!(old.waiting_for_restart(&new), ["admin.key_file"]);
 }
 
 #[test]
@@ -464,6 +464,35 @@ fn a_missing_or_misshapen_key_is_told_and_never_shown() {
             .to_string();
         assert!(text.contains(&format!("{key} holds no key")), "{text}");
     }
+}
+
+#[test]
+fn a_lesser_key_is_another_one_and_of_the_same_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |operator: &str, viewer: &str| {
+        fs::write(folder.path().join("operator.key"), operator).unwrap();
+        fs::write(folder.path().join("viewer.key"), viewer).unwrap();
+        let text =
+            "[admin]\noperator_key_file = \"operator.key\"\nviewer_key_file = \"viewer.key\"\n";
+        Config::parse(text, &folder.path().join("pooler.toml"), &keys)
+            .map_err(|error| error.to_string())
+    };
+    let config = told("the-key-of-operators\n", "the-key-of-viewers").unwrap();
+    let operator = config.admin.operator_key.unwrap();
+    assert_eq!(operator.expose(), "the-key-of-operators");
+    let text = told("the-key-of-operators", "the-key-of-operators").unwrap_err();
+    assert!(
+        text.contains(":3: admin.viewer_key_file holds the same key as admin.operator_key_file"),
+        "{text}"
+    );
+    let text = told(ADMIN_KEY, "the-key-of-viewers").unwrap_err();
+    assert!(
+        text.contains(":2: admin.operator_key_file holds the same key as admin.key_file"),
+        "{text}"
+    );
+    let text = told("short", "the-key-of-viewers").unwrap_err();
+    assert!(text.contains("holds no key that will do"), "{text}");
+    assert!(!text.contains("short"), "{text}");
 }
 
 #[test]

@@ -320,6 +320,41 @@ fn an_export_is_all_rows_of_the_time_asked_for_one_a_line() {
     let some = lines(&["--since", &since, "--tenant", &fixture.tenant]);
     assert_eq!(kinds(&some), ["auth.succeeded", "session.ended"]);
     assert_eq!(lines(&["--until", "1d"]), [] as [Value; 0]);
+    let ends = lines(&["--person", &person.id, "--kind", "session.ended"]);
+    assert_eq!(kinds(&ends), ["session.ended"]);
+}
+
+#[test]
+fn a_signed_checkpoint_is_held_against_the_trail() {
+    let fixture = Fixture::start();
+    let sluice = &fixture.sluice;
+    let printed = sluice.cli(&["audit", "checkpoint"]);
+    let checkpoint = printed.trim_end();
+    let verify = |checkpoint: &str| {
+        let arguments = ["audit", "verify", "--checkpoint", checkpoint];
+        let output = sluice.command(&arguments).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), said)
+    };
+    let (status, said) = verify(checkpoint);
+    assert_eq!(status, Some(0), "{said}");
+    let logged = eventually("a checkpoint in the log", || {
+        let log = sluice.log();
+        let mut words = log.split_whitespace();
+        words.find_map(|word| word.strip_prefix("checkpoint=").map(str::to_owned))
+    });
+    assert_eq!(logged.split(':').count(), 3, "{logged}");
+    assert_eq!(verify(&logged).0, Some(0), "{logged}");
+    let (row, signature) = checkpoint.rsplit_once(':').unwrap();
+    let other = if signature.starts_with('A') { 'B' } else { 'A' };
+    let (status, said) = verify(&format!("{row}:{other}{}", &signature[1..]));
+    assert_eq!(status, Some(1), "{said}");
+    assert!(
+        said.contains("was not signed with this trail's key"),
+        "{said}"
+    );
+    let key = sluice.cli(&["audit", "checkpoint", "--key"]);
+    assert!(key.starts_with("-----BEGIN PUBLIC KEY-----\n"), "{key}");
 }
 
 #[test]

@@ -7,9 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reqwest::Method;
+use serde_json::json;
+
 use crate::support::{
-    Client, Fixture, pki,
-    sluice::{Home, Settings, Sluice, ended_in_order},
+    Client, Fixture,
+    admin::Admin,
+    pki,
+    sluice::{ADMIN_KEY, Home, Settings, Sluice, ended_in_order},
     until,
 };
 
@@ -136,14 +141,32 @@ fn a_reload_takes_new_limits_without_dropping_clients() {
 }
 
 #[test]
+fn a_changed_admin_key_holds_from_the_reload_on_and_the_former_one_no_more() {
+    let fixture = Fixture::start();
+    let key = "another-key-of-the-tests-administrator";
+    let (former, new) = (
+        &fixture.sluice.admin,
+        fixture.sluice.admin.with_key(Some(key)),
+    );
+    let statuses = || {
+        let list = |api: &Admin| api.call(Method::GET, "/v1/tenants", None).status;
+        (list(former), list(&new))
+    };
+    assert_eq!(statuses(), (200, 401));
+    fixture.sluice.home().write("admin.key", key);
+    former.post("/v1/reload", json!(null));
+    assert_eq!(statuses(), (401, 200));
+    fixture.sluice.home().write("admin.key", ADMIN_KEY);
+    new.post("/v1/reload", json!(null));
+    assert_eq!(statuses(), (200, 401));
+}
+
+#[test]
 fn a_broken_configuration_is_refused_at_reload_and_the_old_one_goes_on() {
     let fixture = Fixture::start();
     let mut client = fixture.password_client().unwrap();
     fixture.sluice.home().write("pooler.toml", "[listen\n");
-    let answer = fixture
-        .sluice
-        .admin
-        .call(reqwest::Method::POST, "/v1/reload", None);
+    let answer = fixture.sluice.admin.call(Method::POST, "/v1/reload", None);
     assert!(answer.status >= 400, "{answer:?}");
     assert!(answer.text.contains("pooler.toml"), "{answer:?}");
     assert_eq!(client.value("select 1"), "1");

@@ -337,6 +337,31 @@ async fn a_change_is_made_whole_although_the_caller_hangs_up() {
 }
 
 #[tokio::test]
+async fn a_session_that_does_not_leave_keeps_no_other_change_waiting() {
+    let world = World::start().await;
+    let token = world.settle().await;
+    world.grant().await;
+    let other = json!({"ref": "other", "host": "127.0.0.1", "token_access": "enabled"});
+    world.make(Method::POST, "/v1/tenants", other).await;
+    let stubborn = world.admitted(&token).await;
+    let off = json!({"state": "disabled"});
+    let first = world.send(Method::PUT, "/v1/tenants/demo/access", off.clone());
+    let second = async {
+        eventually(|| stubborn.handle().asked_to_end().is_some()).await;
+        let done = world.send(Method::PUT, "/v1/tenants/other/access", off);
+        let (status, _) = done.await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(
+            world.changes.under_way() > 0,
+            "the first still waits for the session"
+        );
+        drop(stubborn);
+    };
+    let ((_, ended), ()) = tokio::join!(first, second);
+    assert_eq!(ended["revocation"]["sessions_ended"], 1);
+}
+
+#[tokio::test]
 async fn the_trail_says_who_did_what_and_is_whole() {
     let world = World::start().await;
     world.settle().await;
@@ -390,10 +415,12 @@ async fn a_filter_that_nothing_can_pass_is_refused() {
         ("limit=-1", StatusCode::BAD_REQUEST, "`limit` must be"),
         ("limit=1001", StatusCode::BAD_REQUEST, "`limit` must be"),
     ] {
-        let (status, answer) = world.get(&format!("/v1/audit?{query}")).await;
-        assert_eq!(status, expected, "{query}: {answer}");
-        let message = answer["error"]["message"].as_str().unwrap();
-        assert!(message.contains(said), "{query}: {message}");
+        for route in ["/v1/audit", "/v1/audit/export"] {
+            let (status, answer) = world.get(&format!("{route}?{query}")).await;
+            assert_eq!(status, expected, "{route}?{query}: {answer}");
+            let message = answer["error"]["message"].as_str().unwrap();
+            assert!(message.contains(said), "{route}?{query}: {message}");
+        }
     }
     let (status, _) = world.get("/v1/audit?kind=rule.created").await;
     assert_eq!(status, StatusCode::OK);

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::world::{EMAIL, ROLE, World};
+use crate::catalog::Token;
 
 const JIT: &str = "/v1/projects/demo/database/jit";
 
@@ -119,6 +120,31 @@ async fn authorise_calls_are_in_the_audit_trail() {
         (&row["reason"], &row["peer"]),
         (&json!("no_rule"), &json!("127.0.0.1"))
     );
+    assert_eq!(
+        (&row["email"], &row["token"]),
+        (&json!(EMAIL), &json!(&token[4..16])),
+        "whose token it was is known"
+    );
+}
+
+#[tokio::test]
+async fn who_has_no_token_cannot_fill_the_trail_with_what_they_make_up() {
+    let world = World::start().await;
+    world.settle().await;
+    let unknown = Token::generate().unwrap().reveal();
+    for number in 1..=50 {
+        let path = format!("/v1/projects/made-up-{number}/database/jit");
+        let body = json!({"role": format!("role{number}"), "rhost": format!("192.0.2.{number}")});
+        let (status, _) = world
+            .call(Some(&unknown), Method::POST, &path, Some(body))
+            .await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+    let (_, audit) = world.get("/v1/audit?kind=auth.denied&limit=1000").await;
+    let rows = audit["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 1, "the others are counted: {rows:?}");
+    assert_eq!(rows[0]["tenant"], Value::Null, "there is no such tenant");
+    assert_eq!(rows[0]["detail"]["asked_by"], "127.0.0.1");
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::world::{ADMIN_KEY, World};
-use crate::admin::{MetricsGuard, Readiness};
+use super::world::{ADMIN_KEY, EMAIL, OPERATOR_KEY, ROLE, VIEWER_KEY, World};
+use crate::admin::{self, MetricsGuard, Readiness};
 
 #[tokio::test]
 async fn every_call_but_health_and_readiness_needs_a_key() {
@@ -45,8 +45,102 @@ async fn the_admin_key_is_no_token_and_a_token_no_admin_key() {
         .call(Some(&token), Method::GET, "/v1/people", None)
         .await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
+    let (_, audit) = world.get("/v1/audit?kind=admin.denied").await;
+    assert_eq!(audit["rows"][0]["email"], EMAIL, "who tried is known");
     let (status, _) = world.get("/v1/projects/demo/database/jit").await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_path_that_does_not_fit_is_refused_in_the_one_shape_and_only_with_the_key() {
+    let world = World::start().await;
+    for (path, said) in [
+        ("/v1/people/%ff", "`person` in the path is not UTF-8"),
+        ("/v1/tenants/%ff", "`ref` in the path is not UTF-8"),
+        (
+            "/v1/tenants/Demo",
+            "a part of the path: a tenant ref may hold lower-case letters, digits, - and _ only",
+        ),
+        (
+            "/v1/tenants/Demo/rules",
+            "a part of the path: a tenant ref may hold lower-case letters, digits, - and _ only",
+        ),
+        (
+            "/v1/audit?session=hush",
+            "`session`: an id looks like 0197068e-5f3a-7cc1-a1b2-0c9d8e7f6a5b",
+        ),
+    ] {
+        let (status, _) = world.call(None, Method::GET, path, None).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
+        let (status, body) = world.get(path).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+        assert_eq!(body["error"]["message"], said, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_lesser_key_opens_what_the_description_says_and_nothing_else() {
+    let world = World::start().await;
+    let document = serde_json::to_value(admin::document()).unwrap();
+    let mut denied = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let keys = operation["security"].as_array().into_iter().flatten();
+            let keys: Vec<_> = keys
+                .flat_map(|key| key.as_object().unwrap().keys())
+                .collect();
+            let takes = |name: &str| keys.iter().any(|key| *key == name);
+            if !takes("admin_key") || takes("webhook_key") {
+                continue;
+            }
+            for (name, key) in [("operator_key", OPERATOR_KEY), ("viewer_key", VIEWER_KEY)] {
+                // The braces in the path name nobody: what is let through changes nothing.
+                let verb: Method = method.to_uppercase().parse().unwrap();
+                let (status, body) = world.call(Some(key), verb, path, None).await;
+                if takes(name) {
+                    let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+                    assert!(
+                        !refused.contains(&status),
+                        "{name}: {method} {path}: {body}"
+                    );
+                } else {
+                    assert_eq!(status, StatusCode::FORBIDDEN, "{name}: {method} {path}");
+                    denied += 1;
+                }
+            }
+            assert!(method != "get" || takes("viewer_key"), "{path}");
+        }
+    }
+    assert!(denied > 30, "{denied}");
+}
+
+#[tokio::test]
+async fn an_operator_gives_and_takes_access_and_a_viewer_looks_on() {
+    let world = World::start().await;
+    let token = world.settle().await;
+    let rules = "/v1/tenants/demo/rules";
+    let rule = json!({"person": EMAIL, "role": ROLE, "expires": "1h"});
+    let call =
+        async |key, method, path: &str, body| world.call(Some(key), method, path, body).await.0;
+    let refused = call(VIEWER_KEY, Method::POST, rules, Some(rule.clone())).await;
+    assert_eq!(refused, StatusCode::FORBIDDEN);
+    let added = call(OPERATOR_KEY, Method::POST, rules, Some(rule)).await;
+    assert_eq!(added, StatusCode::CREATED);
+    let session = world.log_in(&token).await;
+    let tokens = format!("/v1/people/{EMAIL}/tokens");
+    let made = json!({"name": "another", "expires": "1h"});
+    let refused = call(OPERATOR_KEY, Method::POST, &tokens, Some(made)).await;
+    assert_eq!(refused, StatusCode::FORBIDDEN, "a token is its person");
+    let revoked = call(OPERATOR_KEY, Method::DELETE, &tokens, None).await;
+    assert_eq!(revoked, StatusCode::OK);
+    session.await.unwrap();
+    let path = "/v1/audit?kind=rule.created";
+    let (_, audit) = world.call(Some(VIEWER_KEY), Method::GET, path, None).await;
+    assert_eq!(audit["rows"][0]["actor"], "operator-key");
+    let (_, audit) = world.get("/v1/audit?kind=admin.denied").await;
+    let actors = audit["rows"].as_array().unwrap().iter();
+    let actors: Vec<_> = actors.map(|row| &row["actor"]).collect();
+    assert!(actors.contains(&&json!("viewer-key")), "{actors:?}");
 }
 
 #[tokio::test]

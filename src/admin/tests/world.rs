@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use zeroize::Zeroizing;
 
 use crate::{
-    access::{Access, Credential, EndCause, Identity},
+    access::{Access, Credential, EndCause, Identity, Registration},
     admin::{AdminState, Changes, MetricsGuard, Readiness, ReloadRequest, serve},
     catalog::{Catalog, Token},
     config::{Config, Secret},
@@ -26,6 +26,8 @@ use crate::{
 };
 
 pub(crate) const ADMIN_KEY: &str = "an-admin-key-of-the-tests";
+pub(super) const OPERATOR_KEY: &str = "an-operators-key-of-the-tests";
+pub(super) const VIEWER_KEY: &str = "a-viewers-key-of-the-tests";
 pub(super) const ROLE: &str = "app_readwrite";
 pub(super) const EMAIL: &str = "first@example.com";
 
@@ -63,7 +65,9 @@ impl World {
         let (readiness, ready) = watch::channel(Readiness::Ready);
         let (reload, reloads) = mpsc::channel(1);
         let changes = Changes::default();
-        let config = Config::new(Secret::new([7; 32]), Secret::new(ADMIN_KEY.to_owned()));
+        let mut config = Config::new(Secret::new([7; 32]), Secret::new(ADMIN_KEY.to_owned()));
+        config.admin.operator_key = Some(Secret::new(OPERATOR_KEY.to_owned()));
+        config.admin.viewer_key = Some(Secret::new(VIEWER_KEY.to_owned()));
         let doctor = Doctor {
             catalog: catalog.clone(),
             config: Arc::new(ArcSwap::from_pointee(config)),
@@ -72,7 +76,6 @@ impl World {
         let state = AdminState {
             catalog,
             access: access.clone(),
-            admin_key: Arc::new(Secret::new(ADMIN_KEY.to_owned())),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             metrics_guard,
             readiness: ready,
@@ -172,6 +175,12 @@ impl World {
 
     /// A session that lives on `token` and leaves once it is told to.
     pub(crate) async fn log_in(&self, token: &str) -> JoinHandle<EndCause> {
+        let session = self.admitted(token).await;
+        tokio::spawn(async move { poll_fn(|context| session.handle().poll_end(context)).await })
+    }
+
+    /// A session that lives on `token` and does not care what it is told.
+    pub(super) async fn admitted(&self, token: &str) -> Registration {
         let token = Token::parse(token).unwrap();
         let session = self.access.registry().register(Identity {
             tenant: TenantRef::parse("demo").unwrap(),
@@ -188,7 +197,7 @@ impl World {
             .admit(session.handle(), &credential)
             .await
             .unwrap();
-        tokio::spawn(async move { poll_fn(|context| session.handle().poll_end(context)).await })
+        session
     }
 }
 

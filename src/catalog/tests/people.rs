@@ -30,6 +30,8 @@ async fn an_address_belongs_to_one_person_in_whatever_case() {
         "first@",
         "a@b@c",
         "a b@c",
+        "first@exam\u{200b}ple.com",
+        "\u{202e}first@example.com",
         &"a@".repeat(200),
     ] {
         assert_refused!(
@@ -41,6 +43,23 @@ async fn an_address_belongs_to_one_person_in_whatever_case() {
         catalog.create_person("second@example.com", " ", "test"),
         CatalogError::Invalid { field: "name", .. }
     );
+    assert_refused!(
+        catalog.create_person("second@example.com", "Second\u{202e}", "test"),
+        CatalogError::Invalid { field: "name", .. }
+    );
+}
+
+#[tokio::test]
+async fn an_address_is_nobody_elses_whose_letters_have_the_same_lower_case() {
+    let fixture = Fixture::open().await;
+    let catalog = &fixture.catalog;
+    fixture.person("kim@example.com").await;
+    // The sign of kelvin: its lower case is k.
+    let other = "\u{212a}im@example.com";
+    assert_eq!(catalog.person_by_email(other).await.unwrap(), None);
+    let made = catalog.create_person(other, "Kim", "test").await.unwrap();
+    let found = catalog.person_by_email(other).await.unwrap();
+    assert_eq!(found, Some(made.value));
 }
 
 #[tokio::test]

@@ -34,6 +34,62 @@ async fn a_rule_comes_back_as_it_was_given_and_keeps_its_id_when_replaced() {
 }
 
 #[tokio::test]
+async fn a_change_changes_what_it_names_and_does_not_bring_back_what_was_removed() {
+    let fixture = Fixture::open().await;
+    let demo = fixture.tenant("demo").await;
+    let person = fixture.member(&demo, "first@example.com").await;
+    let catalog = &fixture.catalog;
+    let made = fixture.rule(&demo, person, "app").await;
+    let app = role("app");
+    let change = RuleChange {
+        reach: Some(RuleReach::BranchesOnly),
+        ..RuleChange::default()
+    };
+    let changed = catalog
+        .change_rule(&demo, person, &app, change.clone(), "test")
+        .await
+        .unwrap()
+        .value;
+    assert_eq!(changed.reach, RuleReach::BranchesOnly);
+    assert_eq!((changed.id, changed.expires_at), (made.id, made.expires_at));
+    catalog
+        .remove_rule(&demo, person, &app, "test")
+        .await
+        .unwrap();
+    assert_refused!(
+        catalog.change_rule(&demo, person, &app, change, "test"),
+        CatalogError::NotFound {
+            what: What::Rule,
+            ..
+        }
+    );
+    assert!(catalog.rules(&demo).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn of_two_additions_of_one_rule_the_first_stands() {
+    let fixture = Fixture::open().await;
+    let demo = fixture.tenant("demo").await;
+    let person = fixture.member(&demo, "first@example.com").await;
+    let catalog = &fixture.catalog;
+    let add = || catalog.add_rule(&demo, person, new_rule("app"), "test");
+    let (one, other) = tokio::join!(add(), add());
+    let outcomes = [one.map(|_| ()), other.map(|_| ())];
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    let is_refused = |outcome: &Result<(), CatalogError>| {
+        matches!(
+            outcome,
+            Err(CatalogError::Exists {
+                what: What::Rule,
+                ..
+            })
+        )
+    };
+    assert!(outcomes.iter().any(is_refused), "{outcomes:?}");
+    assert_eq!(catalog.rules(&demo).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn replacing_the_set_of_rules_tells_each_that_came_stayed_or_went() {
     let fixture = Fixture::open().await;
     let demo = fixture.tenant("demo").await;

@@ -488,3 +488,24 @@ async fn a_trail_put_back_as_a_whole_is_found_by_a_checkpoint() {
     fixture.catalog.record(event("test.other")).await.unwrap();
     assert_eq!(check(&fixture).await, missed);
 }
+
+#[tokio::test]
+async fn a_checkpoint_that_somebody_else_has_signed_says_nothing_of_the_trail() {
+    let fixture = meddled(&[]).await;
+    let signed = fixture.catalog.checkpoint().await.unwrap().checkpoint;
+    let check = async |text: &str| {
+        let checkpoint = text.parse().unwrap();
+        let verdict = fixture.catalog.verify_audit(Some(checkpoint)).await;
+        verdict.unwrap().fault
+    };
+    assert_eq!(check(&signed).await, None);
+    // Of a row that the trail never had: without the signature it would look as if the trail had been put back.
+    let (seq, rest) = signed.split_once(':').unwrap();
+    let seq: i64 = seq.parse::<i64>().unwrap() + 1;
+    let alleged = format!("{seq}:{rest}");
+    let forged = Some(AuditFault::CheckpointForged { seq });
+    assert_eq!(check(&alleged).await, forged);
+    let (unsigned, _) = alleged.rsplit_once(':').unwrap();
+    let missed = Some(AuditFault::CheckpointMissed { seq });
+    assert_eq!(check(unsigned).await, missed);
+}
