@@ -51,7 +51,7 @@ pub(super) fn run(input: Input) {
             return input.stop_accepting.cancel();
         }
     };
-    let turns = Rc::new(Turns::new());
+    let turns = Rc::new(Turns::default());
     let working = async {
         // Of what `block_on` itself waits for, which is polled whenever anything happens on this thread, clients come first.
         tokio::select! {

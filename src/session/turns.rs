@@ -77,19 +77,21 @@ struct Ready {
     server: Option<Waker>,
 }
 
-impl<K: Clone + Eq + Hash> Turns<K> {
-    #[must_use]
-    pub fn new() -> Self {
+impl<K> Default for Turns<K> {
+    fn default() -> Self {
+        let tasks = Tasks {
+            all: Slab::new(),
+            lanes: Slab::new(),
+            lane_of: FxHashMap::default(),
+        };
         Self {
-            tasks: RefCell::new(Tasks {
-                all: Slab::new(),
-                lanes: Slab::new(),
-                lane_of: FxHashMap::default(),
-            }),
+            tasks: RefCell::new(tasks),
             ready: Arc::default(),
         }
     }
+}
 
+impl<K: Clone + Eq + Hash> Turns<K> {
     /// Lets `future` run, in the lane called `lane`.
     pub fn spawn(&self, lane: K, future: impl Future<Output = ()> + 'static) {
         let ticket = {

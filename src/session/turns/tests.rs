@@ -40,7 +40,7 @@ async fn yield_ready() {
 
 #[test]
 fn a_flood_in_one_lane_delays_another_by_one_of_its_tasks_at_most() {
-    let turns = Rc::new(Turns::new());
+    let turns = Rc::new(Turns::default());
     let log = Rc::new(RefCell::new(String::new()));
     for _ in 0..100 {
         turns.spawn('a', note(Rc::clone(&log), 'a', 3));
@@ -61,7 +61,7 @@ fn a_flood_in_one_lane_delays_another_by_one_of_its_tasks_at_most() {
 
 #[test]
 fn within_a_lane_nobody_is_overtaken() {
-    let turns = Rc::new(Turns::new());
+    let turns = Rc::new(Turns::default());
     let log = Rc::new(RefCell::new(String::new()));
     for name in ['1', '2', '3'] {
         turns.spawn('a', note(Rc::clone(&log), name, 2));
@@ -76,7 +76,7 @@ fn within_a_lane_nobody_is_overtaken() {
 
 #[test]
 fn a_task_is_woken_from_another_thread() {
-    let turns = Rc::new(Turns::new());
+    let turns = Rc::new(Turns::default());
     let (ask, asked) = oneshot::channel();
     let (answer, answered) = oneshot::channel();
     turns.spawn('a', async move {
@@ -91,7 +91,7 @@ fn a_task_is_woken_from_another_thread() {
 
 #[test]
 fn a_panic_ends_one_task_only() {
-    let turns = Rc::new(Turns::new());
+    let turns = Rc::new(Turns::default());
     let (answer, answered) = oneshot::channel();
     turns.spawn('a', async { panic!("on purpose") });
     turns.spawn('a', async move { answer.send(()).unwrap() });
@@ -101,7 +101,7 @@ fn a_panic_ends_one_task_only() {
 
 #[test]
 fn lanes_and_tasks_go_when_they_are_done_and_old_tickets_wake_nobody() {
-    let turns = Rc::new(Turns::new());
+    let turns = Rc::new(Turns::default());
     let (keep, kept) = oneshot::channel();
     turns.spawn('a', async move {
         let own = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
@@ -150,7 +150,7 @@ fn what_is_abandoned_is_dropped_even_if_it_spawns_once_more() {
             self.0.set(self.0.get() + 1);
         }
     }
-    let turns = Rc::new(Turns::new());
+    let turns = Rc::new(Turns::default());
     let dropped = Rc::new(Cell::new(0));
     let first = SpawnsAtTheEnd(Rc::clone(&turns), Rc::clone(&dropped));
     turns.spawn('a', async move {
