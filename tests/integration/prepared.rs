@@ -132,11 +132,8 @@ fn a_text_behind_a_set_in_one_pipeline_is_read_as_set() {
     assert!(answers.contains(&"2003-02-01".to_owned()), "{answers:?}");
 }
 
-#[test]
-fn tables_of_one_name_in_two_schemas_do_not_meet_in_one_statement() {
-    let fixture = Fixture::with_one_backend();
-    let mut one = fixture.password_client().unwrap();
-    let mut two = fixture.password_client().unwrap();
+/// `a.t` and `b.t`, whose columns are of different types.
+fn make_two_tables_of_one_name(fixture: &Fixture) {
     let mut superuser = fixture.cluster.superuser(&fixture.database);
     superuser
         .query(
@@ -145,6 +142,14 @@ fn tables_of_one_name_in_two_schemas_do_not_meet_in_one_statement() {
              grant usage on schema a, b to public; grant select on a.t, b.t to public",
         )
         .unwrap();
+}
+
+#[test]
+fn tables_of_one_name_in_two_schemas_do_not_meet_in_one_statement() {
+    let fixture = Fixture::with_one_backend();
+    let mut one = fixture.password_client().unwrap();
+    let mut two = fixture.password_client().unwrap();
+    make_two_tables_of_one_name(&fixture);
     one.query("set search_path = a").unwrap();
     two.query("set search_path = b").unwrap();
     for client in [&mut one, &mut two] {
@@ -159,14 +164,7 @@ fn tables_of_one_name_in_two_schemas_do_not_meet_in_one_statement() {
 #[test]
 fn tables_of_one_name_do_not_meet_where_the_schema_is_set_for_a_transaction_alone() {
     let fixture = Fixture::with_one_backend();
-    let mut superuser = fixture.cluster.superuser(&fixture.database);
-    superuser
-        .query(
-            "create schema a; create table a.t as select 1 as x; \
-             create schema b; create table b.t as select 'two'::text as x; \
-             grant usage on schema a, b to public; grant select on a.t, b.t to public",
-        )
-        .unwrap();
+    make_two_tables_of_one_name(&fixture);
     let mut one = fixture.password_client().unwrap();
     let mut two = fixture.password_client().unwrap();
     let begin = "begin; set local search_path =";
