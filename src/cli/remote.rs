@@ -49,7 +49,7 @@ pub enum Remote {
     Audit(Call<AuditAction>),
     /// Look a tenant's server over: exit status 0 if all is well or could be better, 1 if it does not work or is unsafe
     Doctor(DoctorArgs),
-    /// Have the pooler read its configuration and certificate again, without dropping clients
+    /// Have the pooler read its configuration, certificate and admin keys again, without dropping clients
     Reload(ReloadArgs),
 }
 
