@@ -15,7 +15,7 @@ use crate::{
     names::TenantRef,
     net::stream::tune,
     pool::{OverallBudget, Pools},
-    session::{Command, Process, Sharing, Turns, Worker, accept, take_in},
+    session::{Command, Lanes, Process, Sharing, Worker, accept, take_in},
 };
 
 /// The worker's clock: limits of time are kept to this.
@@ -51,13 +51,13 @@ pub(super) fn run(input: Input) {
             return input.stop_accepting.cancel();
         }
     };
-    let turns = Rc::new(Turns::default());
+    let lanes = Rc::new(Lanes::default());
     let working = async {
         // Of what `block_on` itself waits for, which is polled whenever anything happens on this thread, clients come first.
         tokio::select! {
             biased;
-            never = turns.serve() => match never {},
-            done = tokio::task::spawn_local(work(input, Rc::clone(&turns))) => done,
+            never = lanes.serve() => match never {},
+            done = tokio::task::spawn_local(work(input, Rc::clone(&lanes))) => done,
         }
     };
     let done = LocalSet::new().block_on(&runtime, working);
@@ -68,14 +68,14 @@ pub(super) fn run(input: Input) {
     }
 }
 
-async fn work(input: Input, turns: Rc<Turns<Option<TenantRef>>>) {
+async fn work(input: Input, lanes: Rc<Lanes<Option<TenantRef>>>) {
     let config = input.process.config.load_full();
     let pools = Pools::new(
         config.pool.clone(),
         input.overall,
         config.token_access.min_server_version,
     );
-    let worker = Worker::new(input.index, input.process, pools, Rc::clone(&turns));
+    let worker = Worker::new(input.index, input.process, pools, Rc::clone(&lanes));
     for (socket, sharing) in input.sockets {
         let listening = listen(Rc::clone(&worker), socket, sharing);
         let stop = input.stop_accepting.clone();
@@ -93,7 +93,7 @@ async fn work(input: Input, turns: Rc<Turns<Option<TenantRef>>>) {
     worker.pools.shut_down(CLOSE_MAX).await;
     let _ = tokio::time::timeout(CLOSE_MAX, worker.sessions.wait()).await;
     // They hold the worker, which holds them.
-    turns.abandon();
+    lanes.abandon();
 }
 
 async fn listen(worker: Rc<Worker>, socket: TcpListener, sharing: Sharing) {

@@ -1,4 +1,4 @@
-//! Turns: the tasks of one thread, served lane by lane, so that whoever floods one lane keeps nobody in another waiting.
+//! Lanes: the tasks of one thread, served in turn, lane by lane, so that whoever floods one lane keeps nobody in another waiting.
 //!
 //! ```text
 //!              lane a: ● ● ● ● ● ●   ┐
@@ -33,7 +33,7 @@ use tokio::task::coop::has_budget_remaining;
 const SLICE: Duration = Duration::from_micros(200);
 
 /// The tasks of one thread. `K` names lanes.
-pub struct Turns<K> {
+pub struct Lanes<K> {
     tasks: RefCell<Tasks<K>>,
     ready: Arc<Mutex<Ready>>,
 }
@@ -77,7 +77,7 @@ struct Ready {
     server: Option<Waker>,
 }
 
-impl<K> Default for Turns<K> {
+impl<K> Default for Lanes<K> {
     fn default() -> Self {
         let tasks = Tasks {
             all: Slab::new(),
@@ -91,7 +91,7 @@ impl<K> Default for Turns<K> {
     }
 }
 
-impl<K: Clone + Eq + Hash> Turns<K> {
+impl<K: Clone + Eq + Hash> Lanes<K> {
     /// Lets `future` run, in the lane called `lane`.
     pub fn spawn(&self, lane: K, future: impl Future<Output = ()> + 'static) {
         let ticket = {

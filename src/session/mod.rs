@@ -19,6 +19,7 @@ mod finish;
 mod greet;
 pub mod handshake;
 mod idle;
+mod lanes;
 mod leaks;
 mod listening;
 mod local;
@@ -31,7 +32,6 @@ mod sql_names;
 mod statements;
 mod tenancy;
 mod throttle;
-mod turns;
 mod unnamed;
 mod verifier;
 mod worker;
@@ -64,8 +64,8 @@ pub use self::{
     arrive::{Arrival, accept, take_in},
     cancel_keys::Guesses,
     error::End,
+    lanes::Lanes,
     overview::Overview,
-    turns::Turns,
     verifier::AUTH_QUERY,
     worker::{Command, Parts, Process, Worker},
 };

@@ -26,9 +26,9 @@ use super::{
     cancel_keys::{CancelKeys, Guesses},
     crowd::{Crowd, Presence},
     even_time::EvenTime,
+    lanes::Lanes,
     local::{Due, Local, Now},
     throttle::Throttle,
-    turns::Turns,
     verifier::VerifierCache,
 };
 use crate::{
@@ -173,7 +173,7 @@ pub struct Worker {
     /// What is done here for clients, from accept to end.
     pub sessions: TaskTracker,
     /// Each tenant's clients have a lane; so have, together, those of whom it is not known yet where they belong.
-    turns: Rc<Turns<Option<TenantRef>>>,
+    lanes: Rc<Lanes<Option<TenantRef>>>,
     pub(super) verifiers: VerifierCache,
     locals: RefCell<FxHashMap<SessionId, Rc<Local>>>,
     metrics: RefCell<FxHashMap<TenantRef, Rc<TenantMetrics>>>,
@@ -189,7 +189,7 @@ impl Worker {
         index: usize,
         process: Arc<Process>,
         pools: Pools,
-        turns: Rc<Turns<Option<TenantRef>>>,
+        lanes: Rc<Lanes<Option<TenantRef>>>,
     ) -> Rc<Self> {
         Rc::new(Self {
             index,
@@ -197,7 +197,7 @@ impl Worker {
             pools,
             buffers: BufferPool::default(),
             sessions: TaskTracker::new(),
-            turns,
+            lanes,
             verifiers: VerifierCache::default(),
             locals: RefCell::default(),
             metrics: RefCell::default(),
@@ -209,7 +209,7 @@ impl Worker {
 
     /// Does `part` of what is done for a client of `tenant`, in turn with the other tenants.
     pub fn serve(&self, tenant: Option<TenantRef>, part: impl Future<Output = ()> + 'static) {
-        self.turns.spawn(tenant, self.sessions.track_future(part));
+        self.lanes.spawn(tenant, self.sessions.track_future(part));
     }
 
     /// The time as of the last tick: good enough for limits, and free.

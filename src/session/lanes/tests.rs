@@ -4,15 +4,15 @@ use tokio::{sync::oneshot, task::yield_now};
 
 use super::*;
 
-/// Serves `turns` on a runtime of one thread until `test` is done.
-fn serving(turns: &Rc<Turns<char>>, test: impl Future<Output = ()>) {
+/// Serves `lanes` on a runtime of one thread until `test` is done.
+fn serving(lanes: &Rc<Lanes<char>>, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
     runtime.block_on(async {
         tokio::select! {
             () = test => {}
-            never = turns.serve() => match never {},
+            never = lanes.serve() => match never {},
         }
     });
 }
@@ -40,14 +40,14 @@ async fn yield_ready() {
 
 #[test]
 fn a_flood_in_one_lane_delays_another_by_one_of_its_tasks_at_most() {
-    let turns = Rc::new(Turns::default());
+    let lanes = Rc::new(Lanes::default());
     let log = Rc::new(RefCell::new(String::new()));
     for _ in 0..100 {
-        turns.spawn('a', note(Rc::clone(&log), 'a', 3));
+        lanes.spawn('a', note(Rc::clone(&log), 'a', 3));
     }
-    turns.spawn('b', note(Rc::clone(&log), 'b', 3));
-    turns.spawn('c', note(Rc::clone(&log), 'c', 3));
-    serving(&turns, async {
+    lanes.spawn('b', note(Rc::clone(&log), 'b', 3));
+    lanes.spawn('c', note(Rc::clone(&log), 'c', 3));
+    serving(&lanes, async {
         while log.borrow().len() < 306 {
             yield_now().await;
         }
@@ -61,12 +61,12 @@ fn a_flood_in_one_lane_delays_another_by_one_of_its_tasks_at_most() {
 
 #[test]
 fn within_a_lane_nobody_is_overtaken() {
-    let turns = Rc::new(Turns::default());
+    let lanes = Rc::new(Lanes::default());
     let log = Rc::new(RefCell::new(String::new()));
     for name in ['1', '2', '3'] {
-        turns.spawn('a', note(Rc::clone(&log), name, 2));
+        lanes.spawn('a', note(Rc::clone(&log), name, 2));
     }
-    serving(&turns, async {
+    serving(&lanes, async {
         while log.borrow().len() < 6 {
             yield_now().await;
         }
@@ -76,13 +76,13 @@ fn within_a_lane_nobody_is_overtaken() {
 
 #[test]
 fn a_task_is_woken_from_another_thread() {
-    let turns = Rc::new(Turns::default());
+    let lanes = Rc::new(Lanes::default());
     let (ask, asked) = oneshot::channel();
     let (answer, answered) = oneshot::channel();
-    turns.spawn('a', async move {
+    lanes.spawn('a', async move {
         answer.send(asked.await.unwrap()).unwrap();
     });
-    serving(&turns, async {
+    serving(&lanes, async {
         let other = thread::spawn(move || ask.send(7).unwrap());
         assert_eq!(answered.await.unwrap(), 7);
         other.join().unwrap();
@@ -91,31 +91,31 @@ fn a_task_is_woken_from_another_thread() {
 
 #[test]
 fn a_panic_ends_one_task_only() {
-    let turns = Rc::new(Turns::default());
+    let lanes = Rc::new(Lanes::default());
     let (answer, answered) = oneshot::channel();
-    turns.spawn('a', async { panic!("on purpose") });
-    turns.spawn('a', async move { answer.send(()).unwrap() });
-    serving(&turns, async { answered.await.unwrap() });
-    assert!(turns.tasks.borrow().all.is_empty());
+    lanes.spawn('a', async { panic!("on purpose") });
+    lanes.spawn('a', async move { answer.send(()).unwrap() });
+    serving(&lanes, async { answered.await.unwrap() });
+    assert!(lanes.tasks.borrow().all.is_empty());
 }
 
 #[test]
 fn lanes_and_tasks_go_when_they_are_done_and_old_tickets_wake_nobody() {
-    let turns = Rc::new(Turns::default());
+    let lanes = Rc::new(Lanes::default());
     let (keep, kept) = oneshot::channel();
-    turns.spawn('a', async move {
+    lanes.spawn('a', async move {
         let own = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
         keep.send(own).unwrap();
     });
     let polls = Rc::new(Cell::new(0));
-    serving(&turns, async {
+    serving(&lanes, async {
         let old: Waker = kept.await.unwrap();
-        assert!(turns.tasks.borrow().all.is_empty());
-        assert!(turns.tasks.borrow().lanes.is_empty());
-        assert!(turns.tasks.borrow().lane_of.is_empty());
+        assert!(lanes.tasks.borrow().all.is_empty());
+        assert!(lanes.tasks.borrow().lanes.is_empty());
+        assert!(lanes.tasks.borrow().lane_of.is_empty());
         old.wake_by_ref();
         let counted = Rc::clone(&polls);
-        turns.spawn(
+        lanes.spawn(
             'b',
             poll_fn(move |_| {
                 counted.set(counted.get() + 1);
@@ -132,7 +132,7 @@ fn lanes_and_tasks_go_when_they_are_done_and_old_tickets_wake_nobody() {
 
 #[test]
 fn what_is_abandoned_is_dropped_even_if_it_spawns_once_more() {
-    struct SpawnsAtTheEnd(Rc<Turns<char>>, Rc<Cell<u32>>);
+    struct SpawnsAtTheEnd(Rc<Lanes<char>>, Rc<Cell<u32>>);
     impl Drop for SpawnsAtTheEnd {
         fn drop(&mut self) {
             let dropped = Rc::clone(&self.1);
@@ -150,14 +150,14 @@ fn what_is_abandoned_is_dropped_even_if_it_spawns_once_more() {
             self.0.set(self.0.get() + 1);
         }
     }
-    let turns = Rc::new(Turns::default());
+    let lanes = Rc::new(Lanes::default());
     let dropped = Rc::new(Cell::new(0));
-    let first = SpawnsAtTheEnd(Rc::clone(&turns), Rc::clone(&dropped));
-    turns.spawn('a', async move {
+    let first = SpawnsAtTheEnd(Rc::clone(&lanes), Rc::clone(&dropped));
+    lanes.spawn('a', async move {
         let _first = first;
         std::future::pending().await
     });
-    turns.abandon();
+    lanes.abandon();
     assert_eq!(dropped.get(), 2);
-    assert!(turns.tasks.borrow().all.is_empty());
+    assert!(lanes.tasks.borrow().all.is_empty());
 }
