@@ -57,9 +57,8 @@ impl Settled {
 pub fn take_in(worker: &Rc<Worker>, arrival: Arrival) {
     // A socket that cannot join this worker's reactor is closed.
     if let Ok(stream) = arrival.stream.attach() {
-        let tenant = arrival.settled.route.tenant.clone();
         let serving = serve(Rc::clone(worker), stream, arrival.settled);
-        worker.serve(tenant, serving);
+        worker.serve(None, serving);
     }
 }
 
@@ -139,9 +138,8 @@ async fn welcome(
     };
     if home == worker.index {
         // In a task of its own: what it took to arrive is given back.
-        let tenant = settled.route.tenant.clone();
         let serving = serve(Rc::clone(worker), stream, settled);
-        worker.serve(tenant, serving);
+        worker.serve(None, serving);
         return;
     }
     let Ok(stream) = stream.detach() else { return };

@@ -135,18 +135,19 @@ struct LetIn {
     _place: Place,
 }
 
-/// Serves a client on its home worker, from login to end.
+/// Lets a client log in on its home worker, and has it served there, in its tenant's lane.
 ///
-/// Thousands of these are idle at once, so what only the login needs is in a box that goes with it.
-fn serve(worker: Rc<Worker>, stream: Stream, arrival: Settled) -> impl Future<Output = ()> {
-    let beginning = Box::pin(begin(worker, stream, arrival));
-    async move {
-        let Some(mut let_in) = beginning.await else {
-            return;
-        };
+/// In a task of its own: thousands are idle at once, and what only the login needs is given back. Nor does it get that lane
+/// before: a stranger may name any tenant, or many that do not exist.
+async fn serve(worker: Rc<Worker>, stream: Stream, arrival: Settled) {
+    let tenant = arrival.route.tenant.clone();
+    let Some(mut let_in) = begin(Rc::clone(&worker), stream, arrival).await else {
+        return;
+    };
+    worker.serve(tenant, async move {
         let farewell = let_in.session.run(&mut let_in.client).await;
         Box::pin(finish::finish(let_in, farewell)).await;
-    }
+    });
 }
 
 /// The beginning of a client's life here; `None`: it was refused, and has been told.

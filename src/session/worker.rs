@@ -172,7 +172,7 @@ pub struct Worker {
     pub buffers: BufferPool,
     /// What is done here for clients, from accept to end.
     pub sessions: TaskTracker,
-    /// Each tenant's clients have a lane; so have, together, those of whom it is not known yet where they belong.
+    /// Each tenant's clients have a lane; so have, together, those who have not logged in.
     lanes: Rc<Lanes<Option<TenantRef>>>,
     pub(super) verifiers: VerifierCache,
     locals: RefCell<FxHashMap<SessionId, Rc<Local>>>,
