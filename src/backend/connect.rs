@@ -105,7 +105,7 @@ pub(super) async fn connect(
     send(&mut connection, &out).await?;
     authenticate(&mut connection, role, credentials).await?;
     read_parameters(&mut connection).await?;
-    Ok(connection)
+    connection.settle().map_err(ConnectError::Broken)
 }
 
 /// A connected and tuned socket to the first address of the server that answers.

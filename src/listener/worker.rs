@@ -1,6 +1,8 @@
 //! One worker thread: a runtime of its own, its listeners, and the sessions and pools that are at home here.
 
-use std::{convert::Infallible, net::TcpListener, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, net::TcpListener, rc::Rc, sync::Arc, task::Context, time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -13,7 +15,7 @@ use super::keepalive;
 use crate::{
     access::Purge,
     names::TenantRef,
-    net::stream::tune,
+    net::{buffer::BufferPool, ring::Ring, stream::tune},
     pool::{OverallBudget, Pools},
     session::{Command, Lanes, Process, Sharing, Worker, accept, take_in},
 };
@@ -52,15 +54,23 @@ pub(super) fn run(input: Input) {
         }
     };
     let lanes = Rc::new(Lanes::default());
+    let buffers = BufferPool::default();
     let working = async {
+        let ring = Ring::start(buffers.clone());
+        if let Err(error) = &ring {
+            tracing::info!(%error, "no io_uring");
+        }
+        let ring = ring.ok();
+        let learn = |context: &mut Context<'_>| ring.as_ref().is_some_and(|ring| ring.turn(context));
         // Of what `block_on` itself waits for, which is polled whenever anything happens on this thread, clients come first.
         tokio::select! {
             biased;
-            never = lanes.serve() => match never {},
-            done = tokio::task::spawn_local(work(input, Rc::clone(&lanes))) => done,
+            never = lanes.serve(learn) => match never {},
+            done = tokio::task::spawn_local(work(input, Rc::clone(&lanes), buffers)) => done,
         }
     };
     let done = LocalSet::new().block_on(&runtime, working);
+    Ring::stop();
     if let Err(error) = done
         && let Ok(panic) = error.try_into_panic()
     {
@@ -68,14 +78,20 @@ pub(super) fn run(input: Input) {
     }
 }
 
-async fn work(input: Input, lanes: Rc<Lanes<Option<TenantRef>>>) {
+async fn work(input: Input, lanes: Rc<Lanes<Option<TenantRef>>>, buffers: BufferPool) {
     let config = input.process.config.load_full();
     let pools = Pools::new(
         config.pool.clone(),
         input.overall,
         config.token_access.min_server_version,
     );
-    let worker = Worker::new(input.index, input.process, pools, Rc::clone(&lanes));
+    let worker = Worker::new(
+        input.index,
+        input.process,
+        pools,
+        buffers,
+        Rc::clone(&lanes),
+    );
     for (socket, sharing) in input.sockets {
         let listening = listen(Rc::clone(&worker), socket, sharing);
         let stop = input.stop_accepting.clone();

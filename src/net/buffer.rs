@@ -28,14 +28,14 @@ const KEPT_MAX: usize = 256;
 pub struct BufferPool(Rc<RefCell<Vec<Box<[u8]>>>>);
 
 impl BufferPool {
-    fn take(&self) -> Box<[u8]> {
+    pub(super) fn take(&self) -> Box<[u8]> {
         self.0
             .borrow_mut()
             .pop()
             .unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
     }
 
-    fn give(&self, memory: Box<[u8]>) {
+    pub(super) fn give(&self, memory: Box<[u8]>) {
         let mut kept = self.0.borrow_mut();
         if memory.len() == BUFFER_BYTES && kept.len() < KEPT_MAX {
             kept.push(memory);

@@ -17,7 +17,8 @@ use tokio::{
 use super::{
     server_check::ServerCheck,
     server_tls::ALPN,
-    stream::{Peek, Stream, peek},
+    socket::{Peek, peek},
+    stream::Stream,
     tls::Tls,
 };
 use crate::catalog::types::BackendTls;

@@ -11,8 +11,10 @@ pub mod network;
 pub mod outbound;
 pub mod pem;
 pub mod proxy_protocol;
+pub mod ring;
 mod server_check;
 pub mod server_tls;
+pub(crate) mod socket;
 pub mod stream;
 mod tls;
 

@@ -10,9 +10,8 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io::{self, IoSlice},
     marker::PhantomData,
-    mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -27,7 +26,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::tls::Tls;
+use super::{socket::Socket, tls::Tls};
 
 /// A connected socket, plain or encrypted. Bound to its thread.
 pub struct Stream {
@@ -37,7 +36,7 @@ pub struct Stream {
 }
 
 enum Transport {
-    Plain(TcpStream),
+    Plain(Socket),
     Tls(Tls),
 }
 
@@ -61,7 +60,7 @@ impl Stream {
     /// A stream that is not encrypted.
     #[must_use]
     pub fn plain(tcp: TcpStream) -> Self {
-        Self::over(Transport::Plain(tcp))
+        Self::over(Transport::Plain(Socket::Watched(tcp)))
     }
 
     /// A stream that is encrypted; the handshake is done.
@@ -76,12 +75,23 @@ impl Stream {
         }
     }
 
+    /// Comes to rest on this thread for good: from now on its ring serves the socket, where there is one.
+    pub fn settle(self) -> io::Result<Self> {
+        Ok(Self::over(match self.transport {
+            Transport::Plain(socket) => Transport::Plain(socket.settle()?),
+            Transport::Tls(Tls { socket, connection }) => Transport::Tls(Tls {
+                socket: socket.settle()?,
+                connection,
+            }),
+        }))
+    }
+
     /// Waits for something to read without lending a buffer: data, the peer's end, or an error.
     ///
     /// May be ready too early (part of a TLS record has come); the read that follows is then pending.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
-            Transport::Plain(tcp) => tcp.poll_read_ready(cx),
+            Transport::Plain(socket) => socket.poll_read_ready(cx),
             Transport::Tls(tls) => tls.poll_readable(cx),
         }
     }
@@ -91,7 +101,7 @@ impl Stream {
     /// Asks the kernel before it is ready: what [`Self::poll_readable`] knows may be left over from the last read.
     pub fn poll_spoken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.transport {
-            Transport::Plain(tcp) => tcp.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map(drop),
+            Transport::Plain(socket) => socket.poll_peek(cx),
             Transport::Tls(tls) => tls.poll_spoken(cx),
         }
     }
@@ -101,7 +111,7 @@ impl Stream {
     /// For idle backends, which have nothing to say: `true` means that the connection is of no use any more.
     pub fn peek_closed(&mut self) -> bool {
         match &mut self.transport {
-            Transport::Plain(tcp) => peek(tcp) != Peek::Silent,
+            Transport::Plain(socket) => !socket.is_silent(),
             Transport::Tls(tls) => tls.has_spoken(),
         }
     }
@@ -122,17 +132,21 @@ impl Stream {
 
     /// The socket's peer: behind a balancer, the balancer.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp().peer_addr()
+        let address = self.socket().peer_addr()?;
+        address.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Leaves this thread's reactor.
+    ///
+    /// # Errors
+    /// It has [settled](Self::settle) here.
     pub fn detach(self) -> io::Result<Detached> {
-        let (tcp, connection) = match self.transport {
-            Transport::Plain(tcp) => (tcp, None),
-            Transport::Tls(tls) => (tls.tcp, Some(tls.connection)),
+        let (socket, connection) = match self.transport {
+            Transport::Plain(socket) => (socket, None),
+            Transport::Tls(tls) => (tls.socket, Some(tls.connection)),
         };
         Ok(Detached {
-            socket: tcp.into_std()?,
+            socket: socket.into_std()?,
             connection,
         })
     }
@@ -140,13 +154,14 @@ impl Stream {
     /// Writes `data` as the last that the peer will be sent: what announces the end leaves with it.
     pub async fn write_last(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.transport {
-            Transport::Plain(tcp) => tcp.write_all(data).await,
+            Transport::Plain(_) => self.write_all(data).await?,
             Transport::Tls(tls) => {
                 poll_fn(|cx| tls.poll_send(cx)).await?;
                 tls.put_last(data)?;
-                poll_fn(|cx| tls.poll_send(cx)).await
+                poll_fn(|cx| tls.poll_send(cx)).await?;
             }
         }
+        poll_fn(|cx| self.socket_mut().poll_sent(cx)).await
     }
 
     /// Ends the connection so that the peer reads everything we wrote, and then a FIN.
@@ -158,15 +173,22 @@ impl Stream {
         // Failure and a spent limit lead to the same end: the socket is dropped.
         let _ = tokio::time::timeout(limit, async {
             self.shutdown().await?;
-            drain(self.tcp()).await
+            drain(self.socket_mut()).await
         })
         .await;
     }
 
-    pub(super) fn tcp(&self) -> &TcpStream {
+    pub(super) fn socket(&self) -> SockRef<'_> {
         match &self.transport {
-            Transport::Plain(tcp) => tcp,
-            Transport::Tls(tls) => &tls.tcp,
+            Transport::Plain(socket) => SockRef::from(socket),
+            Transport::Tls(tls) => SockRef::from(&tls.socket),
+        }
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket {
+        match &mut self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(tls) => &mut tls.socket,
         }
     }
 }
@@ -177,10 +199,10 @@ impl Detached {
     /// # Panics
     /// Outside a tokio runtime, as everything that needs a reactor.
     pub fn attach(self) -> io::Result<Stream> {
-        let tcp = TcpStream::from_std(self.socket)?;
+        let socket = Socket::Watched(TcpStream::from_std(self.socket)?);
         Ok(Stream::over(match self.connection {
-            None => Transport::Plain(tcp),
-            Some(connection) => Transport::Tls(Tls { tcp, connection }),
+            None => Transport::Plain(socket),
+            Some(connection) => Transport::Tls(Tls { socket, connection }),
         }))
     }
 }
@@ -193,7 +215,7 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.get_mut().transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Transport::Plain(socket) => socket.poll_read(cx, buffer),
             Transport::Tls(tls) => tls.poll_read(cx, buffer),
         }
     }
@@ -207,7 +229,7 @@ impl AsyncWrite for Stream {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, data),
+            Transport::Plain(socket) => socket.poll_write(cx, &[IoSlice::new(data)]),
             Transport::Tls(tls) => tls.poll_write(cx, data),
         }
     }
@@ -222,7 +244,7 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Transport::Plain(socket) => socket.poll_shutdown(cx),
             Transport::Tls(tls) => tls.poll_shutdown(cx),
         }
     }
@@ -255,39 +277,14 @@ pub fn tune<'s>(socket: impl Into<SockRef<'s>>, keepalive: &Keepalive) -> io::Re
     socket.set_tcp_user_timeout(keepalive.unacknowledged)
 }
 
-/// What a socket holds for us at this moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Peek {
-    /// Connected, and nothing has come.
-    Silent,
-    /// At least one byte has come and is still there.
-    Bytes,
-    /// The peer has ended its half, or the connection is broken.
-    Closed,
-}
-
-/// Looks at a socket without waiting and without taking anything.
-///
-/// Asks the kernel itself: tokio's idea of readiness may be older than what has arrived.
-pub(crate) fn peek(tcp: &TcpStream) -> Peek {
-    match SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]) {
-        Ok(0) => Peek::Closed,
-        Ok(_) => Peek::Bytes,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peek::Silent,
-        Err(_) => Peek::Closed,
-    }
-}
-
 /// Reads and forgets, until the peer ends its half.
-async fn drain(tcp: &TcpStream) -> io::Result<()> {
+async fn drain(socket: &mut Socket) -> io::Result<()> {
+    let mut scratch = [0; 4096];
     loop {
-        tcp.readable().await?;
-        let mut scratch = [0; 4096];
-        match tcp.try_read(&mut scratch) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        let mut buffer = ReadBuf::new(&mut scratch);
+        poll_fn(|cx| socket.poll_read(cx, &mut buffer)).await?;
+        if buffer.filled().is_empty() {
+            return Ok(());
         }
     }
 }

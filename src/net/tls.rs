@@ -7,22 +7,20 @@
 use std::{
     future::poll_fn,
     io::{self, IoSlice, Read, Write},
-    pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use rustls::{Connection, IoState};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::{io::ReadBuf, net::TcpStream};
+
+use super::socket::Socket;
 
 /// How much of a write rustls takes at once: one full TLS record. A peer that does not read costs no more.
 const SEND_BUFFER_MAX_BYTES: usize = 16 * 1024;
 
 /// A socket and the TLS connection that runs over it.
 pub(super) struct Tls {
-    pub(super) tcp: TcpStream,
+    pub(super) socket: Socket,
     pub(super) connection: Box<Connection>,
 }
 
@@ -32,7 +30,7 @@ impl Tls {
     /// Cancel-safe only in that the connection is lost when it is dropped.
     pub(super) async fn handshake(tcp: TcpStream, connection: Connection) -> io::Result<Self> {
         let mut tls = Self {
-            tcp,
+            socket: Socket::Watched(tcp),
             connection: Box::new(connection),
         };
         tls.connection.set_buffer_limit(Some(SEND_BUFFER_MAX_BYTES));
@@ -80,7 +78,7 @@ impl Tls {
     /// Ready when [`Self::poll_read`] may have something to say: plaintext, the end, an error, or new bytes.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.connection.process_new_packets() {
-            Ok(state) if !has_news(&state) => self.tcp.poll_read_ready(cx),
+            Ok(state) if !has_news(&state) => self.socket.poll_read_ready(cx),
             Ok(_) | Err(_) => Poll::Ready(Ok(())),
         }
     }
@@ -110,8 +108,8 @@ impl Tls {
     /// Sends every record that rustls holds.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.connection.wants_write() {
-            let mut socket = Socket {
-                tcp: &mut self.tcp,
+            let mut socket = Turn {
+                socket: &mut self.socket,
                 cx,
             };
             match self.connection.write_tls(&mut socket) {
@@ -129,7 +127,7 @@ impl Tls {
         // rustls sends the alert once, however often it is asked.
         self.connection.send_close_notify();
         ready!(self.poll_send(cx))?;
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        self.socket.poll_shutdown(cx)
     }
 
     /// Ready when the peer has said anything or left. Records that carry no data are taken in, as by
@@ -156,9 +154,7 @@ impl Tls {
                 Ok(state) if !has_news(&state) => {}
                 Ok(_) | Err(_) => return true,
             }
-            // Straight to the socket: tokio's idea of readiness may be older than what has arrived.
-            let socket = socket2::SockRef::from(&self.tcp);
-            match self.connection.read_tls(&mut &*socket) {
+            match self.connection.read_tls(&mut Now(&mut self.socket)) {
                 Ok(0) => return true,
                 Ok(_) => {}
                 Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
@@ -168,8 +164,8 @@ impl Tls {
 
     /// Reads what the socket has into rustls; 0 means end of stream.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut socket = Socket {
-            tcp: &mut self.tcp,
+        let mut socket = Turn {
+            socket: &mut self.socket,
             cx,
         };
         let count = match self.connection.read_tls(&mut socket) {
@@ -192,15 +188,15 @@ fn has_news(state: &IoState) -> bool {
 }
 
 /// The socket as rustls wants it: blocking calls, where "not now" is `WouldBlock` with the task's waker registered.
-struct Socket<'a, 'cx, 'waker> {
-    tcp: &'a mut TcpStream,
+struct Turn<'a, 'cx, 'waker> {
+    socket: &'a mut Socket,
     cx: &'cx mut Context<'waker>,
 }
 
-impl Read for Socket<'_, '_, '_> {
+impl Read for Turn<'_, '_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut *self.tcp).poll_read(self.cx, &mut buffer) {
+        match self.socket.poll_read(self.cx, &mut buffer) {
             Poll::Ready(Ok(())) => Ok(buffer.filled().len()),
             Poll::Ready(Err(error)) => Err(error),
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
@@ -208,13 +204,13 @@ impl Read for Socket<'_, '_, '_> {
     }
 }
 
-impl Write for Socket<'_, '_, '_> {
+impl Write for Turn<'_, '_, '_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(data)])
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match Pin::new(&mut *self.tcp).poll_write_vectored(self.cx, slices) {
+        match self.socket.poll_write(self.cx, slices) {
             Poll::Ready(result) => result,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
@@ -222,5 +218,14 @@ impl Write for Socket<'_, '_, '_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// The socket as rustls wants it, with nobody to wake.
+struct Now<'a>(&'a mut Socket);
+
+impl Read for Now<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read_now(buffer)
     }
 }

@@ -34,6 +34,12 @@ impl Client {
         }
     }
 
+    /// Stays on this thread for good.
+    pub(super) fn settle(self) -> std::io::Result<Self> {
+        let stream = self.stream.settle()?;
+        Ok(Self { stream, ..self })
+    }
+
     /// Reads more of what the client sends; an end of the stream is an error.
     pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, End>> {
         self.inbox

@@ -25,7 +25,8 @@ use crate::{
     net::{
         proxy_protocol::{self, ProxyError, Source},
         server_tls::{AcceptError, Accepted, Opening, ServerTls},
-        stream::{Peek, Stream, peek},
+        socket::{Peek, peek},
+        stream::Stream,
     },
     protocol::error::SqlState,
     protocol::startup::{CancelKey, First, Startup, StartupError, first_length, parse_first},

@@ -32,6 +32,9 @@ use tokio::task::coop::has_budget_remaining;
 /// How long the tasks of several lanes are served before the reactor is asked who else is ready.
 const SLICE: Duration = Duration::from_micros(200);
 
+/// How long tasks are served before tokio gets a turn: its timers, its own sockets, its tasks.
+const TURN: Duration = Duration::from_micros(500);
+
 /// The tasks of one thread. `K` names lanes.
 pub struct Lanes<K> {
     tasks: RefCell<Tasks<K>>,
@@ -77,6 +80,13 @@ struct Ready {
     server: Option<Waker>,
 }
 
+/// Whether anybody is still ready.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Served {
+    All,
+    Some,
+}
+
 impl<K> Default for Lanes<K> {
     fn default() -> Self {
         let tasks = Tasks {
@@ -114,23 +124,42 @@ impl<K: Clone + Eq + Hash> Lanes<K> {
         ticket.wake();
     }
 
-    /// Serves the tasks, for as long as it is polled.
-    pub async fn serve(&self) -> Infallible {
-        poll_fn(|context| self.poll(context)).await
+    /// Serves the tasks, for as long as it is polled. When none is ready, or some have been served for a while, `learn` finds
+    /// out who else is: `true` says that somebody may be; `false`, that it wakes the task it is given if there ever is.
+    pub async fn serve(&self, mut learn: impl FnMut(&mut Context<'_>) -> bool) -> Infallible {
+        poll_fn(|context| self.poll(context, &mut learn)).await
     }
 
-    fn poll(&self, context: &Context<'_>) -> Poll<Infallible> {
+    fn poll(
+        &self,
+        context: &mut Context<'_>,
+        learn: &mut impl FnMut(&mut Context<'_>) -> bool,
+    ) -> Poll<Infallible> {
         let began = Instant::now();
-        while let Some(task) = next(&self.ready, context.waker()) {
+        loop {
+            let served = self.serve_ready(context.waker());
+            let has_learnt = learn(context);
+            if served == Served::All && !has_learnt {
+                return Poll::Pending;
+            }
+            if !has_learnt || began.elapsed() >= TURN || !has_budget_remaining() {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn serve_ready(&self, server: &Waker) -> Served {
+        let began = Instant::now();
+        while let Some(task) = next(&self.ready, server) {
             self.give_turn(task);
             let is_over = self.has_several_lanes() && began.elapsed() >= SLICE;
             // Without any of what tokio grants one poll of ours, the others would find nothing ready.
             if is_over || !has_budget_remaining() {
-                context.waker().wake_by_ref();
-                break;
+                return Served::Some;
             }
         }
-        Poll::Pending
+        Served::All
     }
 
     fn has_several_lanes(&self) -> bool {

@@ -189,13 +189,14 @@ impl Worker {
         index: usize,
         process: Arc<Process>,
         pools: Pools,
+        buffers: BufferPool,
         lanes: Rc<Lanes<Option<TenantRef>>>,
     ) -> Rc<Self> {
         Rc::new(Self {
             index,
             process,
             pools,
-            buffers: BufferPool::default(),
+            buffers,
             sessions: TaskTracker::new(),
             lanes,
             verifiers: VerifierCache::default(),

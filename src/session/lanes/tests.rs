@@ -12,7 +12,7 @@ fn serving(lanes: &Rc<Lanes<char>>, test: impl Future<Output = ()>) {
     runtime.block_on(async {
         tokio::select! {
             () = test => {}
-            never = lanes.serve() => match never {},
+            never = lanes.serve(|_| false) => match never {},
         }
     });
 }
