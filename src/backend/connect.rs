@@ -96,6 +96,7 @@ pub(super) async fn connect(
         None => find(server).await?,
     };
     let stream = encrypt(server, tcp, credentials).await?;
+    let stream = stream.settle().map_err(ConnectError::Unreachable)?;
     let mut connection = Connection::new(stream, address);
     let mut out = BytesMut::new();
     let who = [("user", role.as_str()), ("database", database.as_str())];
@@ -105,7 +106,7 @@ pub(super) async fn connect(
     send(&mut connection, &out).await?;
     authenticate(&mut connection, role, credentials).await?;
     read_parameters(&mut connection).await?;
-    connection.settle().map_err(ConnectError::Broken)
+    Ok(connection)
 }
 
 /// A connected and tuned socket to the first address of the server that answers.

@@ -221,12 +221,6 @@ impl Connection {
         }
     }
 
-    /// Stays on this thread for good.
-    pub(super) fn settle(self) -> io::Result<Self> {
-        let stream = self.stream.settle()?;
-        Ok(Self { stream, ..self })
-    }
-
     pub(super) fn set_key(&mut self, pid: u32, secret: SecretKey) {
         self.pid = pid;
         self.secret = Some(secret);

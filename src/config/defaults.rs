@@ -11,8 +11,9 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Admin, Audit, AuditedLogins, AuthQuery, AuthoritySettings, CatalogSettings, Config, Limits,
-    Listen, Log, LogFormat, Net, PlainHttp, Pool, Secret, Timeouts, Tls, TokenAccessSettings, file,
+    Admin, Audit, AuditedLogins, AuthQuery, AuthoritySettings, CatalogSettings, Config, IoMethod,
+    Limits, Listen, Log, LogFormat, Net, PlainHttp, Pool, Secret, Timeouts, Tls,
+    TokenAccessSettings, file,
     value::{Network, Span, SpanOrOff},
 };
 
@@ -29,6 +30,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// The kernel counts a live peer that does not read as well: a server takes no more rows of a COPY while it waits for a
 /// lock.
 const BACKEND_UNACKNOWLEDGED: Option<Duration> = Some(Duration::from_secs(120));
+const IO_METHOD: IoMethod = IoMethod::Auto;
 
 const CLIENTS: usize = 20_000;
 const TENANT_CLIENTS: usize = 10_000;
@@ -177,6 +179,7 @@ fn net(file: &file::Net) -> Net {
         keepalive_idle: span(file.keepalive_idle, KEEPALIVE_IDLE),
         keepalive_interval: span(file.keepalive_interval, KEEPALIVE_INTERVAL),
         backend_unacknowledged: span_or_off(file.backend_unacknowledged, BACKEND_UNACKNOWLEDGED),
+        io_method: file.io_method.unwrap_or(IO_METHOD),
     }
 }
 

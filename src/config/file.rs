@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{
-    AuditedLogins, LogFormat, PlainHttp,
+    AuditedLogins, IoMethod, LogFormat, PlainHttp,
     value::{Address, AddressOrOff, Network, Span, SpanOrOff},
 };
 
@@ -52,6 +52,7 @@ sections! {
         keepalive_idle: Span,
         keepalive_interval: Span,
         backend_unacknowledged: SpanOrOff,
+        io_method: IoMethod,
     }
     limits: Limits {
         clients: usize,

@@ -74,6 +74,7 @@ impl Config {
             listen.proxy_protocol_from,
             listen.public_host,
             listen.public_port,
+            net.io_method,
             pool.overall_budget,
             pool.idle_timeout,
             pool.lifetime,
@@ -204,7 +205,8 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// How soon the kernel finds out that a peer has vanished without a word. Of connections made from then on.
+/// How sockets are served, and how soon the kernel finds out that a peer has vanished without a word. Of connections made
+/// from then on.
 #[derive(Debug, Clone)]
 pub struct Net {
     /// Silence before the first keepalive probe, in whole seconds.
@@ -214,6 +216,17 @@ pub struct Net {
     /// How long what a server was sent may stay unacknowledged, or cannot be sent because it does not read. (For
     /// clients: `Timeouts::write_stall`.)
     pub backend_unacknowledged: Option<Duration>,
+    pub io_method: IoMethod,
+}
+
+/// How clients and servers are read from and written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IoMethod {
+    /// Through io_uring where the kernel has it, else through epoll.
+    Auto,
+    IoUring,
+    Epoll,
 }
 
 /// How many clients there may be at once.

@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     access::{Access, EndCause, Purge, certificates::CertificateAuthority},
     catalog::Catalog,
-    config::Config,
+    config::{Config, IoMethod},
     net::{
         listener::{ListenError, bind},
+        ring::Ring,
         server_tls::ServerTls,
         stream::Keepalive,
     },
@@ -100,10 +101,32 @@ pub fn keepalive(config: &Config) -> Keepalive {
     }
 }
 
+/// Whether sockets are served through io_uring.
+fn has_ring(method: IoMethod) -> io::Result<bool> {
+    let can = match method {
+        IoMethod::Epoll => return Ok(false),
+        IoMethod::IoUring | IoMethod::Auto => Ring::check(),
+    };
+    match can {
+        Ok(()) => Ok(true),
+        Err(error) if method == IoMethod::Auto => {
+            tracing::info!(%error, "io_uring cannot be had: sockets are served through epoll");
+            Ok(false)
+        }
+        Err(error) => {
+            let text = format!(
+                "net.io_method is \"io_uring\", which cannot be had here ({error}): say \"auto\" or \"epoll\""
+            );
+            Err(io::Error::new(error.kind(), text))
+        }
+    }
+}
+
 impl Pooler {
     /// Starts the worker threads.
     pub fn start(setup: Setup, listeners: Listeners) -> io::Result<Self> {
         let count = setup.config.listen.workers.max(1);
+        let has_ring = has_ring(setup.config.net.io_method)?;
         let (workers, commands): (Vec<_>, Vec<_>) = (0..count)
             .map(|_| mpsc::unbounded_channel::<Command>())
             .unzip();
@@ -134,6 +157,7 @@ impl Pooler {
             sockets.extend(direct.next().map(|socket| (socket, Sharing::Session)));
             let input = worker::Input {
                 index,
+                has_ring,
                 process: Arc::clone(&process),
                 overall: Arc::clone(&overall),
                 sockets,

@@ -32,6 +32,8 @@ const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// What a worker thread is started with.
 pub(super) struct Input {
     pub(super) index: usize,
+    /// Serves its sockets through io_uring.
+    pub(super) has_ring: bool,
     pub(super) process: Arc<Process>,
     pub(super) overall: Arc<OverallBudget>,
     pub(super) sockets: Vec<(TcpListener, Sharing)>,
@@ -56,12 +58,13 @@ pub(super) fn run(input: Input) {
     let lanes = Rc::new(Lanes::default());
     let buffers = BufferPool::default();
     let working = async {
-        let ring = Ring::start(buffers.clone());
-        if let Err(error) = &ring {
-            tracing::info!(%error, "no io_uring");
-        }
-        let ring = ring.ok();
-        let learn = |context: &mut Context<'_>| ring.as_ref().is_some_and(|ring| ring.turn(context));
+        let ring = input.has_ring.then(|| Ring::start(buffers.clone()));
+        let ring = ring.transpose().unwrap_or_else(|error| {
+            tracing::warn!(%error, "a worker thread has no io_uring");
+            None
+        });
+        let learn =
+            |context: &mut Context<'_>| ring.as_ref().is_some_and(|ring| ring.turn(context));
         // Of what `block_on` itself waits for, which is polled whenever anything happens on this thread, clients come first.
         tokio::select! {
             biased;

@@ -52,6 +52,19 @@ pub struct Buffer {
     flushed: Flushed,
 }
 
+/// Memory that changes hands with the bytes in it.
+pub(super) struct Filling {
+    pub(super) memory: Box<[u8]>,
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+impl Filling {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.end]
+    }
+}
+
 /// Whether the stream has passed on all that it took from us: an encrypted one may hold records back.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flushed {
@@ -173,6 +186,13 @@ impl Buffer {
         stream: &mut Stream,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        if self.is_empty()
+            && let Some(filling) = stream.take_received()
+        {
+            self.clear();
+            (self.memory, self.start, self.end) = (filling.memory, filling.start, filling.end);
+            return Poll::Ready(Ok(self.bytes().len()));
+        }
         self.make_room(1);
         let mut target = ReadBuf::new(&mut self.memory[self.end..]);
         let result = Pin::new(stream).poll_read(context, &mut target);
@@ -192,6 +212,17 @@ impl Buffer {
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
+            if let Some(ready) = stream.poll_takes_memory(context) {
+                ready!(ready)?;
+                let filling = Filling {
+                    memory: std::mem::take(&mut self.memory),
+                    start: self.start,
+                    end: self.end,
+                };
+                self.clear();
+                stream.send(filling)?;
+                break;
+            }
             let count = ready!(Pin::new(&mut *stream).poll_write(context, self.bytes()))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));

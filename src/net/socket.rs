@@ -40,18 +40,25 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Watched(tcp) => tcp.as_fd(),
-            Self::Served(socket) => socket.tcp().as_fd(),
+            Self::Served(socket) => socket.as_fd(),
         }
     }
 }
 
 impl Socket {
+    /// Joins the thread's ring; where there is none, the reactor of its runtime.
+    pub(super) fn join(tcp: std::net::TcpStream) -> io::Result<Self> {
+        if ring::is_here() {
+            ring::Socket::join(tcp).map(Self::Served)
+        } else {
+            TcpStream::from_std(tcp).map(Self::Watched)
+        }
+    }
+
     /// Leaves the reactor for the thread's ring, where there is one.
     pub(super) fn settle(self) -> io::Result<Self> {
         match self {
-            Self::Watched(tcp) if ring::is_here() => {
-                ring::Socket::join(tcp.into_std()?).map(Self::Served)
-            }
+            Self::Watched(tcp) if ring::is_here() => Self::join(tcp.into_std()?),
             settled => Ok(settled),
         }
     }
@@ -75,7 +82,9 @@ impl Socket {
     /// Ready when there is something to read, or an end; nothing is taken.
     pub(super) fn poll_peek(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Watched(tcp) => tcp.poll_peek(context, &mut ReadBuf::new(&mut [0])).map(drop),
+            Self::Watched(tcp) => tcp
+                .poll_peek(context, &mut ReadBuf::new(&mut [0]))
+                .map(drop),
             Self::Served(socket) => socket.poll_read_ready(context).map(drop),
         }
     }
@@ -112,6 +121,13 @@ impl Socket {
         match self {
             Self::Watched(_) => Poll::Ready(Ok(())),
             Self::Served(socket) => socket.poll_sent(context),
+        }
+    }
+
+    pub(super) fn is_sending(&self) -> bool {
+        match self {
+            Self::Watched(_) => false,
+            Self::Served(socket) => socket.is_sending(),
         }
     }
 

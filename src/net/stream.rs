@@ -26,7 +26,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{socket::Socket, tls::Tls};
+use super::{buffer::Filling, socket::Socket, tls::Tls};
 
 /// A connected socket, plain or encrypted. Bound to its thread.
 pub struct Stream {
@@ -130,10 +130,48 @@ impl Stream {
         matches!(self.transport, Transport::Tls(_))
     }
 
+    /// What has been received already, with the memory that it is in.
+    pub(super) fn take_received(&mut self) -> Option<Filling> {
+        match &mut self.transport {
+            Transport::Plain(Socket::Served(socket)) => socket.take_received(),
+            Transport::Plain(_) | Transport::Tls(_) => None,
+        }
+    }
+
+    /// Ready when [`Self::send`] can be called; `None`: never, only copies are written here.
+    pub(super) fn poll_takes_memory(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<io::Result<()>>> {
+        match &mut self.transport {
+            Transport::Plain(Socket::Served(socket)) => Some(socket.poll_sent(cx)),
+            Transport::Plain(_) | Transport::Tls(_) => None,
+        }
+    }
+
+    /// Sends what is in the memory, which goes with it.
+    pub(super) fn send(&mut self, filling: Filling) -> io::Result<()> {
+        match &mut self.transport {
+            Transport::Plain(Socket::Served(socket)) => socket.send(filling),
+            Transport::Plain(_) | Transport::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Whether the kernel has not taken all yet that was written.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(socket) => socket.is_sending(),
+            Transport::Tls(tls) => tls.socket.is_sending(),
+        }
+    }
+
     /// The socket's peer: behind a balancer, the balancer.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         let address = self.socket().peer_addr()?;
-        address.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+        address
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Leaves this thread's reactor.
@@ -194,12 +232,12 @@ impl Stream {
 }
 
 impl Detached {
-    /// Joins the reactor of the current thread's runtime.
+    /// Comes to rest on this thread, as [`Stream::settle`] has it.
     ///
     /// # Panics
     /// Outside a tokio runtime, as everything that needs a reactor.
     pub fn attach(self) -> io::Result<Stream> {
-        let socket = Socket::Watched(TcpStream::from_std(self.socket)?);
+        let socket = Socket::join(self.socket)?;
         Ok(Stream::over(match self.connection {
             None => Transport::Plain(socket),
             Some(connection) => Transport::Tls(Tls { socket, connection }),

@@ -1,7 +1,8 @@
 //! Sockets and certificates for tests of streams.
 
-use std::path::PathBuf;
+use std::{convert::Infallible, future::poll_fn, path::PathBuf, pin::pin, rc::Rc, task::Poll};
 
+use futures_util::FutureExt as _;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
@@ -9,10 +10,13 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    runtime::Runtime,
 };
 
 use super::{
+    buffer::BufferPool,
     client_tls::ClientTlsConfig,
+    ring::Ring,
     server_tls::{Opening, ServerTls},
     stream::Stream,
 };
@@ -93,10 +97,13 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Tls];
-
-    /// The client's end and the server's.
+    /// The client's end and the server's, at rest on this thread.
     pub(crate) async fn pair(self) -> (Stream, Stream) {
+        let (client, server) = self.unsettled_pair().await;
+        (client.settle().unwrap(), server.settle().unwrap())
+    }
+
+    pub(crate) async fn unsettled_pair(self) -> (Stream, Stream) {
         let (client, server) = sockets().await;
         if self == Self::Plain {
             return (Stream::plain(client), Stream::plain(server));
@@ -107,4 +114,38 @@ impl Kind {
         let (client, server) = tokio::join!(config.connect(client, HOST), accept(server, &tls));
         (client.unwrap(), server)
     }
+}
+
+/// Runs `test` for streams of either kind, once watched by tokio's reactor and once served by a ring.
+pub(crate) fn for_every_kind(test: impl AsyncFn(Kind)) {
+    for kind in [Kind::Plain, Kind::Tls] {
+        runtime().block_on(test(kind));
+        with_ring(async |_| test(kind).await);
+    }
+}
+
+/// Runs `test` on a thread that has a ring.
+pub(crate) fn with_ring(test: impl AsyncFnOnce(Rc<Ring>)) {
+    runtime().block_on(async {
+        let ring = Ring::start(BufferPool::default()).expect("Linux 6.1, and no seccomp filter");
+        let served = Rc::clone(&ring);
+        let mut serving = pin!(poll_fn(|context| {
+            while served.turn(context) {}
+            Poll::<Infallible>::Pending
+        }));
+        tokio::select! {
+            () = test(ring) => {}
+            never = &mut serving => match never {},
+        }
+        // What the test has dropped is closed.
+        while serving.as_mut().now_or_never().is_none() && served.is_busy() {
+            tokio::task::yield_now().await;
+        }
+    });
+    Ring::stop();
+}
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
 }

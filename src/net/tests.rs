@@ -15,8 +15,9 @@ use tokio::{
 };
 
 use super::{
+    buffer::{Buffer, BufferPool},
     stream::{Keepalive, Stream, TlsSummary, tune},
-    testing::{HOST, Kind, sockets},
+    testing::{HOST, Kind, for_every_kind, sockets, with_ring},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,9 +41,9 @@ fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
 }
 
-#[tokio::test]
-async fn bytes_arrive_whole_and_in_order_both_ways() {
-    for kind in Kind::ALL {
+#[test]
+fn bytes_arrive_whole_and_in_order_both_ways() {
+    for_every_kind(async |kind| {
         let (mut client, mut server) = kind.pair().await;
         let sent = pattern(1 << 20);
         let talk = async {
@@ -60,19 +61,15 @@ async fn bytes_arrive_whole_and_in_order_both_ways() {
         };
         let (echoed, ()) = tokio::join!(talk, echo);
         assert!(echoed == sent, "{kind:?}");
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_peer_that_does_not_read_stops_the_writer_and_loses_nothing() {
-    for kind in Kind::ALL {
+#[test]
+fn a_peer_that_does_not_read_stops_the_writer_and_loses_nothing() {
+    for_every_kind(async |kind| {
         let (mut client, mut server) = kind.pair().await;
-        SockRef::from(server.tcp())
-            .set_recv_buffer_size(8 * 1024)
-            .unwrap();
-        SockRef::from(client.tcp())
-            .set_send_buffer_size(8 * 1024)
-            .unwrap();
+        server.socket().set_recv_buffer_size(8 * 1024).unwrap();
+        client.socket().set_send_buffer_size(8 * 1024).unwrap();
         let block = pattern(16 * 1024);
         let mut cx = Context::from_waker(Waker::noop());
         let mut written = 0;
@@ -109,12 +106,12 @@ async fn a_peer_that_does_not_read_stops_the_writer_and_loses_nothing() {
                 .all(|chunk| *chunk == block[..chunk.len()]),
             "{kind:?}"
         );
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_stream_is_readable_exactly_while_there_is_something_to_read() {
-    for kind in Kind::ALL {
+#[test]
+fn a_stream_is_readable_exactly_while_there_is_something_to_read() {
+    for_every_kind(async |kind| {
         let (mut client, mut server) = kind.pair().await;
         // Whatever the handshake left behind is read away first.
         let mut byte = [0];
@@ -148,12 +145,12 @@ async fn a_stream_is_readable_exactly_while_there_is_something_to_read() {
             "the end stays readable: {kind:?}"
         );
         assert_eq!(client.read(&mut byte).await.unwrap(), 0, "{kind:?}");
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_closed_or_talking_peer_is_seen_without_waiting() {
-    for kind in Kind::ALL {
+#[test]
+fn a_closed_or_talking_peer_is_seen_without_waiting() {
+    for_every_kind(async |kind| {
         // Session tickets are under way in the TLS pair: they are nothing that the peer says.
         let (mut client, mut server) = kind.pair().await;
         for _ in 0..1000 {
@@ -170,12 +167,12 @@ async fn a_closed_or_talking_peer_is_seen_without_waiting() {
         assert!(!client.peek_closed(), "{kind:?}");
         drop(server);
         eventually(|| client.peek_closed()).await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_silent_peer_has_not_spoken_whatever_the_last_read_left_behind() {
-    for kind in Kind::ALL {
+#[test]
+fn a_silent_peer_has_not_spoken_whatever_the_last_read_left_behind() {
+    for_every_kind(async |kind| {
         let (mut client, mut server) = kind.pair().await;
         server.write_all(b"ab").await.unwrap();
         server.flush().await.unwrap();
@@ -192,7 +189,7 @@ async fn a_silent_peer_has_not_spoken_whatever_the_last_read_left_behind() {
         timeout(PATIENCE, poll_fn(|cx| client.poll_spoken(cx)))
             .await
             .unwrap();
-    }
+    });
 }
 
 #[tokio::test]
@@ -205,17 +202,15 @@ async fn an_end_without_close_notify_is_an_end() {
 #[tokio::test]
 async fn garbage_in_place_of_tls_records_is_an_error() {
     let (mut client, server) = Kind::Tls.pair().await;
-    SockRef::from(server.tcp())
-        .send(b"GET / HTTP/1.1\r\n\r\n")
-        .unwrap();
+    server.socket().send(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let error = client.read(&mut [0; 16]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
-#[tokio::test]
-async fn a_stream_moves_to_another_thread_with_what_it_holds() {
-    for kind in Kind::ALL {
-        let (mut client, mut server) = kind.pair().await;
+#[test]
+fn a_stream_moves_to_another_thread_with_what_it_holds() {
+    for_every_kind(async |kind| {
+        let (mut client, mut server) = kind.unsettled_pair().await;
         client.write_all(b"first").await.unwrap();
         client.flush().await.unwrap();
         let mut byte = [0];
@@ -242,12 +237,12 @@ async fn a_stream_moves_to_another_thread_with_what_it_holds() {
         client.shutdown().await.unwrap();
         assert_eq!(echoed, b"irst-then!", "{kind:?}");
         home.join().unwrap();
-    }
+    });
 }
 
-#[tokio::test]
-async fn the_last_message_survives_a_close_with_unread_input() {
-    for kind in Kind::ALL {
+#[test]
+fn the_last_message_survives_a_close_with_unread_input() {
+    for_every_kind(async |kind| {
         let (mut client, mut server) = kind.pair().await;
         client.write_all(&pattern(64 * 1024)).await.unwrap();
         client.flush().await.unwrap();
@@ -264,16 +259,16 @@ async fn the_last_message_survives_a_close_with_unread_input() {
                 timeout(PATIENCE, close).await.unwrap().unwrap();
             })
             .await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_peer_that_never_ends_does_not_hold_up_the_close() {
-    for kind in Kind::ALL {
+#[test]
+fn a_peer_that_never_ends_does_not_hold_up_the_close() {
+    for_every_kind(async |kind| {
         let (_client, server) = kind.pair().await;
         let close = server.graceful_close(Duration::from_millis(20));
         timeout(PATIENCE, close).await.expect("in time");
-    }
+    });
 }
 
 #[tokio::test]
@@ -308,4 +303,110 @@ async fn tuning_reaches_the_kernel() {
     assert_eq!(socket.tcp_keepalive_interval().unwrap(), keepalive.interval);
     assert_eq!(socket.tcp_user_timeout().unwrap(), keepalive.unacknowledged);
     assert!(socket.tcp_nodelay().unwrap());
+}
+
+#[test]
+fn a_socket_that_has_settled_on_a_ring_stays_there() {
+    with_ring(async |_| {
+        for kind in [Kind::Plain, Kind::Tls] {
+            let (client, _server) = kind.pair().await;
+            let Err(error) = client.detach() else {
+                panic!("what had come already is lost");
+            };
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        }
+    });
+}
+
+#[test]
+fn more_sockets_are_served_at_once_than_there_are_buffers_and_places_in_the_queue() {
+    with_ring(async |_| {
+        let mut pairs = Vec::new();
+        for _ in 0..1500 {
+            pairs.push(Kind::Plain.pair().await);
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        for (client, server) in &mut pairs {
+            assert!(client.poll_readable(&mut cx).is_pending());
+            server.write_all(b"all at once").await.unwrap();
+        }
+        for (client, server) in &mut pairs {
+            let mut received = [0; 11];
+            timeout(PATIENCE, client.read_exact(&mut received))
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(received, *b"all at once");
+            client.write_all(&received).await.unwrap();
+            server.read_exact(&mut received).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_socket_is_closed_although_it_was_asked_to_read_and_to_write() {
+    with_ring(async |ring| {
+        let (mut client, mut server) = Kind::Plain.pair().await;
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(client.poll_readable(&mut cx).is_pending());
+        // More than the peer, who does not read, has room for.
+        let block = vec![b'x'; 1 << 20];
+        let writing = timeout(Duration::from_millis(50), client.write_all(&block));
+        let mut refused = writing.await;
+        while refused.is_ok() {
+            refused = timeout(Duration::from_millis(50), client.write_all(&block)).await;
+        }
+        assert!(ring.is_busy());
+        drop(client);
+        let mut rest = Vec::new();
+        timeout(PATIENCE, server.read_to_end(&mut rest))
+            .await
+            .expect("an end")
+            .unwrap();
+        drop(server);
+        eventually(|| !ring.is_busy()).await;
+    });
+}
+
+#[test]
+fn what_was_written_leaves_although_the_socket_is_dropped_at_once() {
+    with_ring(async |_| {
+        let (mut client, mut server) = Kind::Plain.pair().await;
+        client.write_all(b"Terminate").await.unwrap();
+        drop(client);
+        let mut received = Vec::new();
+        server.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"Terminate");
+    });
+}
+
+#[test]
+fn memory_changes_hands_with_the_bytes_in_it() {
+    for_every_kind(async |kind| {
+        let buffers = BufferPool::default();
+        let (mut client, mut server) = kind.pair().await;
+        let sent = pattern(300_000);
+        let mut outbox = Buffer::new(buffers.clone());
+        outbox.put(&sent);
+        let sending = poll_fn(|cx| outbox.poll_drain(&mut client, cx));
+        let receiving = async {
+            let mut received = Vec::new();
+            let mut inbox = Buffer::new(buffers.clone());
+            while received.len() + inbox.bytes().len() < sent.len() {
+                let count = poll_fn(|cx| inbox.poll_fill(&mut server, cx))
+                    .await
+                    .unwrap();
+                assert!(count > 0, "{kind:?}");
+                // Not all of it each time: the next filling is added to what is left.
+                let taken = inbox.bytes().len().min(count / 2 + 1);
+                received.extend_from_slice(&inbox.bytes()[..taken]);
+                inbox.consume(taken);
+            }
+            received.extend_from_slice(inbox.bytes());
+            received
+        };
+        let (outcome, received) = tokio::join!(sending, receiving);
+        outcome.unwrap();
+        assert!(received == sent, "{kind:?}");
+    });
 }

@@ -137,6 +137,7 @@ async fn welcome(
         place,
     };
     if home == worker.index {
+        let Ok(stream) = stream.settle() else { return };
         // In a task of its own: what it took to arrive is given back.
         let serving = serve(Rc::clone(worker), stream, settled);
         worker.serve(None, serving);

@@ -34,23 +34,23 @@ impl Client {
         }
     }
 
-    /// Stays on this thread for good.
-    pub(super) fn settle(self) -> std::io::Result<Self> {
-        let stream = self.stream.settle()?;
-        Ok(Self { stream, ..self })
-    }
-
     /// Reads more of what the client sends; an end of the stream is an error.
     pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, End>> {
+        let is_sending = self.is_sending();
         self.inbox
             .poll_fill(&mut self.stream, context)
             .map(|result| match result {
                 Ok(0) => Err(End::ClientLost),
                 // The error is told once: to this read, although it was the writes that took too long.
-                Err(error) if !self.outbox.is_drained() => Err(End::from_client_io(error)),
+                Err(error) if is_sending => Err(End::from_client_io(error)),
                 Err(_) => Err(End::ClientLost),
                 Ok(count) => Ok(count),
             })
+    }
+
+    /// Whether the client has yet to take something.
+    fn is_sending(&self) -> bool {
+        !self.outbox.is_drained() || self.stream.is_sending()
     }
 
     pub(super) fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {

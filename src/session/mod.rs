@@ -148,8 +148,6 @@ async fn serve(worker: Rc<Worker>, stream: Stream, arrival: Settled) {
 
 /// From the greeting to the end.
 async fn live(mut let_in: LetIn) {
-    let Ok(client) = let_in.client.settle() else { return };
-    let_in.client = client;
     let farewell = let_in.session.run(&mut let_in.client).await;
     Box::pin(finish::finish(let_in, farewell)).await;
 }

@@ -16,40 +16,37 @@
 
 #![allow(unsafe_code)] // Memory is shared with the kernel. See `Shared`, `Inner::push` and what they are given.
 
+mod lent;
+mod socket;
+
 use std::{
     cell::{Cell, RefCell},
-    io::{self, IoSlice},
+    io,
     net::TcpStream,
-    os::fd::{AsRawFd as _, OwnedFd, RawFd},
-    ptr::NonNull,
+    os::fd::{AsRawFd as _, OwnedFd},
     rc::Rc,
-    sync::atomic::{AtomicU16, Ordering, fence},
-    task::{Context, Poll, Waker, ready},
+    sync::atomic::{Ordering, fence},
+    task::{Context, Poll, Waker},
 };
 
 use io_uring::{
     IoUring, cqueue, opcode,
     squeue::{self, Flags},
-    types::{BufRingEntry, Fd},
+    types::Fd,
 };
 use rustix::event::{EventfdFlags, eventfd};
 use slab::Slab;
-use tokio::io::{Interest, ReadBuf, unix::AsyncFd};
+use tokio::io::{Interest, unix::AsyncFd};
 
-use super::buffer::{BUFFER_BYTES, BufferPool};
+use self::lent::Lent;
+pub(super) use self::socket::Socket;
+use super::buffer::{BufferPool, Filling};
 
 /// How many requests are handed over at once.
 const SUBMISSIONS: u32 = 1024;
 
 /// How many completions wait without the kernel having to put them aside.
 const COMPLETIONS: u32 = 4096;
-
-/// The lent buffers: how many, and how large.
-const LENT: u16 = 128;
-const LENT_BYTES: usize = 4096;
-
-/// Their group's number; there is one.
-const GROUP: u16 = 0;
 
 /// Recv only when there is something (`IORING_RECVSEND_POLL_FIRST`), rather than to find out first that there is not.
 const POLL_FIRST: u16 = 1;
@@ -87,7 +84,7 @@ struct Completion {
 
 /// What the ring knows of one socket.
 struct Place {
-    fd: RawFd,
+    tcp: Rc<TcpStream>,
     incoming: Incoming,
     outgoing: Outgoing,
     reader: Option<Waker>,
@@ -97,29 +94,21 @@ struct Place {
     /// Known to be empty after the last reading.
     is_empty: bool,
     /// Nobody's any more, and open until its requests have ended.
-    left: Option<TcpStream>,
+    is_left: bool,
 }
 
 enum Incoming {
     Unasked,
     /// Memory of our own, if not a lent buffer.
     Asked(Option<Box<[u8]>>),
-    Here {
-        memory: Box<[u8]>,
-        start: usize,
-        end: usize,
-    },
+    Here(Filling),
     Ended,
     Failed(i32),
 }
 
 enum Outgoing {
     Nothing,
-    Sending {
-        memory: Box<[u8]>,
-        start: usize,
-        end: usize,
-    },
+    Sending(Filling),
     Failed(i32),
 }
 
@@ -131,22 +120,23 @@ enum Request {
 }
 
 impl Ring {
-    /// Sets up the ring of this thread; sockets that [`Socket::join`] are served by it.
+    /// Tells whether there can be rings.
     ///
     /// # Errors
     /// The kernel has no io_uring that does what is needed (Linux 6.1), or does not let this process use it.
+    pub fn check() -> io::Result<()> {
+        set_up().map(drop)
+    }
+
+    /// Sets up the ring of this thread; sockets that [`Socket::join`] are served by it.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(buffers: BufferPool) -> io::Result<Rc<Self>> {
-        let uring = IoUring::builder()
-            .setup_clamp()
-            .setup_cqsize(COMPLETIONS)
-            .setup_submit_all()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .build(SUBMISSIONS)?;
+        let uring = set_up()?;
         let lent = Lent::new(&uring)?;
         let signal = eventfd(0, EventfdFlags::CLOEXEC)?;
         uring.submitter().register_eventfd(signal.as_raw_fd())?;
@@ -203,11 +193,29 @@ impl Ring {
         has_woken
     }
 
+    /// Whether a request has not ended.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.sockets.iter().any(|(_, place)| place.is_busy())
+    }
+
     fn wake(&self) {
         if let Some(server) = self.server.take() {
             server.wake();
         }
     }
+}
+
+fn set_up() -> io::Result<IoUring> {
+    IoUring::builder()
+        .setup_clamp()
+        .setup_cqsize(COMPLETIONS)
+        .setup_submit_all()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .build(SUBMISSIONS)
 }
 
 impl Inner {
@@ -284,11 +292,11 @@ impl Inner {
         let place = &mut self.sockets[key];
         let (memory, request) = if place.is_flowing {
             let mut memory = self.buffers.take();
-            let request = opcode::Recv::new(Fd(place.fd), memory.as_mut_ptr(), length(&memory));
+            let request = opcode::Recv::new(fd(place), memory.as_mut_ptr(), length(&memory));
             (Some(memory), request.build())
         } else {
-            let request = opcode::Recv::new(Fd(place.fd), std::ptr::null_mut(), 0)
-                .buf_group(GROUP)
+            let request = opcode::Recv::new(fd(place), std::ptr::null_mut(), 0)
+                .buf_group(lent::GROUP)
                 .ioprio(if place.is_empty { POLL_FIRST } else { 0 });
             (None, request.build().flags(Flags::BUFFER_SELECT))
         };
@@ -299,16 +307,16 @@ impl Inner {
         Ok(())
     }
 
-    fn send(&mut self, key: usize, memory: Box<[u8]>, start: usize, end: usize) -> io::Result<()> {
-        let bytes = &memory[start..end];
-        let request = opcode::Send::new(Fd(self.sockets[key].fd), bytes.as_ptr(), length(bytes))
-            // A peer that takes little at a time is waited for there.
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+    fn send(&mut self, key: usize, filling: Filling) -> io::Result<()> {
+        let bytes = filling.bytes();
+        let request = opcode::Send::new(fd(&self.sockets[key]), bytes.as_ptr(), length(bytes))
+            // Without MSG_WAITALL: of a failure behind a part that was taken, it would tell the part only.
+            .flags(libc::MSG_NOSIGNAL)
             .build()
             .user_data(user_data(key, Request::Send));
         // SAFETY: the memory is a box that `outgoing` holds until the completion.
         unsafe { self.push(&request) }?;
-        self.sockets[key].outgoing = Outgoing::Sending { memory, start, end };
+        self.sockets[key].outgoing = Outgoing::Sending(filling);
         Ok(())
     }
 
@@ -325,7 +333,7 @@ impl Inner {
             Request::Receive => self.received(key, completion),
             Request::Send => self.sent(key, completion.result),
         };
-        if self.sockets[key].left.is_some() && !self.sockets[key].is_busy() {
+        if self.sockets[key].is_left && !self.sockets[key].is_busy() {
             self.remove(key);
         }
         waker
@@ -341,7 +349,7 @@ impl Inner {
                 None
             }
         };
-        if completion.result == -libc::ENOBUFS && place.left.is_none() {
+        if completion.result == -libc::ENOBUFS && !place.is_left {
             // All are lent at this moment: one of its own, then.
             place.is_flowing = true;
             return match self.ask(key) {
@@ -357,7 +365,7 @@ impl Inner {
             };
         };
         place.is_empty = !cqueue::sock_nonempty(completion.flags);
-        place.is_flowing = count >= LENT_BYTES;
+        place.is_flowing = count >= lent::BYTES;
         let memory = match (own, lent) {
             (Some(own), _) => own,
             (None, Some(id)) => {
@@ -368,15 +376,8 @@ impl Inner {
             }
             (None, None) => return self.fail(key, libc::EIO),
         };
-        let end = count;
-        self.now(
-            key,
-            Incoming::Here {
-                memory,
-                start: 0,
-                end,
-            },
-        )
+        let (start, end) = (0, count);
+        self.now(key, Incoming::Here(Filling { memory, start, end }))
     }
 
     fn give_back(&mut self, own: Option<Box<[u8]>>, lent: Option<u16>) {
@@ -400,18 +401,19 @@ impl Inner {
 
     fn sent(&mut self, key: usize, result: i32) -> Option<Waker> {
         let place = &mut self.sockets[key];
-        let Outgoing::Sending { memory, start, end } =
+        let Outgoing::Sending(mut filling) =
             std::mem::replace(&mut place.outgoing, Outgoing::Nothing)
         else {
             return None;
         };
         let Ok(count) = usize::try_from(result) else {
             place.outgoing = Outgoing::Failed(-result);
-            self.buffers.give(memory);
+            self.buffers.give(filling.memory);
             return self.sockets[key].writer.take();
         };
-        if start + count < end && place.left.is_none() {
-            return match self.send(key, memory, start + count, end) {
+        filling.start += count;
+        if filling.start < filling.end && !place.is_left {
+            return match self.send(key, filling) {
                 Ok(()) => None,
                 Err(_) => {
                     self.sockets[key].outgoing = Outgoing::Failed(libc::ENOBUFS);
@@ -419,21 +421,29 @@ impl Inner {
                 }
             };
         }
-        self.buffers.give(memory);
+        self.buffers.give(filling.memory);
         self.sockets[key].writer.take()
     }
 
     fn remove(&mut self, key: usize) {
-        if let Incoming::Here { memory, .. } = self.sockets.remove(key).incoming {
-            self.buffers.give(memory);
+        if let Incoming::Here(filling) = self.sockets.remove(key).incoming {
+            self.buffers.give(filling.memory);
         }
     }
 }
 
 impl Place {
+    /// Why a write has failed, told once: to the next one, or to a read that finds an end, for the kernel tells it once, too.
+    fn take_failure(&mut self) -> io::Result<()> {
+        let Outgoing::Failed(error) = self.outgoing else {
+            return Ok(());
+        };
+        self.outgoing = Outgoing::Nothing;
+        Err(io::Error::from_raw_os_error(error))
+    }
+
     fn is_busy(&self) -> bool {
-        matches!(self.incoming, Incoming::Asked(_))
-            || matches!(self.outgoing, Outgoing::Sending { .. })
+        matches!(self.incoming, Incoming::Asked(_)) || matches!(self.outgoing, Outgoing::Sending(_))
     }
 }
 
@@ -446,6 +456,10 @@ impl Drop for Inner {
             }
         }
     }
+}
+
+fn fd(place: &Place) -> Fd {
+    Fd(place.tcp.as_raw_fd())
 }
 
 fn user_data(key: usize, request: Request) -> u64 {
@@ -466,232 +480,7 @@ fn length(bytes: &[u8]) -> u32 {
     bytes.len() as u32
 }
 
-/// The buffers that the kernel picks from, and the list that says which are free: written by us, read by the kernel.
-struct Lent {
-    list: NonNull<List>,
-    memory: NonNull<u8>,
-    tail: u16,
-}
-
-#[repr(C, align(4096))]
-struct List([BufRingEntry; LENT as usize]);
-
-impl Lent {
-    /// Never freed: the kernel may hold it for a while after the ring has been closed, and a thread has one.
-    fn new(uring: &IoUring) -> io::Result<Self> {
-        // SAFETY: a BufRingEntry is four numbers.
-        let list = unsafe { Box::<List>::new_zeroed().assume_init() };
-        let list = NonNull::from(Box::leak(list));
-        let memory = vec![0; usize::from(LENT) * LENT_BYTES].leak();
-        let memory = NonNull::from(memory).cast();
-        let address = list.as_ptr() as u64;
-        // SAFETY: the list has so many entries and is never freed.
-        unsafe {
-            uring
-                .submitter()
-                .register_buf_ring_with_flags(address, LENT, GROUP, 0)
-        }?;
-        let mut lent = Self {
-            list,
-            memory,
-            tail: 0,
-        };
-        (0..LENT).for_each(|id| lent.give(id));
-        Ok(lent)
-    }
-
-    fn at(&self, id: u16) -> *mut u8 {
-        assert!(id < LENT);
-        // SAFETY: there are so many.
-        unsafe { self.memory.as_ptr().add(usize::from(id) * LENT_BYTES) }
-    }
-
-    /// What the kernel has put into a buffer that it has picked.
-    fn bytes(&self, id: u16, count: usize) -> &[u8] {
-        // SAFETY: initialised from the start, and ours until it is given again.
-        unsafe { std::slice::from_raw_parts(self.at(id), count.min(LENT_BYTES)) }
-    }
-
-    fn give(&mut self, id: u16) {
-        let address = self.at(id) as u64;
-        let first = self.list.as_ptr().cast::<BufRingEntry>();
-        // SAFETY: within the list, in an entry that the kernel does not read before the tail says so. The tail is a field
-        // of the first that no entry uses.
-        unsafe {
-            let entry = &mut *first.add(usize::from(self.tail % LENT));
-            entry.set_addr(address);
-            entry.set_len(LENT_BYTES as u32);
-            entry.set_bid(id);
-            self.tail = self.tail.wrapping_add(1);
-            let tail = BufRingEntry::tail(first).cast_mut();
-            AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
-        }
-    }
-}
-
 /// Whether this thread has a ring.
 pub(super) fn is_here() -> bool {
     CURRENT.with_borrow(Option::is_some)
 }
-
-/// A socket that this thread's ring serves.
-pub(super) struct Socket {
-    ring: Rc<Ring>,
-    key: usize,
-    /// `None`: it is being dropped.
-    tcp: Option<TcpStream>,
-}
-
-impl Socket {
-    /// Takes over a connected socket.
-    ///
-    /// # Errors
-    /// This thread has no ring, or the socket is broken.
-    pub(super) fn join(tcp: TcpStream) -> io::Result<Self> {
-        let ring = CURRENT.with_borrow(Clone::clone);
-        let ring = ring.ok_or(io::ErrorKind::Unsupported)?;
-        // One that does not block is not waited for.
-        tcp.set_nonblocking(false)?;
-        let place = Place {
-            fd: tcp.as_raw_fd(),
-            incoming: Incoming::Unasked,
-            outgoing: Outgoing::Nothing,
-            reader: None,
-            writer: None,
-            is_flowing: false,
-            is_empty: false,
-            left: None,
-        };
-        let key = ring.inner.borrow_mut().sockets.insert(place);
-        let tcp = Some(tcp);
-        Ok(Self { ring, key, tcp })
-    }
-
-    /// Whether anything has come that nobody has read, as far as the ring knows.
-    pub(super) fn has_news(&self) -> bool {
-        let inner = self.ring.inner.borrow();
-        let incoming = &inner.sockets[self.key].incoming;
-        !matches!(incoming, Incoming::Unasked | Incoming::Asked(_))
-    }
-
-    pub(super) fn poll_read_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let inner = &mut *self.ring.inner.borrow_mut();
-        let place = &mut inner.sockets[self.key];
-        match place.incoming {
-            Incoming::Unasked | Incoming::Asked(_) => {}
-            Incoming::Here { .. } | Incoming::Ended | Incoming::Failed(_) => {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        remember(&mut place.reader, context);
-        if matches!(place.incoming, Incoming::Unasked) {
-            inner.ask(self.key)?;
-            self.ring.wake();
-        }
-        Poll::Pending
-    }
-
-    pub(super) fn poll_read(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        ready!(self.poll_read_ready(context))?;
-        let inner = &mut *self.ring.inner.borrow_mut();
-        let place = &mut inner.sockets[self.key];
-        match &mut place.incoming {
-            Incoming::Here { memory, start, end } => {
-                let count = buffer.remaining().min(*end - *start);
-                buffer.put_slice(&memory[*start..*start + count]);
-                *start += count;
-                if start == end {
-                    inner.buffers.give(std::mem::take(memory));
-                    place.incoming = Incoming::Unasked;
-                }
-                Poll::Ready(Ok(()))
-            }
-            Incoming::Failed(error) => {
-                let error = io::Error::from_raw_os_error(*error);
-                place.incoming = Incoming::Unasked;
-                Poll::Ready(Err(error))
-            }
-            Incoming::Ended | Incoming::Unasked | Incoming::Asked(_) => Poll::Ready(Ok(())),
-        }
-    }
-
-    pub(super) fn poll_write(
-        &mut self,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_sent(context))?;
-        let inner = &mut *self.ring.inner.borrow_mut();
-        let mut memory = inner.buffers.take();
-        let mut end = 0;
-        for slice in slices {
-            let count = slice.len().min(memory.len() - end);
-            memory[end..end + count].copy_from_slice(&slice[..count]);
-            end += count;
-        }
-        if end == 0 {
-            inner.buffers.give(memory);
-            return Poll::Ready(Ok(0));
-        }
-        inner.send(self.key, memory, 0, end)?;
-        self.ring.wake();
-        Poll::Ready(Ok(end))
-    }
-
-    /// Ready when the kernel has taken all that was written.
-    pub(super) fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let inner = &mut *self.ring.inner.borrow_mut();
-        let place = &mut inner.sockets[self.key];
-        match place.outgoing {
-            Outgoing::Nothing => Poll::Ready(Ok(())),
-            Outgoing::Sending { .. } => {
-                remember(&mut place.writer, context);
-                Poll::Pending
-            }
-            Outgoing::Failed(error) => {
-                place.outgoing = Outgoing::Nothing;
-                Poll::Ready(Err(io::Error::from_raw_os_error(error)))
-            }
-        }
-    }
-
-    pub(super) fn tcp(&self) -> &TcpStream {
-        self.tcp.as_ref().expect("only a drop takes it")
-    }
-}
-
-/// Keeps the waker that is there if it wakes the same task.
-fn remember(waker: &mut Option<Waker>, context: &Context<'_>) {
-    match waker {
-        Some(known) => known.clone_from(context.waker()),
-        None => *waker = Some(context.waker().clone()),
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let inner = &mut *self.ring.inner.borrow_mut();
-        let place = &mut inner.sockets[self.key];
-        (place.reader, place.writer) = (None, None);
-        if !place.is_busy() {
-            return inner.remove(self.key);
-        }
-        place.left = self.tcp.take();
-        let is_asking = matches!(place.incoming, Incoming::Asked(_));
-        let is_sending = matches!(place.outgoing, Outgoing::Sending { .. });
-        if is_asking {
-            inner.cancel(self.key, Request::Receive);
-        }
-        if is_sending {
-            // What can leave at once has left by then.
-            inner.cancel(self.key, Request::Send);
-        }
-        self.ring.wake();
-    }
-}
-
-const _: () = assert!(LENT.is_power_of_two() && LENT_BYTES <= BUFFER_BYTES);
