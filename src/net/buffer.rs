@@ -143,13 +143,15 @@ impl Buffer {
         self.flushed = Flushed::No;
     }
 
-    /// Appends the first `count` bytes of `from`, which go. Where they are all there is, their memory changes hands.
+    /// Appends the first `count` bytes of `from`, which go. Where they are most of what there is, their memory changes hands.
     pub fn take(&mut self, from: &mut Self, count: usize) {
-        if self.is_empty() && count == from.bytes().len() && count > 0 {
+        let left = from.bytes().len() - count;
+        if self.is_empty() && count > left {
             std::mem::swap(&mut self.memory, &mut from.memory);
-            (self.start, self.end) = (from.start, from.end);
+            (self.start, self.end) = (from.start, from.start + count);
             self.flushed = Flushed::No;
             from.clear();
+            from.put(&self.memory[self.end..self.end + left]);
         } else {
             self.put(&from.bytes()[..count]);
             from.consume(count);
@@ -258,13 +260,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_whole_keeps_its_memory_and_a_part_is_appended() {
+    fn what_is_taken_keeps_its_memory_and_a_smaller_part_is_appended() {
         let pool = BufferPool::default();
         let (mut from, mut to) = (Buffer::new(pool.clone()), Buffer::new(pool));
         from.put(b"hello, world");
         from.consume(7);
         let memory = from.memory.as_ptr();
-        to.take(&mut from, 5);
+        to.take(&mut from, 4);
+        assert_eq!((to.bytes(), to.memory.as_ptr()), (&b"worl"[..], memory));
+        assert_eq!(from.bytes(), b"d");
+        to.take(&mut from, 1);
         assert!(from.is_empty() && from.memory.is_empty());
         assert_eq!((to.bytes(), to.memory.as_ptr()), (&b"world"[..], memory));
         assert!(!to.is_drained());

@@ -216,6 +216,12 @@ impl Stream {
         .await;
     }
 
+    /// Ends the connection at once: what the peer has not received yet, it will not.
+    pub fn reset(self) {
+        // A socket that is broken has nothing to drop.
+        let _ = self.socket().set_linger(Some(Duration::ZERO));
+    }
+
     pub(super) fn socket(&self) -> SockRef<'_> {
         match &self.transport {
             Transport::Plain(socket) => SockRef::from(socket),

@@ -57,7 +57,7 @@ impl Farewell {
 pub(super) async fn finish(let_in: LetIn, farewell: Farewell) {
     let LetIn {
         session,
-        mut client,
+        client,
         _cancel_key,
         _place,
     } = let_in;
@@ -77,8 +77,19 @@ pub(super) async fn finish(let_in: LetIn, farewell: Farewell) {
         .filter(|_| boundary == Boundary::Whole);
     let last_words =
         response.map_or_else(BytesMut::new, |response| encode(response, commit_in_flight));
+    let is_cut = boundary == Boundary::Cut && matches!(end, End::Signalled(_));
+    let mut client = Some(client);
+    if is_cut && let Some(client) = client.take() {
+        // Nothing can be said to it, and what is still on its way to it is to stop.
+        client.stream.reset();
+    }
     // Also with nothing to add: what the client has asked for may still be on its way.
-    let told = client.send_last(&last_words);
+    let told = async {
+        match &mut client {
+            Some(client) => client.send_last(&last_words).await,
+            None => Ok(()),
+        }
+    };
     let gone = async {
         match checkout {
             Some(checkout) => checkout.close().await,
@@ -101,11 +112,12 @@ pub(super) async fn finish(let_in: LetIn, farewell: Farewell) {
         commit_in_flight,
     };
     note_end(&session, &row, &parting);
-    if matches!(end, End::Terminated) && !client.stream.is_encrypted() {
+    match client {
         // Nothing of a client that has said goodbye is unread: closing sends a FIN.
-        return drop(client);
+        Some(client) if matches!(end, End::Terminated) && !client.stream.is_encrypted() => {}
+        Some(client) => linger(&session.worker, client.stream),
+        None => {}
     }
-    linger(&session.worker, client.stream);
 }
 
 impl Session {

@@ -2,7 +2,8 @@
 //!
 //! One task drives both sockets. Bytes are forwarded in bulk; only headers are looked at, and the bodies of the
 //! few small messages that matter (ReadyForQuery, CommandComplete, ParameterStatus, errors). A message larger
-//! than a buffer streams through: what has come of it goes on at once.
+//! than a buffer streams through: what has come of it goes on at once. Smaller ones of the server go on whole, so that a
+//! client whose session ends among them can still be told why.
 //!
 //! ```text
 //!            read ──▶ inbox ── take_from_client ──▶ to_backend ──▶ write
@@ -678,9 +679,9 @@ fn next_from_client(bytes: &[u8]) -> Result<Option<Header>, End> {
     })
 }
 
-/// The header of the server's next message, once as much of that message has come as has to be looked at.
+/// The header of the server's next message, once all of it has come, or more than a buffer holds.
 ///
-/// Only an error may be larger than a buffer; it is then passed on unread.
+/// Of those that are looked at, only an error may be that large; it is then passed on unread.
 fn next_from_server(bytes: &[u8]) -> Result<Option<Header>, End> {
     let Some(header) = Header::parse(bytes).map_err(|_| End::BackendMessage)? else {
         return Ok(None);
@@ -688,12 +689,10 @@ fn next_from_server(bytes: &[u8]) -> Result<Option<Header>, End> {
     if header.tag == tag::READY_FOR_QUERY && header.body_bytes != 1 {
         return Err(End::BackendMessage);
     }
-    if !is_looked_at(header.tag) || bytes.len() >= header.message_bytes() {
-        return Ok(Some(header));
-    }
     match header.message_bytes() {
+        whole if bytes.len() >= whole => Ok(Some(header)),
         ..=BUFFER_BYTES => Ok(None),
-        _ if header.tag == tag::ERROR_RESPONSE => Ok(Some(header)),
+        _ if !is_looked_at(header.tag) || header.tag == tag::ERROR_RESPONSE => Ok(Some(header)),
         _ => Err(End::BackendMessage),
     }
 }

@@ -14,7 +14,7 @@
 //! The memory of a request belongs to the kernel until its completion has come: a socket that is dropped before leaves
 //! its place here, and its file, until then.
 
-#![allow(unsafe_code)] // Memory is shared with the kernel. See `Shared`, `Inner::push` and what they are given.
+#![allow(unsafe_code)] // Memory is shared with the kernel: see `Inner::push`.
 
 mod lent;
 mod socket;
@@ -22,7 +22,7 @@ mod socket;
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
     rc::Rc,
     sync::atomic::{Ordering, fence},
@@ -73,6 +73,8 @@ struct Inner {
     completed: Vec<Completion>,
     buffers: BufferPool,
     lent: Lent,
+    /// As of the last time that it was asked.
+    takes_requests: bool,
     uring: IoUring,
 }
 
@@ -147,6 +149,7 @@ impl Ring {
             completed: Vec::new(),
             buffers,
             lent,
+            takes_requests: true,
             uring,
         };
         let ring = Rc::new(Self {
@@ -187,10 +190,12 @@ impl Ring {
     }
 
     fn take_turn(&self) -> bool {
-        let woken = self.inner.borrow_mut().turn();
-        let has_woken = !woken.is_empty();
+        let mut inner = self.inner.borrow_mut();
+        let woken = inner.turn();
+        let is_over = woken.is_empty() && inner.takes_requests;
+        drop(inner);
         woken.into_iter().for_each(Waker::wake);
-        has_woken
+        !is_over
     }
 
     /// Whether a request has not ended.
@@ -248,7 +253,7 @@ impl Inner {
             if self.completed.is_empty() {
                 self.completed = completed;
             }
-            if !woken.is_empty() || !is_due {
+            if !woken.is_empty() || !is_due || !self.takes_requests {
                 return woken;
             }
         }
@@ -256,11 +261,13 @@ impl Inner {
 
     /// The system call. What it fails for (a signal, a lack of memory) is not lost: it is tried again with the next.
     fn enter(&mut self) {
-        if let Err(error) = self.uring.submit()
-            && error.kind() != io::ErrorKind::Interrupted
+        let submitted = self.uring.submit();
+        if let Err(error) = &submitted
+            && self.takes_requests
         {
-            tracing::warn!(%error, "io_uring takes nothing at the moment");
+            tracing::warn!(%error, "io_uring takes no requests at the moment");
         }
+        self.takes_requests = submitted.is_ok();
         self.collect();
     }
 
@@ -322,8 +329,11 @@ impl Inner {
 
     fn cancel(&mut self, key: usize, request: Request) {
         let cancel = opcode::AsyncCancel::new(user_data(key, request)).build();
-        // SAFETY: it names no memory. If there is no room for it, the request ends with what it waits for.
-        let _ = unsafe { self.push(&cancel.user_data(CANCELLATION)) };
+        // SAFETY: it names no memory.
+        if unsafe { self.push(&cancel.user_data(CANCELLATION)) }.is_err() {
+            // No room: the request ends with the connection, then.
+            let _ = self.sockets[key].tcp.shutdown(Shutdown::Both);
+        }
     }
 
     /// Notes what has become of a request, and tells who waits for that.
@@ -344,10 +354,7 @@ impl Inner {
         let lent = cqueue::buffer_select(completion.flags);
         let own = match std::mem::replace(&mut place.incoming, Incoming::Unasked) {
             Incoming::Asked(own) => own,
-            other => {
-                place.incoming = other;
-                None
-            }
+            _ => None,
         };
         if completion.result == -libc::ENOBUFS && !place.is_left {
             // All are lent at this moment: one of its own, then.
@@ -475,7 +482,7 @@ fn request_of(user_data: u64) -> (usize, Request) {
     ((user_data >> 1) as usize, request)
 }
 
-#[allow(clippy::cast_possible_truncation)] // Buffers are of `BUFFER_BYTES`.
+#[allow(clippy::cast_possible_truncation)] // No buffer has 4 GiB.
 fn length(bytes: &[u8]) -> u32 {
     bytes.len() as u32
 }
