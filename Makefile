@@ -35,6 +35,9 @@ test: setup lint
 	cargo test --locked --lib --bins
 	# Not nextest: its process per test would start a PostgreSQL per test. Most of them wait more than they work.
 	cargo test --locked --test integration -- --test-threads=6 --skip description::
+	# What moves bytes, once more without io_uring.
+	SLUICE_TEST_IO_METHOD=epoll cargo test --locked --test integration -- --test-threads=6 \
+		bulk:: cancel:: copy:: departures:: hostile_server:: outages:: pipelines:: revocation:: transactions::
 	# By themselves: thousands of calls leave little of the machine to anybody who has to be in time.
 	cargo test --locked --test integration -- description::
 

@@ -103,23 +103,23 @@ pub fn keepalive(config: &Config) -> Keepalive {
 
 /// Whether sockets are served through io_uring.
 fn has_ring(method: IoMethod) -> io::Result<bool> {
-    let can = match method {
-        IoMethod::Epoll => return Ok(false),
-        IoMethod::IoUring | IoMethod::Auto => Ring::check(),
-    };
-    match can {
-        Ok(()) => Ok(true),
-        Err(error) if method == IoMethod::Auto => {
-            tracing::info!(%error, "io_uring cannot be had: sockets are served through epoll");
-            Ok(false)
-        }
-        Err(error) => {
-            let text = format!(
-                "net.io_method is \"io_uring\", which cannot be had here ({error}): say \"auto\" or \"epoll\""
-            );
-            Err(io::Error::new(error.kind(), text))
-        }
+    const HOW: &str = "how sockets are served";
+    if method == IoMethod::Epoll {
+        tracing::info!(io_method = "epoll", HOW);
+        return Ok(false);
     }
+    let Err(error) = Ring::check() else {
+        tracing::info!(io_method = "io_uring", HOW);
+        return Ok(true);
+    };
+    if method == IoMethod::Auto {
+        tracing::info!(io_method = "epoll", without_io_uring = %error, HOW);
+        return Ok(false);
+    }
+    let text = format!(
+        "net.io_method is \"io_uring\", which cannot be had here ({error}): say \"auto\" or \"epoll\""
+    );
+    Err(io::Error::new(error.kind(), text))
 }
 
 impl Pooler {

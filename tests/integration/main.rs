@@ -29,6 +29,7 @@ mod external_authority;
 mod guessing;
 mod guests;
 mod hostile_server;
+mod io_method;
 mod isolation;
 mod jwt_authority;
 mod lifecycle;

@@ -51,6 +51,9 @@ const COMPLETIONS: u32 = 4096;
 /// Recv only when there is something (`IORING_RECVSEND_POLL_FIRST`), rather than to find out first that there is not.
 const POLL_FIRST: u16 = 1;
 
+/// Let what has completed be told (`IORING_ENTER_GETEVENTS`).
+const GET_EVENTS: u32 = 1;
+
 /// The completions of cancellations: those of what they cancel tell all that there is.
 const CANCELLATION: u64 = u64::MAX;
 
@@ -261,7 +264,10 @@ impl Inner {
 
     /// The system call. What it fails for (a signal, a lack of memory) is not lost: it is tried again with the next.
     fn enter(&mut self) {
-        let submitted = self.uring.submit();
+        let count = u32::try_from(self.uring.submission().len()).unwrap_or(SUBMISSIONS);
+        let (submitter, at_once, no_mask) = (self.uring.submitter(), 0, None::<&libc::sigset_t>);
+        // SAFETY: what is queued is as `push` has it. Unlike `submit`, this collects what has completed by then in any case.
+        let submitted = unsafe { submitter.enter(count, at_once, GET_EVENTS, no_mask) };
         if let Err(error) = &submitted
             && self.takes_requests
         {

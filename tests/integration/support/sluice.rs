@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    env, fs, io,
     os::unix::{
         fs::{MetadataExt, chown},
         process::{CommandExt, ExitStatusExt},
@@ -63,7 +63,11 @@ impl Settings {
 impl Default for Settings {
     fn default() -> Self {
         let address = || format!("127.0.0.1:{}", free_port());
-        Self(Table::new())
+        let settings = match env::var("SLUICE_TEST_IO_METHOD") {
+            Ok(method) => Self(Table::new()).set("net.io_method", method),
+            Err(_) => Self(Table::new()),
+        };
+        settings
             .set("listen.pooler", address())
             .set("listen.direct", address())
             .set("admin.listen", address())
