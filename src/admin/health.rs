@@ -12,7 +12,10 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::{
-    AdminState, MetricsGuard, Readiness, ReloadRequest, auth, error::ApiError, openapi::Routes,
+    AdminState, MetricsGuard, Readiness, ReloadRequest,
+    auth::{self, Actor},
+    error::ApiError,
+    openapi::Routes,
 };
 
 /// Routes that need no key, or decide about it themselves.
@@ -89,7 +92,10 @@ async fn metrics(
         (status = 503, description = "`stopping`: the pooler is about to end."),
     ),
 )]
-async fn reload(State(state): State<AdminState>) -> Result<Json<Status>, ApiError> {
+async fn reload(
+    State(state): State<AdminState>,
+    Actor(actor): Actor,
+) -> Result<Json<Status>, ApiError> {
     let stopping = || {
         ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -100,7 +106,7 @@ async fn reload(State(state): State<AdminState>) -> Result<Json<Status>, ApiErro
     let (answer, answered) = oneshot::channel();
     state
         .reload
-        .send(ReloadRequest { answer })
+        .send(ReloadRequest { actor, answer })
         .await
         .map_err(|_| stopping())?;
     match answered.await {

@@ -119,6 +119,8 @@ pub enum Readiness {
 
 /// A wish to read the configuration again, and where to say what came of it.
 pub struct ReloadRequest {
+    /// Whose wish it is, as the trail has it.
+    pub actor: String,
     pub answer: oneshot::Sender<Result<(), ReloadError>>,
 }
 

@@ -412,6 +412,7 @@ pub const AUDIT_KINDS: &[&str] = &[
     "invite.revoked",
     "member.removed",
     "member.set",
+    "node.reloaded",
     "node.started",
     "node.stopped",
     "person.created",

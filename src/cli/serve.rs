@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -164,7 +164,7 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
             () = signals.stop() => break,
             _ = memory_ticks.tick() => memory::give_back(),
             _ = hangup.recv() => reloader.by_signal(),
-            Some(request) = reloads.recv() => reloader.by_request(request.answer),
+            Some(request) = reloads.recv() => reloader.by_request(request),
         }
     }
     // Whoever asks for a reload now is answered at once that it is too late.
@@ -303,18 +303,29 @@ struct Reloader<'a> {
 
 impl Reloader<'_> {
     fn by_signal(&self) {
-        match self.reload() {
+        match self.reload("system") {
             Ok(()) => tracing::info!("configuration reloaded"),
             Err(error) => tracing::error!(%error, "the configuration stays as it was"),
         }
     }
 
-    fn by_request(&self, answer: oneshot::Sender<Result<(), ReloadError>>) {
-        let _ = answer.send(self.reload());
+    fn by_request(&self, request: ReloadRequest) {
+        let _ = request.answer.send(self.reload(&request.actor));
+    }
+
+    fn reload(&self, actor: &str) -> Result<(), ReloadError> {
+        let reloaded = self.take_changes();
+        let outcome = match &reloaded {
+            Ok(()) => Outcome::Success,
+            Err(_) => Outcome::Failure,
+        };
+        let event = AuditEvent::new("node.reloaded", outcome, actor);
+        self.process.catalog.record_later(event);
+        reloaded
     }
 
     /// Takes what can change while running; the log names what of the rest has changed.
-    fn reload(&self) -> Result<(), ReloadError> {
+    fn take_changes(&self) -> Result<(), ReloadError> {
         let new = Config::load(self.path)?;
         if let Some(tls) = &self.process.tls {
             tls.reload()?;

@@ -171,6 +171,17 @@ fn a_broken_configuration_is_refused_at_reload_and_the_old_one_goes_on() {
     assert!(answer.text.contains("pooler.toml"), "{answer:?}");
     assert_eq!(client.value("select 1"), "1");
     assert!(fixture.password_client().is_ok());
+    fixture.sluice.rewrite(|settings| settings);
+    fixture.sluice.signal("HUP");
+    until("both reloads are in the trail", || {
+        let rows = fixture.sluice.admin.get("/v1/audit?kind=node.reloaded");
+        let rows = rows["rows"].as_array().unwrap().iter();
+        let rows: Vec<_> = rows.map(|row| (&row["outcome"], &row["actor"])).collect();
+        rows == [
+            (&json!("success"), &json!("system")),
+            (&json!("failure"), &json!("admin-key")),
+        ]
+    });
 }
 
 #[test]
