@@ -11,7 +11,10 @@ use std::{
 use tokio::io::ReadBuf;
 
 use super::{CURRENT, Incoming, Outgoing, Place, Request, Ring};
-use crate::net::buffer::Filling;
+use crate::net::buffer::{BUFFER_BYTES, Filling};
+
+/// How much of a write is taken at once: a full TLS record is a little larger than a buffer.
+const WRITE_MAX_BYTES: usize = 2 * BUFFER_BYTES;
 
 /// A socket that this thread's ring serves.
 pub(in crate::net) struct Socket {
@@ -107,7 +110,11 @@ impl Socket {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_sent(context))?;
-        let mut memory = self.ring.inner.borrow().buffers.take();
+        let whole = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        let mut memory = match whole.min(WRITE_MAX_BYTES) {
+            ..=BUFFER_BYTES => self.ring.inner.borrow().buffers.take(),
+            larger => vec![0; larger].into_boxed_slice(),
+        };
         let mut end = 0;
         for slice in slices {
             let count = slice.len().min(memory.len() - end);
