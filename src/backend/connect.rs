@@ -96,8 +96,7 @@ pub(super) async fn connect(
         None => find(server).await?,
     };
     let stream = encrypt(server, tcp, credentials).await?;
-    let stream = stream.settle().map_err(ConnectError::Unreachable)?;
-    let mut connection = Connection::new(stream, address);
+    let mut connection = Connection::new(stream.settle(), address);
     let mut out = BytesMut::new();
     let who = [("user", role.as_str()), ("database", database.as_str())];
     let startup = who.iter().chain(parameters).copied();

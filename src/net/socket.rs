@@ -1,11 +1,11 @@
-//! A TCP socket on its thread: watched by tokio's reactor, or served by the thread's ring.
+//! A TCP socket on its thread: watched by tokio's reactor, its reads and writes made at once or by the thread's ring.
 
 use std::{
     io::{self, IoSlice},
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd},
-    pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    rc::Rc,
+    task::{Context, Poll, ready},
 };
 
 use rustix::{
@@ -14,15 +14,19 @@ use rustix::{
 };
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    io::{Interest, ReadBuf},
     net::TcpStream,
 };
 
-use super::ring;
+use super::{
+    buffer::Filling,
+    ring::{Asked, Seat},
+};
 
-pub(super) enum Socket {
-    Watched(TcpStream),
-    Served(ring::Socket),
+pub(super) struct Socket {
+    /// At the thread's ring, if it has settled and there is one. First: it goes before the socket does.
+    seat: Option<Seat>,
+    tcp: Rc<TcpStream>,
 }
 
 /// What a socket holds for us at this moment.
@@ -38,54 +42,51 @@ pub(crate) enum Peek {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Watched(tcp) => tcp.as_fd(),
-            Self::Served(socket) => socket.as_fd(),
-        }
+        self.tcp.as_fd()
     }
 }
 
 impl Socket {
-    /// Joins the thread's ring; where there is none, the reactor of its runtime.
-    pub(super) fn join(tcp: std::net::TcpStream) -> io::Result<Self> {
-        if ring::is_here() {
-            ring::Socket::join(tcp).map(Self::Served)
-        } else {
-            TcpStream::from_std(tcp).map(Self::Watched)
-        }
+    pub(super) fn new(tcp: TcpStream) -> Self {
+        let (seat, tcp) = (None, Rc::new(tcp));
+        Self { seat, tcp }
     }
 
-    /// Leaves the reactor for the thread's ring, where there is one.
-    pub(super) fn settle(self) -> io::Result<Self> {
-        match self {
-            Self::Watched(tcp) if ring::is_here() => Self::join(tcp.into_std()?),
-            settled => Ok(settled),
+    /// Stays on this thread: its ring, where there is one, makes the reads and writes.
+    pub(super) fn settle(&mut self) {
+        if self.seat.is_none() {
+            self.seat = Seat::take(&self.tcp);
         }
     }
 
     /// Leaves this thread.
+    ///
+    /// # Errors
+    /// It has settled: what was read already would be left behind.
     pub(super) fn into_std(self) -> io::Result<std::net::TcpStream> {
-        match self {
-            Self::Watched(tcp) => tcp.into_std(),
-            // What has come already would be left behind.
-            Self::Served(_) => Err(io::ErrorKind::Unsupported.into()),
+        match (self.seat, Rc::try_unwrap(self.tcp)) {
+            (None, Ok(tcp)) => tcp.into_std(),
+            _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     pub(super) fn poll_read_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Watched(tcp) => tcp.poll_read_ready(context),
-            Self::Served(socket) => socket.poll_read_ready(context),
+        match self.seat.as_ref().map(|seat| seat.poll_news(context)) {
+            Some(Asked::Done(polled)) => polled,
+            Some(Asked::AtOnce) | None => self.tcp.poll_read_ready(context),
         }
     }
 
     /// Ready when there is something to read, or an end; nothing is taken.
     pub(super) fn poll_peek(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Watched(tcp) => tcp
-                .poll_peek(context, &mut ReadBuf::new(&mut [0]))
-                .map(drop),
-            Self::Served(socket) => socket.poll_read_ready(context).map(drop),
+        match self.seat.as_ref().map(|seat| seat.poll_news(context)) {
+            Some(Asked::Done(polled)) => polled.map(drop),
+            Some(Asked::AtOnce) | None => {
+                let mut byte = [0];
+                self.tcp
+                    .poll_peek(context, &mut ReadBuf::new(&mut byte))
+                    .map(drop)
+            }
         }
     }
 
@@ -95,9 +96,26 @@ impl Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self {
-            Self::Watched(tcp) => Pin::new(tcp).poll_read(context, buffer),
-            Self::Served(socket) => socket.poll_read(context, buffer),
+        if let Some(seat) = &self.seat {
+            match seat.poll_read(context, buffer) {
+                Asked::Done(polled) => return polled,
+                Asked::AtOnce => seat.count(),
+            }
+        }
+        loop {
+            ready!(self.tcp.poll_read_ready(context))?;
+            let unfilled = buffer.initialize_unfilled();
+            match self.tcp.try_read(unfilled) {
+                Ok(count) => {
+                    if count > 0 && count < unfilled.len() {
+                        is_not_ready(&self.tcp, Interest::READABLE);
+                    }
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
     }
 
@@ -107,28 +125,62 @@ impl Socket {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Watched(tcp) => match slices {
-                [slice] => Pin::new(tcp).poll_write(context, slice),
-                slices => Pin::new(tcp).poll_write_vectored(context, slices),
-            },
-            Self::Served(socket) => socket.poll_write(context, slices),
+        if let Some(seat) = &self.seat {
+            match seat.poll_write(context, slices) {
+                Asked::Done(polled) => return polled,
+                Asked::AtOnce => seat.count(),
+            }
+        }
+        loop {
+            ready!(self.tcp.poll_write_ready(context))?;
+            match self.tcp.try_write_vectored(slices) {
+                Ok(count) => {
+                    if count < slices.iter().map(|slice| slice.len()).sum() {
+                        is_not_ready(&self.tcp, Interest::WRITABLE);
+                    }
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// What has been received already, with the memory that it is in.
+    pub(super) fn take_received(&self) -> Option<Filling> {
+        self.seat.as_ref()?.take_received()
+    }
+
+    /// Ready when [`Self::send`] can be called; `None`: not now, what is written is to be copied.
+    pub(super) fn poll_takes_memory(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Option<Poll<io::Result<()>>> {
+        match self.seat.as_ref()?.poll_takes(context) {
+            Asked::Done(polled) => Some(polled),
+            Asked::AtOnce => None,
+        }
+    }
+
+    /// Sends what is in the memory, which goes with it.
+    pub(super) fn send(&self, filling: Filling) -> io::Result<()> {
+        match &self.seat {
+            Some(seat) => seat.send(filling),
+            None => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     /// Ready when the kernel has taken all that was written.
     pub(super) fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Watched(_) => Poll::Ready(Ok(())),
-            Self::Served(socket) => socket.poll_sent(context),
+        match &self.seat {
+            Some(seat) => seat.poll_sent(context),
+            None => Poll::Ready(Ok(())),
         }
     }
 
+    /// Whether it is not known yet that the kernel has taken all that was written.
     pub(super) fn is_sending(&self) -> bool {
-        match self {
-            Self::Watched(_) => false,
-            Self::Served(socket) => socket.is_sending(),
-        }
+        self.seat.as_ref().is_some_and(Seat::is_sending)
     }
 
     /// Ends our half, behind all that was written.
@@ -139,26 +191,28 @@ impl Socket {
 
     /// Whether nothing has come, the end included. Neither waits nor takes anything.
     pub(super) fn is_silent(&self) -> bool {
-        match self {
-            Self::Served(socket) if socket.has_news() => false,
-            _ => peek(self) == Peek::Silent,
-        }
+        let has_news = self.seat.as_ref().is_some_and(Seat::has_news);
+        !has_news && peek(self) == Peek::Silent
     }
 
     /// Reads what is there, without waiting.
     pub(super) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Self::Served(socket) = self
-            && socket.has_news()
+        if let Some(seat) = &self.seat
+            && seat.has_news()
         {
             let mut buffer = ReadBuf::new(buffer);
-            return match socket.poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer) {
-                Poll::Ready(Ok(())) => Ok(buffer.filled().len()),
-                Poll::Ready(Err(error)) => Err(error),
-                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            };
+            seat.read(&mut buffer)?;
+            return Ok(buffer.filled().len());
         }
         Ok(recv(self, buffer, RecvFlags::DONTWAIT)?.0)
     }
+}
+
+/// Tells the reactor what the kernel has just said: nothing to read, or no room, any more.
+///
+/// To be called before the reactor has had another turn, or what it has heard since is forgotten.
+pub(super) fn is_not_ready(tcp: &TcpStream, interest: Interest) {
+    let _ = tcp.try_io(interest, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
 /// Looks at a socket without waiting and without taking anything.

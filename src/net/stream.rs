@@ -60,7 +60,7 @@ impl Stream {
     /// A stream that is not encrypted.
     #[must_use]
     pub fn plain(tcp: TcpStream) -> Self {
-        Self::over(Transport::Plain(Socket::Watched(tcp)))
+        Self::over(Transport::Plain(Socket::new(tcp)))
     }
 
     /// A stream that is encrypted; the handshake is done.
@@ -75,15 +75,11 @@ impl Stream {
         }
     }
 
-    /// Comes to rest on this thread for good: from now on its ring serves the socket, where there is one.
-    pub fn settle(self) -> io::Result<Self> {
-        Ok(Self::over(match self.transport {
-            Transport::Plain(socket) => Transport::Plain(socket.settle()?),
-            Transport::Tls(Tls { socket, connection }) => Transport::Tls(Tls {
-                socket: socket.settle()?,
-                connection,
-            }),
-        }))
+    /// Comes to rest on this thread for good: from now on its ring, where there is one, makes the reads and writes.
+    #[must_use]
+    pub fn settle(mut self) -> Self {
+        self.socket_mut().settle();
+        self
     }
 
     /// Waits for something to read without lending a buffer: data, the peer's end, or an error.
@@ -133,27 +129,27 @@ impl Stream {
     /// What has been received already, with the memory that it is in.
     pub(super) fn take_received(&mut self) -> Option<Filling> {
         match &mut self.transport {
-            Transport::Plain(Socket::Served(socket)) => socket.take_received(),
-            Transport::Plain(_) | Transport::Tls(_) => None,
+            Transport::Plain(socket) => socket.take_received(),
+            Transport::Tls(_) => None,
         }
     }
 
-    /// Ready when [`Self::send`] can be called; `None`: never, only copies are written here.
+    /// Ready when [`Self::send`] can be called; `None`: not now, what is written is to be copied.
     pub(super) fn poll_takes_memory(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Option<Poll<io::Result<()>>> {
         match &mut self.transport {
-            Transport::Plain(Socket::Served(socket)) => Some(socket.poll_sent(cx)),
-            Transport::Plain(_) | Transport::Tls(_) => None,
+            Transport::Plain(socket) => socket.poll_takes_memory(cx),
+            Transport::Tls(_) => None,
         }
     }
 
     /// Sends what is in the memory, which goes with it.
     pub(super) fn send(&mut self, filling: Filling) -> io::Result<()> {
         match &mut self.transport {
-            Transport::Plain(Socket::Served(socket)) => socket.send(filling),
-            Transport::Plain(_) | Transport::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+            Transport::Plain(socket) => socket.send(filling),
+            Transport::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -238,12 +234,12 @@ impl Stream {
 }
 
 impl Detached {
-    /// Comes to rest on this thread, as [`Stream::settle`] has it.
+    /// Joins the reactor of the current thread's runtime.
     ///
     /// # Panics
     /// Outside a tokio runtime, as everything that needs a reactor.
     pub fn attach(self) -> io::Result<Stream> {
-        let socket = Socket::join(self.socket)?;
+        let socket = Socket::new(TcpStream::from_std(self.socket)?);
         Ok(Stream::over(match self.connection {
             None => Transport::Plain(socket),
             Some(connection) => Transport::Tls(Tls { socket, connection }),

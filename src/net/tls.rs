@@ -30,7 +30,7 @@ impl Tls {
     /// Cancel-safe only in that the connection is lost when it is dropped.
     pub(super) async fn handshake(tcp: TcpStream, connection: Connection) -> io::Result<Self> {
         let mut tls = Self {
-            socket: Socket::Watched(tcp),
+            socket: Socket::new(tcp),
             connection: Box::new(connection),
         };
         tls.connection.set_buffer_limit(Some(SEND_BUFFER_MAX_BYTES));

@@ -57,7 +57,7 @@ impl Settled {
 pub fn take_in(worker: &Rc<Worker>, arrival: Arrival) {
     // A socket that cannot join this worker's reactor is closed.
     if let Ok(stream) = arrival.stream.attach() {
-        let serving = serve(Rc::clone(worker), stream, arrival.settled);
+        let serving = serve(Rc::clone(worker), stream.settle(), arrival.settled);
         worker.serve(None, serving);
     }
 }
@@ -137,9 +137,8 @@ async fn welcome(
         place,
     };
     if home == worker.index {
-        let Ok(stream) = stream.settle() else { return };
         // In a task of its own: what it took to arrive is given back.
-        let serving = serve(Rc::clone(worker), stream, settled);
+        let serving = serve(Rc::clone(worker), stream.settle(), settled);
         worker.serve(None, serving);
         return;
     }

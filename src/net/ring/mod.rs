@@ -1,61 +1,49 @@
-//! Sockets that are served through io_uring: what all sessions of a thread want to read and write is handed to the kernel
-//! in one system call, and what has become of it comes back in the same one.
+//! Many reads and writes in one system call, through io_uring.
 //!
 //! ```text
-//! Socket ── read, write ──▶ submissions ─┐
-//!                                        ├─▶ Ring::turn: one system call
-//! task   ◀── woken ──────── completions ─┘
+//! epoll ──▶ tasks that are ready ── read, write ──▶ requests ─┐
+//!                    ▲                                        ├─▶ Ring::turn: one system call
+//!                    └── woken ◀──────────── what came of them┘
 //! ```
-//! A socket reads when it is asked to and holds one reading at most, so back-pressure is as with any other. An idle one
-//! holds no memory: the kernel picks one of the thread's lent buffers when something comes. Whoever receives a lot lends
-//! a large one of its own. A write is taken as it is, one at a time, and is on its way with the next turn; what comes of
-//! it the next write is told, or [`Socket::poll_sent`].
+//! tokio's reactor says which sockets are ready, as ever; only what is then read and written is not done at once but queued,
+//! until the thread's tasks have all had their turn. No request waits for anything, so each is over when the system call
+//! returns: none is ever on its way in the kernel, and an idle socket costs nothing here. Where there is little to do, requests
+//! are made at once, each by a call of its own, which costs less than to queue one or two.
 //!
-//! The memory of a request belongs to the kernel until its completion has come: a socket that is dropped before leaves
-//! its place here, and its file, until then.
+//! A write is taken with the memory that it is in. What the kernel has no room for stays here, and whoever polls the
+//! socket, for whatever, has it sent on; a failure is told to the next write, or to the read that finds the end.
 
-#![allow(unsafe_code)] // Memory is shared with the kernel: see `Inner::push`.
+#![allow(unsafe_code)] // The kernel is told addresses: see `Inner::push`.
 
-mod lent;
-mod socket;
+mod seat;
 
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::{Shutdown, TcpStream},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::AsRawFd as _,
     rc::Rc,
-    sync::atomic::{Ordering, fence},
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
 
-use io_uring::{
-    IoUring, cqueue, opcode,
-    squeue::{self, Flags},
-    types::Fd,
-};
-use rustix::event::{EventfdFlags, eventfd};
+use io_uring::{IoUring, opcode, squeue, types::Fd};
 use slab::Slab;
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{io::Interest, net::TcpStream};
 
-use self::lent::Lent;
-pub(super) use self::socket::Socket;
-use super::buffer::{BufferPool, Filling};
+pub(super) use self::seat::{Asked, Seat};
+use super::{
+    buffer::{BufferPool, Filling},
+    socket::is_not_ready,
+};
 
-/// How many requests are handed over at once.
-const SUBMISSIONS: u32 = 1024;
+/// How many requests are made by one system call.
+const BATCH: u32 = 256;
 
-/// How many completions wait without the kernel having to put them aside.
-const COMPLETIONS: u32 = 4096;
+/// How many reads and writes to a turn have them queued, and how many keep it that way.
+const BUSY: u32 = 6;
+const STILL_BUSY: u32 = 2;
 
-/// Recv only when there is something (`IORING_RECVSEND_POLL_FIRST`), rather than to find out first that there is not.
-const POLL_FIRST: u16 = 1;
-
-/// Let what has completed be told (`IORING_ENTER_GETEVENTS`).
-const GET_EVENTS: u32 = 1;
-
-/// The completions of cancellations: those of what they cancel tell all that there is.
-const CANCELLATION: u64 = u64::MAX;
+/// Over how many turns that is averaged.
+const MEMORY: u32 = 8;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Ring>>> = const { RefCell::new(None) };
@@ -64,27 +52,27 @@ thread_local! {
 /// The ring of one thread.
 pub struct Ring {
     inner: RefCell<Inner>,
+    /// As `BUSY` and `STILL_BUSY`.
+    limits: (u32, u32),
+    /// Reads and writes since the last turn.
+    requests: Cell<u32>,
+    /// As many as there were to a turn, `MEMORY` times.
+    load: Cell<u32>,
+    is_busy: Cell<bool>,
     /// Whom to wake for the first request; `None`: it is at work, and will see.
     server: Cell<Option<Waker>>,
-    /// Tells when something has completed; never read, for every signal counts, not what they add up to.
-    signal: AsyncFd<OwnedFd>,
 }
 
 struct Inner {
-    sockets: Slab<Place>,
-    /// What completed, and is to be told.
+    places: Slab<Place>,
     completed: Vec<Completion>,
     buffers: BufferPool,
-    lent: Lent,
-    /// As of the last time that it was asked.
-    takes_requests: bool,
     uring: IoUring,
 }
 
 struct Completion {
     of: u64,
     result: i32,
-    flags: u32,
 }
 
 /// What the ring knows of one socket.
@@ -94,18 +82,14 @@ struct Place {
     outgoing: Outgoing,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Likely to have more at once.
-    is_flowing: bool,
-    /// Known to be empty after the last reading.
-    is_empty: bool,
-    /// Nobody's any more, and open until its requests have ended.
+    /// Nobody's any more, and open until its requests are over.
     is_left: bool,
 }
 
 enum Incoming {
     Unasked,
-    /// Memory of our own, if not a lent buffer.
-    Asked(Option<Box<[u8]>>),
+    /// Into this memory.
+    Asked(Box<[u8]>),
     Here(Filling),
     Ended,
     Failed(i32),
@@ -114,6 +98,8 @@ enum Incoming {
 enum Outgoing {
     Nothing,
     Sending(Filling),
+    /// The kernel has no room at the moment.
+    Stuck(Filling),
     Failed(i32),
 }
 
@@ -128,37 +114,33 @@ impl Ring {
     /// Tells whether there can be rings.
     ///
     /// # Errors
-    /// The kernel has no io_uring that does what is needed (Linux 6.1), or does not let this process use it.
+    /// The kernel has no io_uring (Linux 5.19), or does not let this process use it.
     pub fn check() -> io::Result<()> {
         set_up().map(drop)
     }
 
-    /// Sets up the ring of this thread; sockets that [`Socket::join`] are served by it.
+    /// Sets up the ring of this thread, which from then on serves the sockets that settle here.
     ///
     /// # Errors
     /// As [`Self::check`].
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
     pub fn start(buffers: BufferPool) -> io::Result<Rc<Self>> {
-        let uring = set_up()?;
-        let lent = Lent::new(&uring)?;
-        let signal = eventfd(0, EventfdFlags::CLOEXEC)?;
-        uring.submitter().register_eventfd(signal.as_raw_fd())?;
-        // SAFETY: nobody else closes it, or puts another file in its place.
-        let signal = unsafe { AsyncFd::register_with_interest(signal, Interest::READABLE) }?;
+        Self::start_with(buffers, (BUSY, STILL_BUSY))
+    }
+
+    pub(super) fn start_with(buffers: BufferPool, limits: (u32, u32)) -> io::Result<Rc<Self>> {
         let inner = Inner {
-            sockets: Slab::new(),
+            places: Slab::new(),
             completed: Vec::new(),
             buffers,
-            lent,
-            takes_requests: true,
-            uring,
+            uring: set_up()?,
         };
         let ring = Rc::new(Self {
             inner: RefCell::new(inner),
+            limits,
+            requests: Cell::new(0),
+            load: Cell::new(0),
+            is_busy: Cell::new(limits.0 == 0),
             server: Cell::new(None),
-            signal,
         });
         CURRENT.set(Some(Rc::clone(&ring)));
         Ok(ring)
@@ -169,43 +151,46 @@ impl Ring {
         CURRENT.take();
     }
 
-    /// Hands over what is wanted and tells what has become of it; `false`: nothing has, and `context` is woken when it is
-    /// worth another turn.
-    pub fn turn(&self, context: &mut Context<'_>) -> bool {
+    fn current() -> Option<Rc<Self>> {
+        CURRENT.with_borrow(Clone::clone)
+    }
+
+    /// Makes the requests that are queued, and wakes who waits for them; `false`: there are none, and `context` is woken for the
+    /// next that there is.
+    pub fn turn(&self, context: &Context<'_>) -> bool {
+        self.measure();
         self.server.take();
-        self.inner.borrow_mut().ignore_signal();
-        if self.take_turn() {
-            return true;
-        }
-        // Before the signal is asked for: whoever wants something from now on has to tell.
-        self.server.set(Some(context.waker().clone()));
-        self.inner.borrow_mut().ask_for_signal();
-        loop {
-            match self.signal.poll_read_ready(context) {
-                Poll::Ready(Ok(mut ready)) => ready.clear_ready(),
-                // Of the reactor, which has ended.
-                Poll::Ready(Err(_)) => return false,
-                Poll::Pending => break,
-            }
-        }
-        // What has completed before the signal was asked for is not told of.
-        self.take_turn()
-    }
-
-    fn take_turn(&self) -> bool {
-        let mut inner = self.inner.borrow_mut();
-        let woken = inner.turn();
-        let is_over = woken.is_empty() && inner.takes_requests;
-        drop(inner);
+        let mut woken = Vec::new();
+        let made_any = self.inner.borrow_mut().turn(&mut woken);
         woken.into_iter().for_each(Waker::wake);
-        !is_over
+        if !made_any {
+            self.server.set(Some(context.waker().clone()));
+        }
+        made_any
     }
 
-    /// Whether a request has not ended.
+    fn measure(&self) {
+        let requests = self.requests.take();
+        if requests == 0 {
+            return;
+        }
+        let load = self.load.get();
+        let load = load - load / MEMORY + requests;
+        self.load.set(load);
+        let (busy, still_busy) = self.limits;
+        let limit = if self.is_busy.get() { still_busy } else { busy };
+        self.is_busy.set(load >= limit * MEMORY);
+    }
+
+    /// Counts a read or write.
+    fn count(&self) {
+        self.requests.set(self.requests.get() + 1);
+    }
+
+    /// How many sockets it serves.
     #[cfg(test)]
-    pub(super) fn is_busy(&self) -> bool {
-        let inner = self.inner.borrow();
-        inner.sockets.iter().any(|(_, place)| place.is_busy())
+    pub(super) fn places(&self) -> usize {
+        self.inner.borrow().places.len()
     }
 
     fn wake(&self) {
@@ -218,70 +203,39 @@ impl Ring {
 fn set_up() -> io::Result<IoUring> {
     IoUring::builder()
         .setup_clamp()
-        .setup_cqsize(COMPLETIONS)
         .setup_submit_all()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .build(SUBMISSIONS)
+        .setup_coop_taskrun()
+        .build(BATCH)
 }
 
 impl Inner {
-    fn ignore_signal(&mut self) {
-        self.uring.completion().disable_eventfd();
-    }
-
-    fn ask_for_signal(&mut self) {
-        self.uring.completion().enable_eventfd();
-        fence(Ordering::SeqCst);
-    }
-
-    fn turn(&mut self) -> Vec<Waker> {
-        let mut woken = Vec::new();
-        loop {
-            let queue = self.uring.submission();
-            let is_due = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
-            drop(queue);
-            if is_due {
-                self.enter();
-            } else {
-                self.collect();
-            }
-            let mut completed = std::mem::take(&mut self.completed);
-            for completion in completed.drain(..) {
-                if completion.of != CANCELLATION {
-                    woken.extend(self.complete(&completion));
-                }
-            }
-            if self.completed.is_empty() {
-                self.completed = completed;
-            }
-            if !woken.is_empty() || !is_due || !self.takes_requests {
-                return woken;
-            }
+    /// Whether there was anything to do.
+    fn turn(&mut self, woken: &mut Vec<Waker>) -> bool {
+        if self.uring.submission().is_empty() && self.completed.is_empty() {
+            return false;
         }
+        self.make();
+        let mut completed = std::mem::take(&mut self.completed);
+        for completion in completed.drain(..) {
+            woken.extend(self.complete(&completion));
+        }
+        if self.completed.is_empty() {
+            self.completed = completed;
+        }
+        true
     }
 
-    /// The system call. What it fails for (a signal, a lack of memory) is not lost: it is tried again with the next.
-    fn enter(&mut self) {
-        let count = u32::try_from(self.uring.submission().len()).unwrap_or(SUBMISSIONS);
-        let (submitter, at_once, no_mask) = (self.uring.submitter(), 0, None::<&libc::sigset_t>);
-        // SAFETY: what is queued is as `push` has it. Unlike `submit`, this collects what has completed by then in any case.
-        let submitted = unsafe { submitter.enter(count, at_once, GET_EVENTS, no_mask) };
-        if let Err(error) = &submitted
-            && self.takes_requests
+    /// The system call. What a signal or a lack of memory keeps from being made stays queued for the next.
+    fn make(&mut self) {
+        let count = self.uring.submission().len();
+        if let Err(error) = self.uring.submit_and_wait(count)
+            && error.kind() != io::ErrorKind::Interrupted
         {
-            tracing::warn!(%error, "io_uring takes no requests at the moment");
+            tracing::debug!(%error, "io_uring takes no requests at the moment");
         }
-        self.takes_requests = submitted.is_ok();
-        self.collect();
-    }
-
-    fn collect(&mut self) {
         let completions = self.uring.completion().map(|entry| Completion {
             of: entry.user_data(),
             result: entry.result(),
-            flags: entry.flags(),
         });
         self.completed.extend(completions);
     }
@@ -295,157 +249,111 @@ impl Inner {
         if unsafe { self.uring.submission().push(entry) }.is_ok() {
             return Ok(());
         }
-        self.enter();
+        self.make();
         // SAFETY: as above.
         unsafe { self.uring.submission().push(entry) }
             .map_err(|_| io::Error::from(io::ErrorKind::ResourceBusy))
     }
 
-    fn ask(&mut self, key: usize) -> io::Result<()> {
-        let place = &mut self.sockets[key];
-        let (memory, request) = if place.is_flowing {
-            let mut memory = self.buffers.take();
-            let request = opcode::Recv::new(fd(place), memory.as_mut_ptr(), length(&memory));
-            (Some(memory), request.build())
-        } else {
-            let request = opcode::Recv::new(fd(place), std::ptr::null_mut(), 0)
-                .buf_group(lent::GROUP)
-                .ioprio(if place.is_empty { POLL_FIRST } else { 0 });
-            (None, request.build().flags(Flags::BUFFER_SELECT))
-        };
-        let request = request.user_data(user_data(key, Request::Receive));
-        // SAFETY: the memory is a box that `incoming` holds until the completion, or one of the lent.
-        unsafe { self.push(&request) }?;
-        self.sockets[key].incoming = Incoming::Asked(memory);
+    fn receive(&mut self, key: usize) -> io::Result<()> {
+        let mut memory = self.buffers.take();
+        let fd = Fd(self.places[key].tcp.as_raw_fd());
+        let request = opcode::Recv::new(fd, memory.as_mut_ptr(), length(&memory))
+            .flags(libc::MSG_DONTWAIT)
+            .build();
+        // SAFETY: the memory is a box that `incoming` holds until the completion.
+        unsafe { self.push(&request.user_data(user_data(key, Request::Receive))) }?;
+        self.places[key].incoming = Incoming::Asked(memory);
         Ok(())
     }
 
     fn send(&mut self, key: usize, filling: Filling) -> io::Result<()> {
-        let bytes = filling.bytes();
-        let request = opcode::Send::new(fd(&self.sockets[key]), bytes.as_ptr(), length(bytes))
-            // Without MSG_WAITALL: of a failure behind a part that was taken, it would tell the part only.
-            .flags(libc::MSG_NOSIGNAL)
-            .build()
-            .user_data(user_data(key, Request::Send));
+        let fd = Fd(self.places[key].tcp.as_raw_fd());
+        let request = opcode::Send::new(fd, filling.bytes().as_ptr(), length(filling.bytes()))
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+            .build();
         // SAFETY: the memory is a box that `outgoing` holds until the completion.
-        unsafe { self.push(&request) }?;
-        self.sockets[key].outgoing = Outgoing::Sending(filling);
+        unsafe { self.push(&request.user_data(user_data(key, Request::Send))) }?;
+        self.places[key].outgoing = Outgoing::Sending(filling);
         Ok(())
-    }
-
-    fn cancel(&mut self, key: usize, request: Request) {
-        let cancel = opcode::AsyncCancel::new(user_data(key, request)).build();
-        // SAFETY: it names no memory.
-        if unsafe { self.push(&cancel.user_data(CANCELLATION)) }.is_err() {
-            // No room: the request ends with the connection, then.
-            let _ = self.sockets[key].tcp.shutdown(Shutdown::Both);
-        }
     }
 
     /// Notes what has become of a request, and tells who waits for that.
     fn complete(&mut self, completion: &Completion) -> Option<Waker> {
         let (key, request) = request_of(completion.of);
+        let place = &mut self.places[key];
         let waker = match request {
-            Request::Receive => self.received(key, completion),
-            Request::Send => self.sent(key, completion.result),
+            Request::Receive => place.received(completion.result, &self.buffers),
+            Request::Send => place.sent(completion.result, &self.buffers),
         };
-        if self.sockets[key].is_left && !self.sockets[key].is_busy() {
+        if place.is_left && !place.is_asking() {
             self.remove(key);
         }
         waker
     }
 
-    fn received(&mut self, key: usize, completion: &Completion) -> Option<Waker> {
-        let place = &mut self.sockets[key];
-        let lent = cqueue::buffer_select(completion.flags);
-        let own = match std::mem::replace(&mut place.incoming, Incoming::Unasked) {
-            Incoming::Asked(own) => own,
-            _ => None,
-        };
-        if completion.result == -libc::ENOBUFS && !place.is_left {
-            // All are lent at this moment: one of its own, then.
-            place.is_flowing = true;
-            return match self.ask(key) {
-                Ok(()) => None,
-                Err(_) => self.fail(key, libc::ENOBUFS),
-            };
-        }
-        let Some(count) = usize::try_from(completion.result).ok().filter(|n| *n > 0) else {
-            self.give_back(own, lent);
-            return match completion.result {
-                0 => self.now(key, Incoming::Ended),
-                error => self.fail(key, -error),
-            };
-        };
-        place.is_empty = !cqueue::sock_nonempty(completion.flags);
-        place.is_flowing = count >= lent::BYTES;
-        let memory = match (own, lent) {
-            (Some(own), _) => own,
-            (None, Some(id)) => {
-                let mut memory = self.buffers.take();
-                memory[..count].copy_from_slice(self.lent.bytes(id, count));
-                self.lent.give(id);
-                memory
-            }
-            (None, None) => return self.fail(key, libc::EIO),
-        };
-        let (start, end) = (0, count);
-        self.now(key, Incoming::Here(Filling { memory, start, end }))
-    }
-
-    fn give_back(&mut self, own: Option<Box<[u8]>>, lent: Option<u16>) {
-        if let Some(own) = own {
-            self.buffers.give(own);
-        }
-        if let Some(id) = lent {
-            self.lent.give(id);
-        }
-    }
-
-    fn fail(&mut self, key: usize, error: i32) -> Option<Waker> {
-        self.now(key, Incoming::Failed(error))
-    }
-
-    fn now(&mut self, key: usize, incoming: Incoming) -> Option<Waker> {
-        let place = &mut self.sockets[key];
-        place.incoming = incoming;
-        place.reader.take()
-    }
-
-    fn sent(&mut self, key: usize, result: i32) -> Option<Waker> {
-        let place = &mut self.sockets[key];
-        let Outgoing::Sending(mut filling) =
-            std::mem::replace(&mut place.outgoing, Outgoing::Nothing)
-        else {
-            return None;
-        };
-        let Ok(count) = usize::try_from(result) else {
-            place.outgoing = Outgoing::Failed(-result);
-            self.buffers.give(filling.memory);
-            return self.sockets[key].writer.take();
-        };
-        filling.start += count;
-        if filling.start < filling.end && !place.is_left {
-            return match self.send(key, filling) {
-                Ok(()) => None,
-                Err(_) => {
-                    self.sockets[key].outgoing = Outgoing::Failed(libc::ENOBUFS);
-                    self.sockets[key].writer.take()
-                }
-            };
-        }
-        self.buffers.give(filling.memory);
-        self.sockets[key].writer.take()
-    }
-
     fn remove(&mut self, key: usize) {
-        if let Incoming::Here(filling) = self.sockets.remove(key).incoming {
+        let place = self.places.remove(key);
+        if let Incoming::Here(filling) = place.incoming {
+            self.buffers.give(filling.memory);
+        }
+        if let Outgoing::Stuck(filling) = place.outgoing {
             self.buffers.give(filling.memory);
         }
     }
 }
 
 impl Place {
+    fn received(&mut self, result: i32, buffers: &BufferPool) -> Option<Waker> {
+        let Incoming::Asked(memory) = std::mem::replace(&mut self.incoming, Incoming::Unasked)
+        else {
+            return None;
+        };
+        let count = usize::try_from(result).unwrap_or(0);
+        if count < memory.len() && result != 0 {
+            // It is empty now, and the reactor tells when it no longer is: nothing has been heard of it since.
+            is_not_ready(&self.tcp, Interest::READABLE);
+        }
+        if count > 0 {
+            let (start, end) = (0, count);
+            self.incoming = Incoming::Here(Filling { memory, start, end });
+        } else {
+            buffers.give(memory);
+            self.incoming = match -result {
+                0 => Incoming::Ended,
+                // Ready too early: to be asked again.
+                libc::EAGAIN => Incoming::Unasked,
+                error => Incoming::Failed(error),
+            };
+        }
+        self.reader.take()
+    }
+
+    fn sent(&mut self, result: i32, buffers: &BufferPool) -> Option<Waker> {
+        let Outgoing::Sending(mut filling) =
+            std::mem::replace(&mut self.outgoing, Outgoing::Nothing)
+        else {
+            return None;
+        };
+        match usize::try_from(result) {
+            Ok(count) => filling.start += count,
+            Err(_) if result == -libc::EAGAIN => {}
+            Err(_) => {
+                buffers.give(filling.memory);
+                self.outgoing = Outgoing::Failed(-result);
+                return self.writer.take();
+            }
+        }
+        if filling.bytes().is_empty() {
+            buffers.give(filling.memory);
+            return self.writer.take();
+        }
+        is_not_ready(&self.tcp, Interest::WRITABLE);
+        self.outgoing = Outgoing::Stuck(filling);
+        // Whoever it is has to wait for room.
+        self.writer.take().or_else(|| self.reader.take())
+    }
+
     /// Why a write has failed, told once: to the next one, or to a read that finds an end, for the kernel tells it once, too.
     fn take_failure(&mut self) -> io::Result<()> {
         let Outgoing::Failed(error) = self.outgoing else {
@@ -455,24 +363,9 @@ impl Place {
         Err(io::Error::from_raw_os_error(error))
     }
 
-    fn is_busy(&self) -> bool {
+    fn is_asking(&self) -> bool {
         matches!(self.incoming, Incoming::Asked(_)) || matches!(self.outgoing, Outgoing::Sending(_))
     }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // What the kernel has not given back is not ours to free.
-        for (_, place) in std::mem::take(&mut self.sockets) {
-            if place.is_busy() {
-                std::mem::forget(place);
-            }
-        }
-    }
-}
-
-fn fd(place: &Place) -> Fd {
-    Fd(place.tcp.as_raw_fd())
 }
 
 fn user_data(key: usize, request: Request) -> u64 {
@@ -491,9 +384,4 @@ fn request_of(user_data: u64) -> (usize, Request) {
 #[allow(clippy::cast_possible_truncation)] // No buffer has 4 GiB.
 fn length(bytes: &[u8]) -> u32 {
     bytes.len() as u32
-}
-
-/// Whether this thread has a ring.
-pub(super) fn is_here() -> bool {
-    CURRENT.with_borrow(Option::is_some)
 }
