@@ -133,7 +133,11 @@ impl Socket {
         }
         loop {
             ready!(self.tcp.poll_write_ready(context))?;
-            match self.tcp.try_write_vectored(slices) {
+            let written = match slices {
+                [slice] => self.tcp.try_write(slice),
+                slices => self.tcp.try_write_vectored(slices),
+            };
+            match written {
                 Ok(count) => {
                     if count < slices.iter().map(|slice| slice.len()).sum() {
                         is_not_ready(&self.tcp, Interest::WRITABLE);
