@@ -28,6 +28,8 @@ setup:
 	scripts/client-tools
 	scripts/postgres >/dev/null
 
+MOVING_BYTES = bulk:: cancel:: copy:: departures:: hostile_server:: outages:: pipelines:: revocation:: transactions::
+
 test: setup lint
 	scripts/postgres 15 >/dev/null
 	scripts/drivers
@@ -35,9 +37,10 @@ test: setup lint
 	cargo test --locked --lib --bins
 	# Not nextest: its process per test would start a PostgreSQL per test. Most of them wait more than they work.
 	cargo test --locked --test integration -- --test-threads=6 --skip description::
-	# What moves bytes, once more without io_uring.
-	SLUICE_TEST_IO_METHOD=epoll cargo test --locked --test integration -- --test-threads=6 \
-		bulk:: cancel:: copy:: departures:: hostile_server:: outages:: pipelines:: revocation:: transactions::
+	# What moves bytes, once more without io_uring, and with nothing else.
+	for method in epoll io_uring; do \
+		SLUICE_TEST_IO_METHOD=$$method cargo test --locked --test integration -- --test-threads=6 $(MOVING_BYTES) || exit 1; \
+	done
 	# By themselves: thousands of calls leave little of the machine to anybody who has to be in time.
 	cargo test --locked --test integration -- description::
 

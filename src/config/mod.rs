@@ -223,8 +223,9 @@ pub struct Net {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IoMethod {
-    /// Through io_uring where the kernel has it, else through epoll.
+    /// Under load through io_uring, where the kernel has it.
     Auto,
+    /// Through io_uring, whatever the load.
     IoUring,
     Epoll,
 }

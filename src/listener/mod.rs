@@ -27,7 +27,7 @@ use crate::{
     config::{Config, IoMethod},
     net::{
         listener::{ListenError, bind},
-        ring::Ring,
+        ring::{Queueing, Ring},
         server_tls::ServerTls,
         stream::Keepalive,
     },
@@ -101,20 +101,23 @@ pub fn keepalive(config: &Config) -> Keepalive {
     }
 }
 
-/// Whether sockets are served through io_uring.
-fn has_ring(method: IoMethod) -> io::Result<bool> {
+/// What of the workers' reads and writes goes through io_uring; `None`: nothing.
+fn queueing(method: IoMethod) -> io::Result<Option<Queueing>> {
     const HOW: &str = "how sockets are served";
     if method == IoMethod::Epoll {
         tracing::info!(io_method = "epoll", HOW);
-        return Ok(false);
+        return Ok(None);
     }
     let Err(error) = Ring::check() else {
         tracing::info!(io_method = "io_uring", HOW);
-        return Ok(true);
+        return Ok(Some(match method {
+            IoMethod::IoUring => Queueing::Always,
+            IoMethod::Auto | IoMethod::Epoll => Queueing::UnderLoad,
+        }));
     };
     if method == IoMethod::Auto {
         tracing::info!(io_method = "epoll", without_io_uring = %error, HOW);
-        return Ok(false);
+        return Ok(None);
     }
     let text = format!(
         "net.io_method is \"io_uring\", which cannot be had here ({error}): say \"auto\" or \"epoll\""
@@ -126,7 +129,7 @@ impl Pooler {
     /// Starts the worker threads.
     pub fn start(setup: Setup, listeners: Listeners) -> io::Result<Self> {
         let count = setup.config.listen.workers.max(1);
-        let has_ring = has_ring(setup.config.net.io_method)?;
+        let queueing = queueing(setup.config.net.io_method)?;
         let (workers, commands): (Vec<_>, Vec<_>) = (0..count)
             .map(|_| mpsc::unbounded_channel::<Command>())
             .unzip();
@@ -157,7 +160,7 @@ impl Pooler {
             sockets.extend(direct.next().map(|socket| (socket, Sharing::Session)));
             let input = worker::Input {
                 index,
-                has_ring,
+                queueing,
                 process: Arc::clone(&process),
                 overall: Arc::clone(&overall),
                 sockets,

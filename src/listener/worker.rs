@@ -15,7 +15,11 @@ use super::keepalive;
 use crate::{
     access::Purge,
     names::TenantRef,
-    net::{buffer::BufferPool, ring::Ring, stream::tune},
+    net::{
+        buffer::BufferPool,
+        ring::{Queueing, Ring},
+        stream::tune,
+    },
     pool::{OverallBudget, Pools},
     session::{Command, Lanes, Process, Sharing, Worker, accept, take_in},
 };
@@ -32,8 +36,8 @@ const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// What a worker thread is started with.
 pub(super) struct Input {
     pub(super) index: usize,
-    /// Serves its sockets through io_uring.
-    pub(super) has_ring: bool,
+    /// What of its reads and writes goes through io_uring; `None`: nothing.
+    pub(super) queueing: Option<Queueing>,
     pub(super) process: Arc<Process>,
     pub(super) overall: Arc<OverallBudget>,
     pub(super) sockets: Vec<(TcpListener, Sharing)>,
@@ -58,7 +62,9 @@ pub(super) fn run(input: Input) {
     let lanes = Rc::new(Lanes::default());
     let buffers = BufferPool::default();
     let working = async {
-        let ring = input.has_ring.then(|| Ring::start(buffers.clone()));
+        let ring = input
+            .queueing
+            .map(|queueing| Ring::start(buffers.clone(), queueing));
         let ring = ring.transpose().unwrap_or_else(|error| {
             tracing::warn!(%error, "a worker thread has no io_uring");
             None

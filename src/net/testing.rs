@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     buffer::BufferPool,
     client_tls::ClientTlsConfig,
-    ring::Ring,
+    ring::{Queueing, Ring},
     server_tls::{Opening, ServerTls},
     stream::Stream,
 };
@@ -115,20 +115,19 @@ impl Kind {
     }
 }
 
-/// Runs `test` for streams of either kind: without a ring, and with one that queues everything, or only what is worth it.
+/// Runs `test` for streams of either kind: without a ring, and with one of each kind.
 pub(crate) fn for_every_kind(test: impl AsyncFn(Kind)) {
     for kind in [Kind::Plain, Kind::Tls] {
         runtime().block_on(test(kind));
-        for limits in [(0, 0), (3, 2)] {
-            with_ring(limits, async |_| test(kind).await);
-        }
+        with_ring(Queueing::UnderLoad, async |_| test(kind).await);
+        with_ring(Queueing::Always, async |_| test(kind).await);
     }
 }
 
-/// Runs `test` on a thread that has a ring with such limits.
-pub(crate) fn with_ring(limits: (u32, u32), test: impl AsyncFnOnce(Rc<Ring>)) {
+/// Runs `test` on a thread that has a ring.
+pub(crate) fn with_ring(queueing: Queueing, test: impl AsyncFnOnce(Rc<Ring>)) {
     runtime().block_on(async {
-        let ring = Ring::start_with(BufferPool::default(), limits)
+        let ring = Ring::start(BufferPool::default(), queueing)
             .expect("Linux 5.19, and no seccomp filter");
         let served = Rc::clone(&ring);
         let serving = poll_fn(|context| {

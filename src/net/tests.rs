@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     buffer::{Buffer, BufferPool},
+    ring::Queueing,
     stream::{Keepalive, Stream, TlsSummary, tune},
     testing::{HOST, Kind, for_every_kind, sockets, with_ring},
 };
@@ -304,7 +305,7 @@ async fn tuning_reaches_the_kernel() {
 
 #[test]
 fn a_socket_that_has_settled_on_a_ring_stays_there() {
-    with_ring((0, 0), async |_| {
+    with_ring(Queueing::Always, async |_| {
         for kind in [Kind::Plain, Kind::Tls] {
             let (client, _server) = kind.pair().await;
             let Err(error) = client.detach() else {
@@ -317,7 +318,7 @@ fn a_socket_that_has_settled_on_a_ring_stays_there() {
 
 #[test]
 fn more_sockets_are_served_at_once_than_there_are_buffers_and_places_in_the_queue() {
-    with_ring((0, 0), async |_| {
+    with_ring(Queueing::Always, async |_| {
         let mut pairs = Vec::new();
         for _ in 0..1500 {
             pairs.push(Kind::Plain.pair().await);
@@ -342,7 +343,7 @@ fn more_sockets_are_served_at_once_than_there_are_buffers_and_places_in_the_queu
 
 #[test]
 fn a_socket_is_closed_although_not_all_of_what_it_was_told_could_be_sent() {
-    with_ring((0, 0), async |ring| {
+    with_ring(Queueing::Always, async |ring| {
         let (mut client, mut server) = Kind::Plain.pair().await;
         let block = vec![b'x'; 1 << 20];
         // Until the peer, who does not read, has no room for more.
@@ -361,7 +362,7 @@ fn a_socket_is_closed_although_not_all_of_what_it_was_told_could_be_sent() {
 
 #[test]
 fn what_the_kernel_has_no_room_for_is_sent_on_by_whoever_waits_to_read() {
-    with_ring((0, 0), async |_| {
+    with_ring(Queueing::Always, async |_| {
         let (mut client, mut server) = Kind::Plain.pair().await;
         client.socket().set_send_buffer_size(8 * 1024).unwrap();
         let mut cx = Context::from_waker(Waker::noop());
@@ -397,7 +398,7 @@ fn what_the_kernel_has_no_room_for_is_sent_on_by_whoever_waits_to_read() {
 
 #[test]
 fn what_was_written_leaves_although_the_socket_is_dropped_at_once() {
-    with_ring((0, 0), async |_| {
+    with_ring(Queueing::Always, async |_| {
         let (mut client, mut server) = Kind::Plain.pair().await;
         client.write_all(b"Terminate").await.unwrap();
         drop(client);

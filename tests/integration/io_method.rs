@@ -1,5 +1,5 @@
-//! Sockets are served through io_uring where it can be had, and else through epoll. What holds for either is tested once more
-//! through epoll by `make test`, which sets `SLUICE_TEST_IO_METHOD` for that.
+//! Sockets are served through io_uring where it can be had, and else through epoll. What holds for both is tested with
+//! each by `make test`, which sets `SLUICE_TEST_IO_METHOD` for that.
 
 use std::{path::PathBuf, process::Command};
 

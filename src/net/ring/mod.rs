@@ -49,11 +49,18 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<Ring>>> = const { RefCell::new(None) };
 }
 
+/// Which reads and writes are queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queueing {
+    /// Those of a thread that has several at a time.
+    UnderLoad,
+    Always,
+}
+
 /// The ring of one thread.
 pub struct Ring {
     inner: RefCell<Inner>,
-    /// As `BUSY` and `STILL_BUSY`.
-    limits: (u32, u32),
+    queueing: Queueing,
     /// Reads and writes since the last turn.
     requests: Cell<u32>,
     /// As many as there were to a turn, `MEMORY` times.
@@ -123,11 +130,7 @@ impl Ring {
     ///
     /// # Errors
     /// As [`Self::check`].
-    pub fn start(buffers: BufferPool) -> io::Result<Rc<Self>> {
-        Self::start_with(buffers, (BUSY, STILL_BUSY))
-    }
-
-    pub(super) fn start_with(buffers: BufferPool, limits: (u32, u32)) -> io::Result<Rc<Self>> {
+    pub fn start(buffers: BufferPool, queueing: Queueing) -> io::Result<Rc<Self>> {
         let inner = Inner {
             places: Slab::new(),
             completed: Vec::new(),
@@ -136,10 +139,10 @@ impl Ring {
         };
         let ring = Rc::new(Self {
             inner: RefCell::new(inner),
-            limits,
+            queueing,
             requests: Cell::new(0),
             load: Cell::new(0),
-            is_busy: Cell::new(limits.0 == 0),
+            is_busy: Cell::new(queueing == Queueing::Always),
             server: Cell::new(None),
         });
         CURRENT.set(Some(Rc::clone(&ring)));
@@ -171,14 +174,13 @@ impl Ring {
 
     fn measure(&self) {
         let requests = self.requests.take();
-        if requests == 0 {
+        if requests == 0 || self.queueing == Queueing::Always {
             return;
         }
         let load = self.load.get();
         let load = load - load / MEMORY + requests;
         self.load.set(load);
-        let (busy, still_busy) = self.limits;
-        let limit = if self.is_busy.get() { still_busy } else { busy };
+        let limit = if self.is_busy.get() { STILL_BUSY } else { BUSY };
         self.is_busy.set(load >= limit * MEMORY);
     }
 
