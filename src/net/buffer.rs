@@ -25,21 +25,37 @@ const KEPT_MAX: usize = 256;
 
 /// The buffers of one thread.
 #[derive(Clone, Default)]
-pub struct BufferPool(Rc<RefCell<Vec<Box<[u8]>>>>);
+pub struct BufferPool(Rc<RefCell<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    buffers: Vec<Box<[u8]>>,
+    /// The fewest that there have been since the last trim.
+    fewest: usize,
+}
 
 impl BufferPool {
     pub(super) fn take(&self) -> Box<[u8]> {
-        self.0
-            .borrow_mut()
-            .pop()
-            .unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
+        let kept = &mut *self.0.borrow_mut();
+        let buffer = kept.buffers.pop();
+        kept.fewest = kept.fewest.min(kept.buffers.len());
+        buffer.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
     }
 
     pub(super) fn give(&self, memory: Box<[u8]>) {
-        let mut kept = self.0.borrow_mut();
-        if memory.len() == BUFFER_BYTES && kept.len() < KEPT_MAX {
-            kept.push(memory);
+        let kept = &mut *self.0.borrow_mut();
+        if memory.len() == BUFFER_BYTES && kept.buffers.len() < KEPT_MAX {
+            kept.buffers.push(memory);
         }
+    }
+
+    /// Lets half of those go that nobody has needed since the last time.
+    pub fn trim(&self) {
+        let kept = &mut *self.0.borrow_mut();
+        let unneeded = kept.fewest.div_ceil(2);
+        // The last given are the next taken, and the likeliest to be in the processor's cache.
+        kept.buffers.drain(..unneeded);
+        kept.fewest = kept.buffers.len();
     }
 }
 
@@ -256,7 +272,24 @@ mod tests {
         assert_eq!(buffer.bytes(), b"llo");
         buffer.consume(3);
         assert!(buffer.memory.is_empty());
-        assert_eq!(pool.0.borrow().len(), 1);
+        assert_eq!(pool.0.borrow().buffers.len(), 1);
+    }
+
+    #[test]
+    fn buffers_that_nobody_needs_any_more_are_let_go() {
+        let pool = BufferPool::default();
+        let busy: Vec<_> = (0..100).map(|_| pool.take()).collect();
+        busy.into_iter().for_each(|buffer| pool.give(buffer));
+        pool.trim();
+        assert_eq!(pool.0.borrow().buffers.len(), 100, "all were needed");
+        for left in [50, 25] {
+            pool.give(pool.take());
+            pool.trim();
+            // One is in use at a time: it stays.
+            assert!(pool.0.borrow().buffers.len().abs_diff(left) <= 1);
+        }
+        (0..20).for_each(|_| pool.trim());
+        assert!(pool.0.borrow().buffers.is_empty());
     }
 
     #[test]
@@ -294,6 +327,7 @@ mod tests {
         assert!(
             pool.0
                 .borrow()
+                .buffers
                 .iter()
                 .all(|memory| memory.len() == BUFFER_BYTES)
         );

@@ -248,6 +248,7 @@ impl Worker {
             }
         }
         self.pools.tick(now.instant);
+        self.buffers.trim();
         if self.index == 0 {
             self.process.catalog.sweep_refusals();
             self.process.throttle.sweep(now.instant);
