@@ -32,7 +32,10 @@ use tokio::task::coop::has_budget_remaining;
 /// How long the tasks of several lanes are served before the reactor is asked who else is ready.
 const SLICE: Duration = Duration::from_micros(200);
 
-/// How long tasks are served before tokio gets a turn: its timers, its own sockets, its tasks.
+/// How many of them are served before what they have queued is done: that takes more time than they do.
+const SLICE_TASKS: usize = 16;
+
+/// How long the tasks of one lane are served before tokio gets a turn: its timers, its sockets, its tasks.
 const TURN: Duration = Duration::from_micros(500);
 
 /// The tasks of one thread. `K` names lanes.
@@ -142,7 +145,12 @@ impl<K: Clone + Eq + Hash> Lanes<K> {
             if served == Served::All && !has_learnt {
                 return Poll::Pending;
             }
-            if !has_learnt || began.elapsed() >= TURN || !has_budget_remaining() {
+            let limit = if self.has_several_lanes() {
+                SLICE
+            } else {
+                TURN
+            };
+            if !has_learnt || began.elapsed() >= limit || !has_budget_remaining() {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -151,9 +159,12 @@ impl<K: Clone + Eq + Hash> Lanes<K> {
 
     fn serve_ready(&self, server: &Waker) -> Served {
         let began = Instant::now();
+        let mut served = 0;
         while let Some(task) = next(&self.ready, server) {
             self.give_turn(task);
-            let is_over = self.has_several_lanes() && began.elapsed() >= SLICE;
+            served += 1;
+            let is_over =
+                self.has_several_lanes() && (served >= SLICE_TASKS || began.elapsed() >= SLICE);
             // Without any of what tokio grants one poll of ours, the others would find nothing ready.
             if is_over || !has_budget_remaining() {
                 return Served::Some;
