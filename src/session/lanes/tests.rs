@@ -161,3 +161,41 @@ fn what_is_abandoned_is_dropped_even_if_it_spawns_once_more() {
     assert_eq!(dropped.get(), 2);
     assert!(lanes.tasks.borrow().all.is_empty());
 }
+
+/// The most tasks that are served before it is learnt who else is ready.
+fn most_at_a_time(lanes: &[char]) -> usize {
+    let tasks = Rc::new(Lanes::default());
+    let served = Rc::new(Cell::new(0));
+    for lane in lanes.iter().cycle().take(100) {
+        let served = Rc::clone(&served);
+        tasks.spawn(*lane, async move { served.set(served.get() + 1) });
+    }
+    let mut most = 0;
+    let mut before = 0;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let learn = |_: &mut Context<'_>| {
+            most = most.max(served.get() - before);
+            before = served.get();
+            false
+        };
+        let everybody = async {
+            while served.get() < 100 {
+                yield_now().await;
+            }
+        };
+        tokio::select! {
+            never = tasks.serve(learn) => match never {},
+            () = everybody => {}
+        }
+    });
+    most
+}
+
+#[test]
+fn what_few_tasks_of_several_lanes_have_queued_is_done_before_the_next_are_served() {
+    assert!(most_at_a_time(&['a', 'b']) <= SLICE_TASKS);
+    assert_eq!(most_at_a_time(&['a']), 100);
+}
