@@ -10,7 +10,7 @@ use std::{
 
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     task::yield_now,
     time::timeout,
 };
@@ -43,6 +43,29 @@ fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
 }
 
+/// Writes `block` over and over until there is no room anywhere; answers how many bytes were taken.
+async fn write_until_full(stream: &mut Stream, block: &[u8]) -> usize {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut written = 0;
+    let mut refusals = 0;
+    // Refused many times in a row.
+    while refusals < 1000 {
+        let offered = &block[written % block.len()..];
+        match AsyncWrite::poll_write(Pin::new(&mut *stream), &mut cx, offered) {
+            Poll::Ready(count) => {
+                written += count.unwrap();
+                refusals = 0;
+            }
+            Poll::Pending => {
+                refusals += 1;
+                yield_now().await;
+            }
+        }
+        assert!(written < 16 << 20, "the writer is never stopped");
+    }
+    written
+}
+
 #[test]
 fn bytes_arrive_whole_and_in_order_both_ways() {
     for_every_kind(async |kind| {
@@ -73,24 +96,7 @@ fn a_peer_that_does_not_read_stops_the_writer_and_loses_nothing() {
         server.socket().set_recv_buffer_size(8 * 1024).unwrap();
         client.socket().set_send_buffer_size(8 * 1024).unwrap();
         let block = pattern(16 * 1024);
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut written = 0;
-        let mut refusals = 0;
-        // Refused many times in a row: no room anywhere.
-        while refusals < 1000 {
-            let offered = &block[written % block.len()..];
-            match tokio::io::AsyncWrite::poll_write(Pin::new(&mut client), &mut cx, offered) {
-                Poll::Ready(count) => {
-                    written += count.unwrap();
-                    refusals = 0;
-                }
-                Poll::Pending => {
-                    refusals += 1;
-                    yield_now().await;
-                }
-            }
-            assert!(written < 16 << 20, "the writer is never stopped");
-        }
+        let written = write_until_full(&mut client, &block).await;
         let finish = async {
             client.flush().await.unwrap();
             client.shutdown().await.unwrap();
@@ -365,22 +371,8 @@ fn what_the_kernel_has_no_room_for_is_sent_on_by_whoever_waits_to_read() {
     with_ring(Queueing::Always, async |_| {
         let (mut client, mut server) = Kind::Plain.pair().await;
         client.socket().set_send_buffer_size(8 * 1024).unwrap();
-        let mut cx = Context::from_waker(Waker::noop());
         let block = pattern(16 * 1024);
-        let mut written = 0;
-        let mut refusals = 0;
-        while refusals < 1000 {
-            match tokio::io::AsyncWrite::poll_write(Pin::new(&mut client), &mut cx, &block) {
-                Poll::Ready(count) => {
-                    written += count.unwrap();
-                    refusals = 0;
-                }
-                Poll::Pending => {
-                    refusals += 1;
-                    yield_now().await;
-                }
-            }
-        }
+        let written = write_until_full(&mut client, &block).await;
         assert!(client.is_sending());
         let mut received = vec![0; written];
         let mut byte = [0];
