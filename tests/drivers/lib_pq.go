@@ -127,6 +127,9 @@ func rowsAreCopiedIn() {
 			check(work.Commit())
 		} else {
 			fails(code, err)
+			// Waits for the end of the answer, which lib/pq reads in a goroutine: rolled back before, two read one
+			// connection, and on PostgreSQL itself too one of them may wait for ever.
+			copy.Close()
 			check(work.Rollback())
 		}
 	}
