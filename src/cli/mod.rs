@@ -36,6 +36,7 @@ mod pool;
 mod reload;
 mod remote;
 mod rule;
+mod scheduling;
 pub mod serve;
 mod session;
 mod tenant;

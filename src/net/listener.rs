@@ -13,6 +13,10 @@ use super::stream::{Keepalive, tune};
 /// Connections the kernel holds until they are accepted, per listener (it may cap this: `net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
+/// How much the kernel takes from us ahead of what a client can be sent. What it has when a session is revoked still goes
+/// out before the FATAL: without a bound that is up to the 4 MiB of `net.ipv4.tcp_wmem` (docs/performance.md).
+const UNSENT_MAX_BYTES: u32 = 128 * 1024;
+
 /// Why an address cannot be listened on; `setting` is the key in pooler.toml that names it.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -88,6 +92,7 @@ fn open(
     // Listen only when all are bound: the kernel spreads over those that listen at the time.
     for socket in &sockets {
         tune(socket, keepalive)?;
+        socket.set_tcp_notsent_lowat(UNSENT_MAX_BYTES)?;
         socket.listen(BACKLOG)?;
     }
     Ok(sockets.into_iter().map(TcpListener::from).collect())
@@ -181,5 +186,6 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE.idle);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE.interval);
         assert_eq!(socket.tcp_user_timeout().unwrap(), KEEPALIVE.unacknowledged);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_MAX_BYTES);
     }
 }

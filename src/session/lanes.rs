@@ -32,8 +32,9 @@ use tokio::task::coop::has_budget_remaining;
 /// How long the tasks of several lanes are served before the reactor is asked who else is ready.
 const SLICE: Duration = Duration::from_micros(200);
 
-/// How many of them are served before what they have queued is done: that takes more time than they do.
-const SLICE_TASKS: usize = 16;
+/// How often each of several lanes has its turn before what the tasks have queued is done: that takes more time than they
+/// do.
+const SLICE_ROUNDS: usize = 8;
 
 /// How long the tasks of one lane are served before tokio gets a turn: its timers, its sockets, its tasks.
 const TURN: Duration = Duration::from_micros(500);
@@ -81,6 +82,30 @@ struct Ready {
     rotation: VecDeque<usize>,
     /// Whom to wake for the first that comes.
     server: Option<Waker>,
+}
+
+/// How often all lanes that waited have had their turn.
+#[derive(Default)]
+struct Rounds {
+    over: usize,
+    /// Turns of the one that goes on.
+    turns: usize,
+    /// How many it will have had.
+    lanes: usize,
+}
+
+impl Rounds {
+    /// Counts a turn for which so many lanes had waited.
+    fn count(&mut self, waiting: usize) {
+        if self.turns == 0 {
+            self.lanes = waiting;
+        }
+        self.turns += 1;
+        if self.turns >= self.lanes {
+            self.over += 1;
+            self.turns = 0;
+        }
+    }
 }
 
 /// Whether anybody is still ready.
@@ -159,12 +184,12 @@ impl<K: Clone + Eq + Hash> Lanes<K> {
 
     fn serve_ready(&self, server: &Waker) -> Served {
         let began = Instant::now();
-        let mut served = 0;
-        while let Some(task) = next(&self.ready, server) {
+        let mut rounds = Rounds::default();
+        while let Some((task, waiting)) = next(&self.ready, server) {
             self.give_turn(task);
-            served += 1;
-            let is_over =
-                self.has_several_lanes() && (served >= SLICE_TASKS || began.elapsed() >= SLICE);
+            rounds.count(waiting);
+            let is_over = self.has_several_lanes()
+                && (rounds.over >= SLICE_ROUNDS || began.elapsed() >= SLICE);
             // Without any of what tokio grants one poll of ours, the others would find nothing ready.
             if is_over || !has_budget_remaining() {
                 return Served::Some;
@@ -235,9 +260,11 @@ impl<K: Clone + Eq + Hash> Tasks<K> {
     }
 }
 
-/// The task whose turn it is; if nobody waits, `server` is woken for the next who does.
-fn next(ready: &Mutex<Ready>, server: &Waker) -> Option<usize> {
+/// The task whose turn it is, and how many lanes have waited for one; if nobody waits, `server` is woken for the next who
+/// does.
+fn next(ready: &Mutex<Ready>, server: &Waker) -> Option<(usize, usize)> {
     let ready = &mut *lock(ready);
+    let waiting = ready.rotation.len();
     let Some(lane) = ready.rotation.pop_front() else {
         ready.server = Some(server.clone());
         return None;
@@ -246,7 +273,7 @@ fn next(ready: &Mutex<Ready>, server: &Waker) -> Option<usize> {
     if !ready.lanes[lane].is_empty() {
         ready.rotation.push_back(lane);
     }
-    task
+    task.map(|task| (task, waiting))
 }
 
 impl Wake for Ticket {
