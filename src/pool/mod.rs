@@ -32,7 +32,7 @@ use std::{
 
 use rand::Rng as _;
 use rustc_hash::{FxHashMap, FxHashSet};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 pub use self::{
     backend::{Backend, CancelBarrier, Cancels},
@@ -50,7 +50,7 @@ use self::{
     outage::Outage,
     pools::TenantPools as Tenant,
     subscriptions::Subscriptions,
-    terminating::{CANCELS_MAX, Doomed},
+    terminating::Doomed,
     waiter::{Waiter, Waiting},
 };
 use crate::{
@@ -96,8 +96,8 @@ pub struct Pool {
     open: Cell<u32>,
     connecting: Cell<usize>,
     closing: Cell<usize>,
-    /// A permit for each cancel request that a closing backend may send.
-    cancels: Semaphore,
+    /// Closing ones that run something.
+    stopping: Cell<u32>,
     doomed: RefCell<Vec<Doomed>>,
     is_terminating: Cell<bool>,
     /// Backends of an older epoch are not handed out any more.
@@ -125,7 +125,7 @@ impl Pool {
             open: Cell::new(0),
             connecting: Cell::new(0),
             closing: Cell::new(0),
-            cancels: Semaphore::new(CANCELS_MAX),
+            stopping: Cell::new(0),
             doomed: RefCell::default(),
             is_terminating: Cell::new(false),
             epochs: Epochs::default(),

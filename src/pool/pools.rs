@@ -173,17 +173,23 @@ impl Pools {
         .await
     }
 
-    /// Housekeeping, called a few times a second: idle timeout, lifetime, empty pools, the overall budget.
-    pub fn tick(&self, now: Instant) {
+    /// Serves those whom nobody else wakes; called a few times a second.
+    pub fn tick(&self) {
+        self.meet_requests();
+        for tenant in self.tenants.borrow().values() {
+            // Waiters held up by the overall budget.
+            tenant.serve_longest_waiter();
+            tenant.freed.notify_waiters();
+        }
+    }
+
+    /// Housekeeping, called about once a second: idle timeout, lifetime, empty pools, what the metrics say.
+    pub fn keep_house(&self, now: Instant) {
         for pool in self.matching(|_| true) {
             pool.forget_token();
             pool.expire_idle(now);
         }
-        self.meet_requests();
         for tenant in self.tenants.borrow().values() {
-            // Waiters held up by the overall budget have nobody else to wake them.
-            tenant.serve_longest_waiter();
-            tenant.freed.notify_waiters();
             tenant.pools.borrow_mut().retain(|_, pool| pool.is_in_use());
             tenant.tell_load();
         }

@@ -1,9 +1,8 @@
 //! Stopping what closing backends run: one by one while they are few, all through one connection when they are many.
 //!
 //! ```text
-//! closing ──▶ a cancel of its own is free ──▶ CancelRequest
-//!    └──────▶ else doomed ─┐
-//! closing ──▶ doomed ──────┴─▶ Terminator: pg_terminate_backend(all that have come) … until none is left
+//! closing ──▶ few of them ──▶ a CancelRequest each
+//!    └──────▶ many: doomed ──▶ Terminator: pg_terminate_backend(all that have come) … until none is left
 //! ```
 //! A cancel request is a connection each, with a TLS handshake and a server process: twenty sessions revoked at once
 //! would wait for twenty of them.
@@ -12,6 +11,7 @@ use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 use tokio::{
     sync::oneshot,
+    task::yield_now,
     time::{Instant, timeout, timeout_at},
 };
 
@@ -21,8 +21,12 @@ use crate::{
     backend::{CancelTarget, Server, TerminateError, Terminator},
 };
 
-/// Cancel requests that a pool's closing backends send at the same time; about as many as cost what one login does.
-pub(super) const CANCELS_MAX: usize = 3;
+/// Of how many closing backends each still has a cancel request of its own: as many as cost what one login does.
+const CANCELS_MAX: u32 = 3;
+
+/// How often the reactor is asked who else has to go before they are counted: those that one revocation ends do not all
+/// come in the same turn of their thread.
+const GATHERING_TURNS: usize = 2;
 
 /// How long it may take to stop what a closing backend runs.
 const STOP_MAX: Duration = Duration::from_secs(2);
@@ -52,6 +56,22 @@ enum TerminationError {
     TimedOut(Duration),
 }
 
+/// One of those that a pool is about to stop.
+struct Stopping<'a>(&'a Pool);
+
+impl<'a> Stopping<'a> {
+    fn one_more(pool: &'a Pool) -> Self {
+        pool.stopping.set(pool.stopping.get() + 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.stopping.set(self.0.stopping.get() - 1);
+    }
+}
+
 impl Terminated {
     /// Whether the process that sent the signal is gone.
     pub(super) async fn sender_is_gone(self) -> bool {
@@ -67,7 +87,11 @@ impl Pool {
         server: &Rc<Server>,
     ) -> Option<Terminated> {
         let deadline = Instant::now() + STOP_MAX;
-        if let Ok(_permit) = self.cancels.try_acquire() {
+        let _stopping = Stopping::one_more(self);
+        for _ in 0..GATHERING_TURNS {
+            yield_now().await;
+        }
+        if self.stopping.get() <= CANCELS_MAX {
             cancel(running, deadline).await;
             return None;
         }

@@ -297,11 +297,11 @@ async fn a_token_is_kept_while_somebody_is_there_and_no_longer() {
                 Login::Token(Some(_))
             )
         };
-        world.pools.tick(Instant::now());
+        world.pools.keep_house(Instant::now());
         assert!(is_kept());
         // Its idle backend stays; nobody is left who would need another one.
         drop(session);
-        world.pools.tick(Instant::now());
+        world.pools.keep_house(Instant::now());
         assert!(!is_kept());
     })
     .await;

@@ -41,6 +41,9 @@ use crate::{
     pool::{Pool, PoolView, Pools},
 };
 
+/// How often pools are looked after: what is due there is due in seconds, and there may be thousands.
+const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(1);
+
 /// What all workers share.
 pub struct Process {
     pub config: Arc<ArcSwap<Config>>,
@@ -178,6 +181,8 @@ pub struct Worker {
     locals: RefCell<FxHashMap<SessionId, Rc<Local>>>,
     metrics: RefCell<FxHashMap<TenantRef, Rc<TenantMetrics>>>,
     clock: Cell<Instant>,
+    /// When the pools were last looked after.
+    house_kept: Cell<Instant>,
     /// Bytes from and to clients since the last tick: the metrics that they go to are shared by all threads.
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -203,6 +208,7 @@ impl Worker {
             locals: RefCell::default(),
             metrics: RefCell::default(),
             clock: Cell::new(Instant::now()),
+            house_kept: Cell::new(Instant::now()),
             received: Cell::default(),
             sent: Cell::default(),
         })
@@ -247,7 +253,11 @@ impl Worker {
                     .spawn_local(async move { local.cancel().await });
             }
         }
-        self.pools.tick(now.instant);
+        self.pools.tick();
+        if self.house_kept.get() + HOUSEKEEPING_PERIOD <= now.instant {
+            self.house_kept.set(now.instant);
+            self.pools.keep_house(now.instant);
+        }
         self.buffers.trim();
         if self.index == 0 {
             self.process.catalog.sweep_refusals();
