@@ -111,7 +111,7 @@ async fn replace(
     let old = state.catalog.rules_of(&tenant, person).await?;
     let new = rules.iter().map(|rule| &rule.role);
     let new = new.filter(|role| old.iter().all(|old| old.role != **role));
-    rules::refuse_powers(&state, &tenant, new).await?;
+    rules::vet(&state, &tenant, new).await?;
     let changed = state
         .catalog
         .replace_rules(&tenant, person, rules, &actor)

@@ -156,7 +156,7 @@ pub(super) async fn invite(
     new: NewInvite,
     actor: &str,
 ) -> Result<Changed<(Invite, Zeroizing<String>)>, ApiError> {
-    rules::refuse_powers(state, tenant, new.roles.iter().map(|role| &role.role)).await?;
+    rules::vet(state, tenant, new.roles.iter().map(|role| &role.role)).await?;
     Ok(state.catalog.create_invite(tenant, new, actor).await?)
 }
 

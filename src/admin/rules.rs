@@ -22,6 +22,7 @@ use crate::{
         Catalog, CatalogError, Changed,
         types::{NewRule, Person, PrivilegedRoles, Rule, RuleChange, RuleReach},
     },
+    doctor::Standing,
     names::{PersonId, RoleName, TenantRef},
 };
 
@@ -87,7 +88,7 @@ async fn add(
     Body(addition): Body<RuleAddition>,
 ) -> Result<(StatusCode, Json<Done<OneRule>>), ApiError> {
     // Before the order is held: nobody else waits for this tenant's server.
-    refuse_powers(&state, &tenant, [&addition.role]).await?;
+    let missing = vet(&state, &tenant, [&addition.role]).await?;
     // A while counts from now: what the server took to answer is no part of it.
     let now = OffsetDateTime::now_utc();
     let new = NewRule {
@@ -107,7 +108,7 @@ async fn add(
             CatalogError::Exists { .. } => already_there(&person, &role),
             other => other.into(),
         })?;
-    let done = written(&state, added, tenant, person).await;
+    let done = written(&state, added, tenant, person, &missing).await;
     Ok((StatusCode::CREATED, Json(done)))
 }
 
@@ -132,12 +133,11 @@ async fn replace(
             .with_hint("every rule ends: write 24h, 7d or a time")
     })?;
     let person = people::find(&state.catalog, &person).await?;
-    if current(&state.catalog, &tenant, person.id, &role)
-        .await?
-        .is_none()
-    {
-        refuse_powers(&state, &tenant, [&role]).await?;
-    }
+    let current = current(&state.catalog, &tenant, person.id, &role).await?;
+    let missing = match current {
+        Some(_) => Vec::new(),
+        None => vet(&state, &tenant, [&role]).await?,
+    };
     let new = NewRule {
         role,
         expires_at: expiry::parse(&expires, OffsetDateTime::now_utc())?,
@@ -149,7 +149,9 @@ async fn replace(
         .catalog
         .set_rule(&tenant, person.id, new, &actor)
         .await?;
-    Ok(Json(written(&state, changed, tenant, person).await))
+    Ok(Json(
+        written(&state, changed, tenant, person, &missing).await,
+    ))
 }
 
 /// Changes what is named in a rule.
@@ -189,7 +191,7 @@ async fn set(
                 .with_hint("`sluice rule list TENANT` shows the rules, `rule add` makes one"),
             other => other.into(),
         })?;
-    Ok(Json(written(&state, changed, tenant, person).await))
+    Ok(Json(written(&state, changed, tenant, person, &[]).await))
 }
 
 /// Removes a rule.
@@ -246,25 +248,31 @@ pub(super) async fn remove_all_of(
 }
 
 /// Refuses roles that the tenant's server calls superuser, `REPLICATION` or `CREATEROLE`, unless the tenant allows
-/// such. Asked about roles that are new to somebody only, for a rule that is narrowed must not wait for a server. One
-/// that does not answer is no reason to refuse: it will say the same at the login.
-pub(super) async fn refuse_powers(
+/// such; answers which ones the server lacks. Asked about roles that are new to somebody only, for a rule that is narrowed
+/// must not wait for a server. One that does not answer is no reason to refuse: it will say the same at the login.
+pub(super) async fn vet(
     state: &AdminState,
     tenant: &TenantRef,
     roles: impl IntoIterator<Item = &RoleName>,
-) -> Result<(), ApiError> {
+) -> Result<Vec<RoleName>, ApiError> {
     let found = tenants::find(&state.catalog, tenant).await?;
     let roles: Vec<_> = roles.into_iter().cloned().collect();
-    if roles.is_empty() || found.privileged_roles == PrivilegedRoles::Allow {
-        return Ok(());
+    if roles.is_empty() {
+        return Ok(Vec::new());
     }
-    match state.doctor.privileged(found, roles).await {
-        Some(role) => Err(CatalogError::PrivilegedRole {
+    let allows = found.privileged_roles == PrivilegedRoles::Allow;
+    let standing = state.doctor.standing(found, roles).await;
+    let Standing {
+        privileged,
+        missing,
+    } = standing.unwrap_or_default();
+    match privileged.into_iter().next() {
+        Some(role) if !allows => Err(CatalogError::PrivilegedRole {
             tenant: tenant.clone(),
             role,
         }
         .into()),
-        None => Ok(()),
+        _ => Ok(missing),
     }
 }
 
@@ -278,15 +286,22 @@ async fn current(
     Ok(rules.into_iter().find(|rule| rule.role == *role))
 }
 
-/// The answer to a change of a rule, once the sessions that no longer fit are gone.
+/// The answer to a change of a rule, once the sessions that no longer fit are gone; `missing` are roles that the server
+/// lacks.
 async fn written(
     state: &AdminState,
     changed: Changed<Rule>,
     tenant: TenantRef,
     person: Person,
+    missing: &[RoleName],
 ) -> Done<OneRule> {
+    let warning = missing.first().map(|role| {
+        format!("the server of `{tenant}` has no role `{role}`: until it has, nobody gets in as it")
+    });
     let scope = Scope::Member(tenant, person.id);
-    let answer = |rule| OneRule {
+    let answer = |rule: Rule| OneRule {
+        // Of the servers of branches nothing is known.
+        warning: warning.filter(|_| rule.reach == RuleReach::Everywhere),
         rule: view(rule, person.email),
     };
     state.enforced(changed, scope, answer).await

@@ -432,6 +432,9 @@ pub struct Rules {
 #[derive(Serialize, Deserialize, ToSchema)]
 pub struct OneRule {
     pub rule: RuleView,
+    /// What keeps the rule from being of use, if anything is known to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// A rule with what a reader would look up next.

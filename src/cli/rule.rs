@@ -149,7 +149,14 @@ impl Addition {
         let made = client
             .send::<Done<OneRule>>(Method::POST, &path, &body)
             .await?;
-        Ok(made.shown(|done| format!("rule added: {}", sentence(&done.value.rule))))
+        Ok(made.shown(|done| {
+            let OneRule { rule, warning } = &done.value;
+            let added = format!("rule added: {}", sentence(rule));
+            match warning {
+                Some(warning) => format!("{added}\nwarning: {warning}"),
+                None => added,
+            }
+        }))
     }
 }
 

@@ -8,7 +8,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Doctor, ExaminationError, Probe, ROLES_MAX, Secrets, Session, classify, password};
+use super::{
+    Doctor, ExaminationError, Probe, ROLES_MAX, Secrets, Session, classify, password,
+    session::Unanswered,
+};
 use crate::{
     backend::{self, ConnectError, Connection, Credentials, Server},
     catalog::types::{BackendLogin, RoleSecret, Tenant},
@@ -41,6 +44,15 @@ pub enum UnavailableReason {
 pub struct Unavailable {
     pub reason: UnavailableReason,
     pub message: String,
+}
+
+/// Roles that there is something to say about before they are granted.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// Superusers, those with `REPLICATION` or `CREATEROLE`, and members of such.
+    pub privileged: Vec<RoleName>,
+    /// The server has no role of that name.
+    pub missing: Vec<RoleName>,
 }
 
 impl UnavailableReason {
@@ -90,18 +102,17 @@ impl Doctor {
         .await
     }
 
-    /// The first of `roles` that the server calls superuser, `REPLICATION` or `CREATEROLE`, or a member of such a role.
-    /// `None`: none of them, or nobody could be asked.
-    pub async fn privileged(&self, tenant: Tenant, roles: Vec<RoleName>) -> Option<RoleName> {
+    /// What the server says of `roles`; `None`: nobody could be asked.
+    pub async fn standing(&self, tenant: Tenant, roles: Vec<RoleName>) -> Option<Standing> {
         let granted = self.granted_roles(&tenant).await.ok()?;
         let secrets = Secrets::read(&self.catalog, &tenant, &granted).await.ok()?;
         let asked = self.briefly(tenant, None, async move |probe, _| {
             // A role that is to be granted can often tell about itself, where nobody else can.
             let known = [&*roles, &*granted].concat();
             let mut session = log_in(&probe, &known, &secrets).await.ok().flatten()?;
-            let found = first_privileged(&mut session, roles).await;
+            let found = standing(&mut session, roles).await;
             let _ = backend::close(session.connection).await;
-            found
+            found.ok()
         });
         asked.await.ok().flatten()
     }
@@ -255,13 +266,16 @@ fn unreachable(error: &ConnectError) -> Unavailable {
     reason.because(error.to_string())
 }
 
-async fn first_privileged(session: &mut Session, roles: Vec<RoleName>) -> Option<RoleName> {
+async fn standing(session: &mut Session, roles: Vec<RoleName>) -> Result<Standing, Unanswered> {
     let sql = backend::privileged_sql("$1");
+    let mut found = Standing::default();
     for role in roles {
-        let answer = session.column(&sql, &[role.as_str()]).await;
-        if answer.ok()?.first().is_some_and(|told| told == "true") {
-            return Some(role);
+        let answer = session.column(&sql, &[role.as_str()]).await?;
+        match answer.first().map(String::as_str) {
+            Some("true") => found.privileged.push(role),
+            Some(_) => {}
+            None => found.missing.push(role),
         }
     }
-    None
+    Ok(found)
 }

@@ -20,7 +20,7 @@ use std::{io, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 
-pub use self::brief::{Unavailable, UnavailableReason};
+pub use self::brief::{Standing, Unavailable, UnavailableReason};
 pub use self::report::{Addition, Finding, Report, Topic, Verdict};
 use self::{doors::Door, probe::Probe, report::Findings, roles::Role, session::Session};
 use crate::{

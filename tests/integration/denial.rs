@@ -241,6 +241,48 @@ fn privileged_roles_are_granted_only_where_the_tenant_allows_it() {
     }
 }
 
+#[test]
+fn a_rule_for_a_role_that_the_server_lacks_is_made_with_a_warning() {
+    let fixture = Fixture::start();
+    let person = fixture.person("first");
+    let missing = unique_name();
+    let path = format!("/v1/tenants/{}/rules", fixture.tenant);
+    let add = |role: &str, reach: &str| {
+        let rule = json!({ "person": person.id, "role": role, "expires": "1h", "reach": reach });
+        fixture.sluice.admin.post(&path, rule)["warning"].clone()
+    };
+    let warning = add(&missing, "everywhere");
+    let warning = warning.as_str().unwrap();
+    assert!(
+        warning.contains(&format!("has no role `{missing}`")),
+        "{warning}"
+    );
+    assert!(add(TOKEN_ROLE, "everywhere").is_null());
+    // Branches have servers of their own.
+    assert!(add(&unique_name(), "branches_only").is_null());
+    let terms = json!({ "expires": "1h" });
+    let put = fixture.grant(&person, &unique_name(), terms);
+    assert!(put["warning"].is_string(), "{put}");
+    let email = &person.email;
+    let role = unique_name();
+    let shown = fixture.sluice.cli(&[
+        "rule",
+        "add",
+        &fixture.tenant,
+        email,
+        &role,
+        "--expires",
+        "1h",
+    ]);
+    assert!(
+        shown.contains(&format!(
+            "warning: the server of `{}` has no role `{role}`",
+            fixture.tenant
+        )),
+        "{shown}"
+    );
+}
+
 /// Attributes that make a role a privileged one, whatever its name.
 const POWERS: [&str; 3] = ["superuser", "replication", "createrole"];
 
