@@ -63,11 +63,31 @@ pub struct Ring {
     queueing: Queueing,
     /// Reads and writes since the last turn.
     requests: Cell<u32>,
-    /// As many as there were to a turn, `MEMORY` times.
-    load: Cell<u32>,
-    is_busy: Cell<bool>,
+    load: Load,
     /// Whom to wake for the first request; `None`: it is at work, and will see.
     server: Cell<Option<Waker>>,
+}
+
+/// How much a thread has had to do in its last turns.
+#[derive(Default)]
+struct Load {
+    /// Reads and writes to a turn, `MEMORY` times.
+    average: Cell<u32>,
+    is_high: Cell<bool>,
+}
+
+impl Load {
+    /// Notes the reads and writes of a turn; one without any says nothing.
+    fn note(&self, requests: u32) {
+        if requests == 0 {
+            return;
+        }
+        let average = self.average.get();
+        let average = average - average / MEMORY + requests;
+        self.average.set(average);
+        let limit = if self.is_high.get() { STILL_BUSY } else { BUSY };
+        self.is_high.set(average >= limit * MEMORY);
+    }
 }
 
 struct Inner {
@@ -141,8 +161,7 @@ impl Ring {
             inner: RefCell::new(inner),
             queueing,
             requests: Cell::new(0),
-            load: Cell::new(0),
-            is_busy: Cell::new(queueing == Queueing::Always),
+            load: Load::default(),
             server: Cell::new(None),
         });
         CURRENT.set(Some(Rc::clone(&ring)));
@@ -161,7 +180,7 @@ impl Ring {
     /// Makes the requests that are queued, and wakes who waits for them; `false`: there are none, and `context` is woken for the
     /// next that there is.
     pub fn turn(&self, context: &Context<'_>) -> bool {
-        self.measure();
+        self.load.note(self.requests.take());
         self.server.take();
         let mut woken = Vec::new();
         let made_any = self.inner.borrow_mut().turn(&mut woken);
@@ -172,16 +191,9 @@ impl Ring {
         made_any
     }
 
-    fn measure(&self) {
-        let requests = self.requests.take();
-        if requests == 0 || self.queueing == Queueing::Always {
-            return;
-        }
-        let load = self.load.get();
-        let load = load - load / MEMORY + requests;
-        self.load.set(load);
-        let limit = if self.is_busy.get() { STILL_BUSY } else { BUSY };
-        self.is_busy.set(load >= limit * MEMORY);
+    /// Whether what is read and written now is to wait for the next turn.
+    fn is_queueing(&self) -> bool {
+        self.queueing == Queueing::Always || self.load.is_high.get()
     }
 
     /// Counts a read or write.
@@ -386,4 +398,28 @@ fn request_of(user_data: u64) -> (usize, Request) {
 #[allow(clippy::cast_possible_truncation)] // No buffer has 4 GiB.
 fn length(bytes: &[u8]) -> u32 {
     bytes.len() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether to queue after so many turns with so many reads and writes each.
+    fn after(load: &Load, turns: u32, requests: u32) -> bool {
+        (0..turns).for_each(|_| load.note(requests));
+        load.is_high.get()
+    }
+
+    #[test]
+    fn reads_and_writes_are_queued_where_there_are_several_to_a_turn() {
+        let load = Load::default();
+        assert!(!after(&load, 100, 1), "one client");
+        assert!(!after(&load, 1, 20), "one turn says little");
+        assert!(!after(&load, 100, BUSY - 1));
+        assert!(after(&load, 100, BUSY));
+        // Not back and forth: what is queued comes in fewer turns.
+        assert!(after(&load, 100, STILL_BUSY + 1));
+        assert!(after(&load, 100, 0), "turns for something else");
+        assert!(!after(&load, 100, STILL_BUSY - 1));
+    }
 }

@@ -92,7 +92,7 @@ impl Seat {
         match self.poll_news(context) {
             Asked::Done(Poll::Ready(Ok(()))) => Asked::Done(Poll::Ready(self.read(buffer))),
             Asked::Done(polled) => Asked::Done(polled),
-            Asked::AtOnce if self.ring.is_busy.get() => Asked::Done(self.poll_ask(context)),
+            Asked::AtOnce if self.ring.is_queueing() => Asked::Done(self.poll_ask(context)),
             Asked::AtOnce => Asked::AtOnce,
         }
     }
@@ -176,7 +176,7 @@ impl Seat {
     /// Ready when [`Self::send`] can be called.
     pub(in crate::net) fn poll_takes(&self, context: &mut Context<'_>) -> Asked<io::Result<()>> {
         match self.poll_sent(context) {
-            Poll::Ready(Ok(())) if !self.ring.is_busy.get() => Asked::AtOnce,
+            Poll::Ready(Ok(())) if !self.ring.is_queueing() => Asked::AtOnce,
             polled => Asked::Done(polled),
         }
     }
