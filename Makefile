@@ -28,7 +28,7 @@ setup:
 	scripts/client-tools
 	scripts/postgres >/dev/null
 
-MOVING_BYTES = bulk:: cancel:: copy:: departures:: hostile_server:: outages:: pipelines:: revocation:: transactions::
+MOVING_BYTES = bulk:: cancel:: copy:: departures:: hostile_server:: outages:: pipelines:: revocation:: transactions:: unix_sockets::
 
 test: setup lint
 	scripts/postgres 15 >/dev/null

@@ -195,6 +195,17 @@ def tokens(world, options):
         _load_table(f"Token sessions, {mode}, 32 clients, TLS", options, found, base="password")
 
 
+def sockets(world, options):
+    """The way to a server on the same machine: TCP, and its Unix socket."""
+    world.sluice.add_tenant("local", host=str(world.server.folder))
+    tcp, local = world.sluice.tenant("bench"), world.sluice.tenant("local")
+    tcp.name, local.name = "TCP", "Unix socket"
+    for mode in options.modes:
+        found = rounds(options, [tcp, local], f"sockets, {mode}",
+                       lambda target: pgbench(target, ["-M", mode], 32, options.seconds, "disable"))
+        _load_table(f"The way to the server, {mode}, 32 clients", options, found, base="TCP")
+
+
 def tenants(world, options):
     """Many tenants: memory of those that do nothing, and the cost of a transaction when many are active in turn."""
     sluice, count, active = world.sluice, options.tenants, options.tenants // 10
@@ -278,7 +289,7 @@ def _flood(target):
 
 ALL = {
     "transactions": transactions, "system_calls": system_calls, "logins": logins, "idle": idle, "copy": copy,
-    "tokens": tokens, "tenants": tenants, "neighbours": neighbours,
+    "tokens": tokens, "sockets": sockets, "tenants": tenants, "neighbours": neighbours,
 }
 
 

@@ -1,12 +1,12 @@
 //! Cancelling what a server process runs: a connection of its own that says one thing and is closed.
 
-use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{io, rc::Rc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
-    Connection, Server,
+    Address, Connection, Server,
     connect::{ConnectError, reach},
 };
 use crate::protocol::{message, startup::SecretKey};
@@ -18,7 +18,7 @@ const CANCEL_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct CancelTarget {
     server: Rc<Server>,
-    address: SocketAddr,
+    address: Address,
     pid: u32,
     secret: SecretKey,
 }
@@ -29,15 +29,15 @@ impl CancelTarget {
     pub fn of(connection: &Connection, server: &Rc<Server>) -> Option<Self> {
         Some(Self {
             server: Rc::clone(server),
-            address: connection.address(),
+            address: connection.address().clone(),
             pid: connection.pid(),
             secret: connection.secret()?.clone(),
         })
     }
 
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     #[must_use]
@@ -57,7 +57,7 @@ impl CancelTarget {
     async fn request(&self) -> Result<(), ConnectError> {
         let Server { tls, host, .. } = &*self.server;
         let mut stream = tls
-            .connect(reach(self.address, &self.server).await?, host)
+            .connect(reach(&self.address, &self.server).await?, host)
             .await?;
         let mut out = BytesMut::new();
         message::cancel_request(self.pid, self.secret.as_bytes(), &mut out);
@@ -99,7 +99,7 @@ mod tests {
         });
         let address = listener.local_addr().unwrap();
         let tcp = TcpStream::connect(address).await.unwrap();
-        let mut connection = Connection::new(Stream::plain(tcp), address);
+        let mut connection = Connection::new(Stream::plain(tcp), Address::Tcp(address));
         assert!(CancelTarget::of(&connection, &server).is_none());
         connection.set_key(7, SecretKey::new(b"four").unwrap());
         CancelTarget::of(&connection, &server).unwrap()

@@ -7,12 +7,12 @@
 //! The server closes the connection when its process ends; nothing else proves that. A process that catches its
 //! cancel never comes to read Terminate: for that one there is [`super::Terminator`].
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::Connection;
+use super::{Address, Connection};
 use crate::net::stream::Stream;
 
 /// Terminate: tag and length, no body.
@@ -27,13 +27,13 @@ const FORCED_END_MAX: Duration = Duration::from_millis(400);
 /// A connection that was told to end, with its server process still there for all we know.
 pub struct Parting {
     stream: Stream,
-    pub address: SocketAddr,
+    pub address: Address,
     pub pid: u32,
 }
 
 /// Sends Terminate and waits for the server process to end; it is given back if it has not in time.
 pub async fn close(connection: Connection) -> Result<(), Parting> {
-    let (address, pid) = (connection.address(), connection.pid());
+    let (address, pid) = (connection.address().clone(), connection.pid());
     let mut parting = Parting {
         stream: connection.into_stream(),
         address,

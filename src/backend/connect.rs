@@ -3,7 +3,7 @@
 //! Four steps in reading order, under one deadline that the caller sets. Nothing the server sends is trusted:
 //! every length is checked, and a message that does not belong in its step ends the attempt.
 
-use std::{io, net::SocketAddr};
+use std::io;
 
 use bytes::BytesMut;
 use postgres_protocol::authentication::{
@@ -17,14 +17,15 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::{
-    Server,
+    Address, Server,
+    address::socket_file,
     connection::{Connection, Message, ParameterStatuses},
 };
 use crate::{
     names::{DatabaseName, RoleName},
     net::{
         client_tls::{ClientIdentity, ClientTlsError},
-        stream::{Stream, tune},
+        stream::{Stream, connect_unix, tune},
     },
     protocol::{
         error::ErrorResponse,
@@ -82,7 +83,7 @@ pub enum ConnectError {
 /// Opens a connection to `server`, at `address` if one is given, as `role`. Without a deadline of its own.
 pub(super) async fn connect(
     server: &Server,
-    address: Option<SocketAddr>,
+    address: Option<&Address>,
     role: &RoleName,
     database: &DatabaseName,
     parameters: &[(&str, &str)],
@@ -92,7 +93,7 @@ pub(super) async fn connect(
         return Err(ConnectError::Unverified);
     }
     let (tcp, address) = match address {
-        Some(address) => (reach(address, server).await?, address),
+        Some(address) => (reach(address, server).await?, address.clone()),
         None => find(server).await?,
     };
     let stream = encrypt(server, tcp, credentials).await?;
@@ -109,14 +110,18 @@ pub(super) async fn connect(
 }
 
 /// A connected and tuned socket to the first address of the server that answers.
-async fn find(server: &Server) -> Result<(TcpStream, SocketAddr), ConnectError> {
+async fn find(server: &Server) -> Result<(TcpStream, Address), ConnectError> {
+    if let Some(file) = socket_file(&server.host, server.port) {
+        let address = Address::File(file);
+        return Ok((reach(&address, server).await?, address));
+    }
     let addresses = lookup_host((server.host.as_str(), server.port))
         .await
         .map_err(ConnectError::Resolve)?;
     let nowhere = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     let mut last = ConnectError::Unreachable(nowhere);
-    for address in addresses {
-        match reach(address, server).await {
+    for address in addresses.map(Address::Tcp) {
+        match reach(&address, server).await {
             Ok(tcp) => return Ok((tcp, address)),
             Err(error) => last = error,
         }
@@ -125,11 +130,16 @@ async fn find(server: &Server) -> Result<(TcpStream, SocketAddr), ConnectError> 
 }
 
 /// A connected and tuned socket to `address`.
-pub(super) async fn reach(address: SocketAddr, server: &Server) -> Result<TcpStream, ConnectError> {
+pub(super) async fn reach(address: &Address, server: &Server) -> Result<TcpStream, ConnectError> {
     let connected = async {
-        let tcp = TcpStream::connect(address).await?;
-        tune(&tcp, &server.keepalive)?;
-        Ok(tcp)
+        match address {
+            Address::Tcp(address) => {
+                let tcp = TcpStream::connect(address).await?;
+                tune(&tcp, &server.keepalive)?;
+                Ok(tcp)
+            }
+            Address::File(file) => connect_unix(file).await,
+        }
     };
     connected.await.map_err(ConnectError::Unreachable)
 }

@@ -3,13 +3,14 @@
 //! While a client is attached the relay drives the stream by itself. Between clients the pooler may speak: to
 //! apply settings, to ask what is set, to look up a verifier. Those exchanges go through [`Connection::query`].
 
-use std::{hash::BuildHasher as _, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{hash::BuildHasher as _, io, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use postgres_protocol::{IsNull, message::frontend};
 use rustc_hash::FxBuildHasher;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::Address;
 use crate::{
     net::stream::Stream,
     protocol::{
@@ -198,8 +199,7 @@ pub enum ExchangeError {
 /// A logged-in connection to a PostgreSQL server.
 pub struct Connection {
     stream: Stream,
-    /// The server's address, as reached: its name may stand for another one by now.
-    address: SocketAddr,
+    address: Address,
     pid: u32,
     secret: Option<SecretKey>,
     pub parameters: ParameterStatuses,
@@ -209,7 +209,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, address: SocketAddr) -> Self {
+    pub(super) fn new(stream: Stream, address: Address) -> Self {
         Self {
             stream,
             address,
@@ -252,8 +252,8 @@ impl Connection {
 
     /// The address that the server was reached at.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// The server process's id, as `pg_backend_pid()` answers it.

@@ -1,5 +1,6 @@
 //! One connection to one PostgreSQL: connect and log in, speak for the pooler, cancel, and part for good.
 
+mod address;
 mod cancel;
 mod close;
 mod connect;
@@ -10,6 +11,7 @@ mod terminate;
 use std::time::Duration;
 
 pub use self::{
+    address::Address,
     cancel::CancelTarget,
     close::{Parting, close},
     connect::{ConnectError, Credentials},
@@ -34,6 +36,7 @@ pub const PARAMETERS: &[(&str, &str)] =
 /// Where a tenant's PostgreSQL is, and how to speak to it.
 #[derive(Clone)]
 pub struct Server {
+    /// A host name or address; or the folder of a Unix socket, from the root on.
     pub host: String,
     pub port: u16,
     pub tls: ClientTlsConfig,

@@ -1,10 +1,10 @@
 //! Ending server processes from outside, through one more process of the same role: what it sends cannot be caught,
 //! and one connection does for many where each cancel request would need its own.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use super::{
-    Connection, Credentials, PARAMETERS, Server, close,
+    Address, Connection, Credentials, PARAMETERS, Server, close,
     connect::{self, ConnectError},
     connection::ExchangeError,
 };
@@ -33,7 +33,7 @@ impl Terminator {
     /// Connects to the server at `address`, as the role whose processes are to be ended.
     pub async fn connect(
         server: &Server,
-        address: SocketAddr,
+        address: &Address,
         role: &RoleName,
         database: &DatabaseName,
         credentials: &Credentials,

@@ -19,6 +19,9 @@ use crate::{
     names::TenantRef,
 };
 
+/// What a Unix socket's path may have, without the name that PostgreSQL gives it.
+const FOLDER_MAX_BYTES: usize = 107 - "/.s.PGSQL.65535".len();
+
 impl Catalog {
     /// The tenant, from memory if it was read before and nothing about it has changed since.
     pub async fn tenant(&self, tenant: &TenantRef) -> Result<Option<Arc<Tenant>>, CatalogError> {
@@ -158,10 +161,14 @@ fn check(tenant: &Tenant) -> Result<(), CatalogError> {
     {
         return invalid("host", "is not a host name or address");
     }
-    if tenant.host.parse::<IpAddr>().is_err() && tenant.host.contains(['/', ':', '[', '@']) {
+    if tenant.is_on_unix_socket() {
+        if tenant.host.len() > FOLDER_MAX_BYTES {
+            return invalid("host", "is longer than the path of a Unix socket can be");
+        }
+    } else if tenant.host.parse::<IpAddr>().is_err() && tenant.host.contains(['/', ':', '[', '@']) {
         return invalid(
             "host",
-            "must be a host name or address alone: use --port (`port`) for the port",
+            "must be a host name or address alone, or the folder of a Unix socket: use --port (`port`) for the port",
         );
     }
     if tenant.port == 0 {

@@ -44,7 +44,7 @@ pub struct Tenant {
     pub name: String,
     /// A branch has a parent; its rules may come from there.
     pub parent: Option<TenantRef>,
-    /// Host name or IP address of the PostgreSQL server.
+    /// Host name or IP address of the PostgreSQL server, or the folder of its Unix socket.
     pub host: String,
     pub port: u16,
     /// The database a client gets when it names none; none: whatever the client asks for.
@@ -83,6 +83,12 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// Whether the server is reached on this machine, where nothing is encrypted and nothing need be.
+    #[must_use]
+    pub fn is_on_unix_socket(&self) -> bool {
+        self.host.starts_with('/')
+    }
+
     /// Whoever answers for the tenant's tokens; a branch may leave that to its parent. `Authority::Parent`: nobody does.
     #[must_use]
     pub fn answering<'a>(&'a self, parent: Option<&'a Self>) -> &'a Authority {

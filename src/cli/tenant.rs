@@ -1,6 +1,6 @@
 //! `sluice tenant`: the PostgreSQL services behind the pooler, and the secrets of their roles.
 
-use std::path::PathBuf;
+use std::{net::Ipv6Addr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -305,7 +305,7 @@ fn timeouts(own: &TenantTimeouts) -> String {
 }
 
 fn server(tenant: &Tenant) -> String {
-    if tenant.host.contains(':') {
+    if tenant.host.parse::<Ipv6Addr>().is_ok() {
         format!("[{}]:{}", tenant.host, tenant.port)
     } else {
         format!("{}:{}", tenant.host, tenant.port)

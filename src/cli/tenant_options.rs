@@ -21,7 +21,7 @@ pub struct TenantOptions {
     /// What to call it; the ref unless told
     #[arg(long)]
     name: Option<String>,
-    /// Host name or address of the PostgreSQL server
+    /// Host name or address of the PostgreSQL server, or the folder of its Unix socket
     #[arg(long, value_parser = words::host)]
     host: Option<String>,
     /// Its port [5432]

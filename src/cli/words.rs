@@ -141,9 +141,12 @@ pub(super) fn network(text: &str) -> Result<IpNet, NotANetwork> {
     Ok(network)
 }
 
-/// A host name or address alone. The catalogue checks it as well; this says it before anything is sent.
+/// A host name or address alone, or a folder. The catalogue checks it as well; this says it before anything is sent.
 pub(super) fn host(text: &str) -> Result<String, String> {
-    if text.parse::<IpAddr>().is_err() && text.contains(['/', ':', '[', '@']) {
+    if !text.starts_with('/')
+        && text.parse::<IpAddr>().is_err()
+        && text.contains(['/', ':', '[', '@'])
+    {
         return Err("write the host name or address alone and use --port for the port".to_owned());
     }
     Ok(text.to_owned())
@@ -155,7 +158,13 @@ mod tests {
 
     #[test]
     fn a_host_comes_without_scheme_and_port() {
-        for good in ["db.example.com", "192.0.2.1", "::1", "localhost"] {
+        for good in [
+            "db.example.com",
+            "192.0.2.1",
+            "::1",
+            "localhost",
+            "/run/postgresql",
+        ] {
             assert_eq!(host(good).as_deref(), Ok(good));
         }
         for bad in ["http://foo", "h:5432", "[::1]", "user@h", "192.0.2.1:5432"] {

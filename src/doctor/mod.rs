@@ -226,6 +226,10 @@ fn password(secret: &RoleSecret) -> Option<Credentials> {
 
 fn note_tls(tenant: &Tenant, findings: &mut Findings) {
     let (verdict, message) = match tenant.backend_tls {
+        BackendTls::Disable if tenant.is_on_unix_socket() => (
+            Verdict::Ok,
+            "connections to the server go through a Unix socket and do not leave the machine",
+        ),
         BackendTls::Disable => (
             Verdict::Unsafe,
             "connections to the server are not encrypted; set backend_tls to verify-full",

@@ -139,10 +139,19 @@ pub(super) async fn empty_handed(probe: &Probe<'_>, role: &RoleName, findings: &
     let Ok(plain) = ClientTlsConfig::new(BackendTls::Disable, None) else {
         return;
     };
-    for (tls, how) in [(&probe.server.tls, "over TLS"), (&plain, "without TLS")] {
+    let ways = [
+        (&probe.server.tls, "over TLS and from this address"),
+        (&plain, "without TLS and from this address"),
+    ];
+    let local = [(&plain, "through its Unix socket")];
+    let ways = if probe.tenant.is_on_unix_socket() {
+        &local[..]
+    } else {
+        &ways[..]
+    };
+    for (tls, how) in ways {
         if probe.lets_anybody_in(role, tls).await {
-            let message =
-                format!("the server lets anybody in as {role}, {how} and from this address");
+            let message = format!("the server lets anybody in as {role}, {how}");
             findings.note(Topic::Login, Verdict::Unsafe, message);
         }
     }

@@ -13,6 +13,8 @@ use std::{
     io::{self, IoSlice},
     marker::PhantomData,
     net::SocketAddr,
+    os::fd::OwnedFd,
+    path::Path,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -23,7 +25,7 @@ use rustls::{Connection, ProtocolVersion};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
 };
 
 use super::{buffer::Filling, socket::Socket, tls::Tls};
@@ -315,6 +317,15 @@ pub fn tune<'s>(socket: impl Into<SockRef<'s>>, keepalive: &Keepalive) -> io::Re
         .with_retries(PROBES);
     socket.set_tcp_keepalive(&probing)?;
     socket.set_tcp_user_timeout(keepalive.unacknowledged)
+}
+
+/// Connects to a server on this machine through the Unix socket at `path`.
+///
+/// As a TCP stream by type, for the system calls that move bytes are the same, and one kind of stream is enough for all.
+/// What only TCP has fails: addresses, keepalive.
+pub async fn connect_unix(path: &Path) -> io::Result<TcpStream> {
+    let socket = OwnedFd::from(UnixStream::connect(path).await?.into_std()?);
+    TcpStream::from_std(socket.into())
 }
 
 /// Reads and forgets, until the peer ends its half.

@@ -91,7 +91,8 @@ impl Pool {
     /// Has a server process ended that does not end by itself; answers whether it is gone.
     async fn force(self: &Rc<Self>, parting: Parting, server: &Rc<Server>) -> bool {
         let is_gone = async {
-            let terminated = self.terminate(server, parting.address, parting.pid).await?;
+            let address = parting.address.clone();
+            let terminated = self.terminate(server, address, parting.pid).await?;
             let (is_over, is_sender_gone) =
                 tokio::join!(parting.is_over(), terminated.sender_is_gone());
             Some(is_over && is_sender_gone)

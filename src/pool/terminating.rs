@@ -7,7 +7,7 @@
 //! A cancel request is a connection each, with a TLS handshake and a server process: twenty sessions revoked at once
 //! would wait for twenty of them.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use tokio::{
     sync::oneshot,
@@ -18,7 +18,7 @@ use tokio::{
 use super::Pool;
 use crate::{
     access::certificates::MintError,
-    backend::{CancelTarget, Server, TerminateError, Terminator},
+    backend::{Address, CancelTarget, Server, TerminateError, Terminator},
 };
 
 /// Of how many closing backends each still has a cancel request of its own: as many as cost what one login does.
@@ -37,7 +37,7 @@ const TERMINATE_MAX: Duration = Duration::from_millis(1500);
 /// A server process that is to be terminated.
 pub(super) struct Doomed {
     server: Rc<Server>,
-    address: SocketAddr,
+    address: Address,
     pid: u32,
     /// Answered when the signal is sent; dropped when it cannot be.
     told: oneshot::Sender<Terminated>,
@@ -95,7 +95,7 @@ impl Pool {
             cancel(running, deadline).await;
             return None;
         }
-        let terminated = self.terminate(server, running.address(), running.pid());
+        let terminated = self.terminate(server, running.address().clone(), running.pid());
         let terminated = timeout_at(deadline, terminated).await.ok().flatten();
         if terminated.is_none() {
             cancel(running, deadline).await;
@@ -107,7 +107,7 @@ impl Pool {
     pub(super) async fn terminate(
         self: &Rc<Self>,
         server: &Rc<Server>,
-        address: SocketAddr,
+        address: Address,
         pid: u32,
     ) -> Option<Terminated> {
         let (told, answer) = oneshot::channel();
@@ -135,16 +135,16 @@ impl Pool {
                 let Doomed {
                     server, address, ..
                 } = doomed;
-                (Rc::clone(server), *address)
+                (Rc::clone(server), address.clone())
             });
             let Some((server, address)) = first else {
                 return;
             };
-            let terminated = timeout(TERMINATE_MAX, self.terminate_at(&server, address)).await;
+            let terminated = timeout(TERMINATE_MAX, self.terminate_at(&server, &address)).await;
             if let Err(error) = terminated.unwrap_or(Err(TerminationError::TimedOut(TERMINATE_MAX)))
             {
                 // Those who wait for it learn it by the loss of their channel.
-                drop(self.take_doomed(address));
+                drop(self.take_doomed(&address));
                 tracing::warn!(tenant = %self.key.tenant, %error, "cannot terminate server processes");
             }
         }
@@ -154,7 +154,7 @@ impl Pool {
     async fn terminate_at(
         &self,
         server: &Server,
-        address: SocketAddr,
+        address: &Address,
     ) -> Result<(), TerminationError> {
         let credentials = self.login.borrow().credentials()?;
         let (role, database) = (&self.key.role, &self.key.database);
@@ -181,10 +181,10 @@ impl Pool {
         Ok(())
     }
 
-    fn take_doomed(&self, address: SocketAddr) -> Vec<Doomed> {
+    fn take_doomed(&self, address: &Address) -> Vec<Doomed> {
         let mut doomed = self.doomed.borrow_mut();
         doomed
-            .extract_if(.., |doomed| doomed.address == address)
+            .extract_if(.., |doomed| doomed.address == *address)
             .collect()
     }
 }

@@ -56,3 +56,4 @@ mod switch;
 mod token;
 mod tokens;
 mod transactions;
+mod unix_sockets;

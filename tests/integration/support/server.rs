@@ -255,7 +255,7 @@ const IDENT_MAP: &str = r#"jit "/^O=[a-z0-9_-]+,OU=g-[0-9a-f]{32},OU=r-([a-z_][a
 
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1, 127.0.0.2'
-unix_socket_directories = ''
+unix_socket_directories = '.'
 max_connections = 600
 wal_level = logical
 max_wal_senders = 20
