@@ -110,10 +110,12 @@ fn timeouts(old: TenantTimeouts, fields: TimeoutFields) -> TenantTimeouts {
 
 /// What could only fail at the first login otherwise; the catalogue checks the rest.
 fn check(tenant: &Tenant) -> Result<(), ApiError> {
-    if tenant.is_on_unix_socket() && tenant.backend_tls != BackendTls::Disable {
+    let is_plain =
+        tenant.backend_tls == BackendTls::Disable && tenant.login == BackendLogin::RoleSecret;
+    if tenant.is_on_unix_socket() && !is_plain {
         return Err(
             ApiError::invalid("PostgreSQL does not encrypt on a Unix socket, and `host` is the folder of one").with_hint(
-                "set backend_tls to disable, and login to role_secret: for a certificate there must be TLS",
+                "set backend_tls to disable and login to role_secret: the other ways to log in need TLS",
             ),
         );
     }

@@ -147,7 +147,10 @@ pub(super) fn host(text: &str) -> Result<String, String> {
         && text.parse::<IpAddr>().is_err()
         && text.contains(['/', ':', '[', '@'])
     {
-        return Err("write the host name or address alone and use --port for the port".to_owned());
+        return Err(
+            "write the host name or address alone, or the folder of a Unix socket from / on, and use --port for the port"
+                .to_owned(),
+        );
     }
     Ok(text.to_owned())
 }

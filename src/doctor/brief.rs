@@ -102,10 +102,10 @@ impl Doctor {
     /// What the server says of `roles`; `None`: nobody could be asked.
     pub async fn standing(&self, tenant: Tenant, roles: Vec<RoleName>) -> Option<Standing> {
         let granted = self.granted_roles(&tenant).await.ok()?;
-        let secrets = Secrets::read(&self.catalog, &tenant, &granted).await.ok()?;
+        // A role that is to be granted can often tell about itself, where nobody else can.
+        let known = [&*roles, &*granted].concat();
+        let secrets = Secrets::read(&self.catalog, &tenant, &known).await.ok()?;
         let asked = self.briefly(tenant, None, async move |probe, _| {
-            // A role that is to be granted can often tell about itself, where nobody else can.
-            let known = [&*roles, &*granted].concat();
             let mut session = log_in(&probe, &known, &secrets).await.ok().flatten()?;
             let found = standing(&mut session, roles).await;
             let _ = backend::close(session.connection).await;

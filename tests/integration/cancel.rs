@@ -36,18 +36,23 @@ fn cancel_over(mut connection: Client, (pid, secret): &(u32, Bytes)) {
     );
 }
 
+/// Asserts that what the client runs can be cancelled, and that its session goes on.
+#[track_caller]
+pub(crate) fn a_query_is_cancelled(fixture: &Fixture, client: &mut Client) {
+    client.start("select pg_sleep(600)");
+    fixture.running("pg_sleep");
+    cancel(fixture.sluice.port, client.cancel_key.as_ref().unwrap());
+    assert_eq!(client.answer().unwrap_err().code, "57014");
+    assert_eq!(client.value("select 1"), "1");
+}
+
 #[test]
 fn a_running_query_is_cancelled_and_the_session_goes_on() {
     let fixture = Fixture::start();
     let mut login = fixture.password_login();
     for version in [VERSION, VERSION | 2] {
         login.version = version;
-        let mut client = login.open().unwrap();
-        client.start("select pg_sleep(600)");
-        fixture.running("pg_sleep");
-        cancel(fixture.sluice.port, client.cancel_key.as_ref().unwrap());
-        assert_eq!(client.answer().unwrap_err().code, "57014");
-        assert_eq!(client.value("select 1"), "1");
+        a_query_is_cancelled(&fixture, &mut login.open().unwrap());
     }
 }
 

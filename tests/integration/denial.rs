@@ -10,7 +10,9 @@ use crate::support::{
     admin::Revocation,
     fixture::unique_name,
     login::startup,
-    postgres::{self, AUTH_ROLE, OTHER_TOKEN_ROLE, PASSWORD_ROLE, TOKEN_ROLE},
+    postgres::{
+        self, AUTH_ROLE, OTHER_TOKEN_ROLE, PASSWORD, PASSWORD_ROLE, SECRET_ROLE, TOKEN_ROLE,
+    },
     sluice::Settings,
     until,
 };
@@ -281,6 +283,27 @@ fn a_rule_for_a_role_that_the_server_lacks_is_made_with_a_warning() {
         )),
         "{shown}"
     );
+}
+
+#[test]
+fn a_role_whose_password_is_kept_tells_about_itself_and_others() {
+    let fixture = Fixture::with_tenant(json!({ "login": "role_secret", "auth_user": null }));
+    let person = fixture.person("first");
+    let powerful = unique_name();
+    fixture.cluster.run(&format!(
+        "create role {powerful} login createrole password '{PASSWORD}'"
+    ));
+    let add = |role: &str| {
+        let path = format!("/v1/tenants/{}/rules", fixture.tenant);
+        let rule = json!({ "person": person.id, "role": role, "expires": "1h" });
+        let admin = &fixture.sluice.admin;
+        admin.call(reqwest::Method::POST, &path, Some(rule))
+    };
+    fixture.set_password(&fixture.tenant, &powerful, PASSWORD);
+    assert_eq!(add(&powerful).error().0, "privileged_role");
+    fixture.set_password(&fixture.tenant, SECRET_ROLE, PASSWORD);
+    assert!(add(SECRET_ROLE).value()["warning"].is_null());
+    assert!(add(&unique_name()).value()["warning"].is_string());
 }
 
 /// Attributes that make a role a privileged one, whatever its name.

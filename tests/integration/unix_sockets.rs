@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::{
-    cancel::cancel,
+    cancel::a_query_is_cancelled,
     support::{
         Client, Fixture,
         admin::Revocation,
@@ -56,11 +56,7 @@ fn passwords_and_tokens_work_through_it() {
         let megabyte = "m".repeat(1024 * 1024);
         let length = client.value(&format!("select length('{megabyte}')"));
         assert_eq!(length, megabyte.len().to_string());
-        client.start("select pg_sleep(600)");
-        fixture.running("pg_sleep");
-        cancel(fixture.sluice.port, client.cancel_key.as_ref().unwrap());
-        assert_eq!(client.answer().unwrap_err().code, "57014");
-        assert_eq!(client.value("select 1"), "1");
+        a_query_is_cancelled(&fixture, &mut client);
     }
 }
 
@@ -141,7 +137,7 @@ fn what_cannot_be_reached_through_a_socket_is_refused_with_what_to_do() {
         (
             "/run/postgresql",
             [plain[0], ("login", "certificate")],
-            "needs TLS",
+            "does not encrypt",
         ),
         ("run/postgresql", plain, "folder of a Unix socket"),
         (&*long, plain, "longer than the path"),
