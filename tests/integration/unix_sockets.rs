@@ -1,6 +1,6 @@
 //! A server on Sluice's own machine, reached through the folder of its Unix socket.
 
-use std::{fs, sync::OnceLock};
+use std::{fs, path::PathBuf, sync::OnceLock};
 
 use reqwest::Method;
 use serde_json::json;
@@ -18,31 +18,38 @@ use crate::{
 };
 
 /// A server that lets roles in through its socket with their passwords, and through nothing else.
-fn cluster() -> &'static Cluster {
-    static CLUSTER: OnceLock<&'static Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| {
-        let cluster = postgres::own();
-        let rules = "local all all scram-sha-256\nhost all postgres 127.0.0.1/32 scram-sha-256\n";
-        cluster.write_file("pg_hba.conf", rules);
-        cluster.reload();
-        cluster
-    })
+fn start() -> &'static Cluster {
+    let cluster = postgres::own();
+    let rules = "local all all scram-sha-256\nhost all postgres 127.0.0.1/32 scram-sha-256\n";
+    cluster.write_file("pg_hba.conf", rules);
+    cluster.reload();
+    cluster
 }
 
-fn fixture(settings: Settings) -> Fixture {
-    let cluster = cluster();
-    let folder = cluster.folder().join("data").display().to_string();
+/// Around such a server that tests share.
+fn fixture() -> Fixture {
+    static CLUSTER: OnceLock<&'static Cluster> = OnceLock::new();
+    fixture_on(CLUSTER.get_or_init(start))
+}
+
+fn fixture_on(cluster: &'static Cluster) -> Fixture {
+    let folder = data(cluster).display().to_string();
     let fields = json!({
         "host": folder, "backend_tls": "disable", "backend_ca": null, "login": "role_secret",
     });
-    let fixture = Fixture::on(cluster, settings, fields);
+    let fixture = Fixture::on(cluster, Settings::default(), fields);
     fixture.set_password(&fixture.tenant, SECRET_ROLE, postgres::PASSWORD);
     fixture
 }
 
+/// Where the server has its socket.
+fn data(cluster: &Cluster) -> PathBuf {
+    cluster.folder().join("data")
+}
+
 #[test]
 fn passwords_and_tokens_work_through_it() {
-    let fixture = fixture(Settings::default());
+    let fixture = fixture();
     let person = fixture.person("first");
     fixture.grant(&person, SECRET_ROLE, json!({ "expires": "1h" }));
     for login in [
@@ -62,7 +69,7 @@ fn passwords_and_tokens_work_through_it() {
 
 #[test]
 fn a_revocation_ends_what_runs_behind_it() {
-    let fixture = fixture(Settings::default());
+    let fixture = fixture();
     let person = fixture.person("first");
     // A few are cancelled, many are terminated.
     for count in [1, 8] {
@@ -85,12 +92,13 @@ fn a_revocation_ends_what_runs_behind_it() {
 
 #[test]
 fn a_socket_that_is_away_and_back_is_waited_for() {
-    let fixture = fixture(Settings::default());
+    // Of its own: nobody else is to find the socket away.
+    let fixture = fixture_on(start());
     let mut client = fixture.password_client().unwrap();
     client.query("select 1").unwrap();
-    let data = cluster().folder().join("data");
+    let data = data(fixture.cluster);
     let (socket, away) = (
-        data.join(format!(".s.PGSQL.{}", cluster().port)),
+        data.join(format!(".s.PGSQL.{}", fixture.cluster.port)),
         data.join("away"),
     );
     fs::rename(&socket, &away).unwrap();
@@ -106,7 +114,7 @@ fn a_socket_that_is_away_and_back_is_waited_for() {
 
 #[test]
 fn the_doctor_finds_nothing_wrong_with_what_does_not_leave_the_machine() {
-    let fixture = fixture(Settings::default());
+    let fixture = fixture();
     let person = fixture.person("first");
     fixture.grant(&person, SECRET_ROLE, json!({ "expires": "1h" }));
     let shown = fixture.sluice.cli(&["doctor", "--tenant", &fixture.tenant]);
