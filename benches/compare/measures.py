@@ -207,33 +207,40 @@ def sockets(world, options):
 
 
 def tenants(world, options):
-    """Many tenants: memory of those that do nothing, and the cost of a transaction when many are active in turn."""
-    sluice, count, active = world.sluice, options.tenants, options.tenants // 10
-    one = sluice.tenant("bench")
-    before = sluice.target.processes.resident()
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda n: sluice.add_tenant(f"tenant{n}", pool_size=1), range(count)))
-    time.sleep(SETTLE_SECONDS)
-    registered = sluice.target.processes.resident()
-    many = [sluice.tenant(f"tenant{n}") for n in range(active)]
+    """Many tenants: memory of those that do nothing, and the cost of a transaction when many are active in turn.
+
+    PgBouncer's are databases, each with a pool of its own: every pooler's cost of many is compared with its own of one.
+    """
+    count, active = options.tenants, options.tenants // 10
+    rows = []
+    with contextlib.closing(_Stopped(PgBouncer(world.server, databases=active))) as bouncer:
+        rows.append(_turns_row(bouncer, [bouncer.program.database(n) for n in range(active)], options))
+    with contextlib.closing(_Stopped(Sluice(world.server, options.binary))) as sluice:
+        before = sluice.target.processes.resident()
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda n: sluice.program.add_tenant(f"tenant{n}", pool_size=1), range(count)))
+        time.sleep(SETTLE_SECONDS)
+        registered = sluice.target.processes.resident()
+        rows.append(_turns_row(sluice, [sluice.program.tenant(f"tenant{n}") for n in range(active)], options))
+    table(f"{active:,} tenants in turn", ["", f"CPU µs/txn, {active:,} clients of one", "one client of each", "ratio"], rows)
+    print(f"A registered tenant, of {count:,}: {(registered - before) / count:,.0f} bytes")
+
+
+def _turns_row(pooler, many, options):
     costs = {"one": [], "many": []}
     with contextlib.ExitStack() as stack:
         crowds = {}
-        for name, targets in [("one", [one] * active), ("many", many)]:
+        for name, targets in [("one", [pooler.target] * len(many)), ("many", many)]:
             crowds[name] = [stack.enter_context(contextlib.closing(protocol.Client(target))) for target in targets]
-            _take_turns(crowds[name], 2 * active)
+            _take_turns(crowds[name], 2 * len(many))
         for number in range(options.rounds):
             for name, crowd in crowds.items():
-                since = sluice.target.processes.cpu()
-                done = _take_turns(crowd, 20 * active)
-                costs[name].append((sluice.target.processes.cpu() - since) * 1e6 / done)
-                say(f"tenants, round {number + 1}, {name}: {costs[name][-1]:.1f} µs")
-    table(f"{count:,} tenants registered, {active:,} active in turn", ["", "value"], [
-        ["bytes per registered tenant", text((registered - before) / count, "{:,.0f}")],
-        [f"CPU µs/txn, {active:,} clients of one tenant", text(middle(costs["one"]))],
-        [f"CPU µs/txn, one client of each of {active:,} tenants", text(middle(costs["many"]))],
-        ["ratio", text(ratio(costs["many"], costs["one"]), "{:.2f}")],
-    ])
+                since = pooler.target.processes.cpu()
+                done = _take_turns(crowd, 20 * len(many))
+                costs[name].append((pooler.target.processes.cpu() - since) * 1e6 / done)
+                say(f"{pooler.target.name}, round {number + 1}, {name}: {costs[name][-1]:.1f} µs")
+    return [pooler.target.name, text(middle(costs["one"])), text(middle(costs["many"])),
+            text(ratio(costs["many"], costs["one"]), "{:.2f}")]
 
 
 def _take_turns(clients, count, at_once=32):

@@ -36,6 +36,7 @@ max_wal_size = '4GB'
 PGBOUNCER = """
 [databases]
 {database} = host=127.0.0.1 port={server}
+{databases}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -190,18 +191,26 @@ class PostgreSql(Program):
 
 
 class PgBouncer(Program):
-    def __init__(self, server):
+    """PgBouncer with the database `bench`, and so many more that lead to the same one, with one backend each."""
+
+    def __init__(self, server, databases=0):
         super().__init__("pgbouncer")
         command = subprocess.check_output([REPOSITORY / "benches/compare/pgbouncer"], text=True).split()
         self.version = subprocess.check_output([*command, "--version"], text=True).split("\n")[0]
         self.make_certificate()
         self.write("users", f'"{ROLE}" "{server.verifier}"\n')
-        values = {"database": DATABASE, "server": server.port, "port": self.port, "folder": self.folder, "pool": POOL_SIZE}
+        more = [f"tenant{n} = host=127.0.0.1 port={server.port} dbname={DATABASE} pool_size=1" for n in range(databases)]
+        values = {"database": DATABASE, "databases": "\n".join(more), "server": server.port, "port": self.port,
+                  "folder": self.folder, "pool": POOL_SIZE}
         self.write("pgbouncer.ini", PGBOUNCER.format(**values))
         self.give_away()
         self.spawn(*unprivileged(), *command, "-q", "pgbouncer.ini")
         self.target = Target("PgBouncer", "127.0.0.1", self.port, Processes(self.process.pid))
         self.wait_for(lambda: protocol.Client(self.target).close())
+
+    def database(self, number):
+        """The same PgBouncer, as the clients of one of its other databases see it."""
+        return Target(self.target.name, self.target.host, self.port, self.target.processes, database=f"tenant{number}")
 
 
 class Sluice(Program):

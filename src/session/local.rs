@@ -1,7 +1,7 @@
 //! A session as its own worker sees it: what it is doing since when, and how to reach its backend.
 //!
-//! Limits of time are not kept with a timer each. The worker's clock ticks a few times a second and looks at
-//! every session it serves; so starting and stopping a limit costs one store.
+//! Limits of time are not kept with a timer each. The worker's clock ticks a few times a second, and sessions are
+//! looked at (`watch`); so starting and stopping a limit costs one store.
 
 use std::{
     cell::{Cell, RefCell},
@@ -71,6 +71,34 @@ pub(super) enum Due {
     Nothing,
     /// The query has run for too long.
     Cancel,
+}
+
+/// How long something may last, and why the session ends when it does not.
+struct Limit {
+    since: Option<Instant>,
+    length: Option<Duration>,
+    cause: EndCause,
+}
+
+impl Limit {
+    fn end(&self) -> Option<Instant> {
+        Some(self.since? + self.length? + GRANULARITY)
+    }
+}
+
+/// The shortest of the limits that a session may come under.
+fn shortest(timeouts: &Timeouts) -> Duration {
+    let Timeouts {
+        idle,
+        idle_in_transaction,
+        query,
+        transaction,
+        ..
+    } = timeouts;
+    let limits = [idle, idle_in_transaction, query, transaction].into_iter();
+    limits
+        .flatten()
+        .fold(timeouts.queue, |shortest, limit| shortest.min(*limit))
 }
 
 /// When a grant runs out, by two clocks: the wall's, and one that cannot be set.
@@ -238,17 +266,26 @@ impl Local {
         notices.due
     }
 
-    /// Looks at the session's limits; called by the worker's clock.
-    pub(super) fn tick(&self, now: Now, configured: &Timeouts) -> Due {
+    /// Looks at the session's limits, and says when they have to be looked at again.
+    pub(super) fn look(&self, now: Now, configured: &Timeouts) -> (Due, Instant) {
         let timeouts = self.timeouts(configured);
-        match self.over(now, &timeouts) {
+        let due = match self.over(now, &timeouts) {
             Some(EndCause::QueryTimeout) => self.cancel_overdue(now.instant),
             Some(cause) => {
                 self.handle.end(cause);
                 Due::Nothing
             }
             None => Due::Nothing,
-        }
+        };
+        (due, self.again_at(now.instant, &timeouts))
+    }
+
+    /// The first moment at which a limit may be over: one of what the session does now, or the shortest of what it may
+    /// begin from `now` on.
+    pub(super) fn again_at(&self, now: Instant, timeouts: &Timeouts) -> Instant {
+        let soonest = now + shortest(timeouts);
+        let running = self.limits(timeouts).map(|limit| limit.end()).into_iter();
+        running.flatten().fold(soonest, Instant::min)
     }
 
     /// A query that takes too long is cancelled, as PostgreSQL does it; only if that does not help the session ends.
@@ -273,24 +310,37 @@ impl Local {
             }
             self.note_expiry(left);
         }
-        let passed = |limit: Option<Duration>, since: Instant| {
-            limit.is_some_and(|limit| since + limit + GRANULARITY <= now.instant)
+        let limits = self.limits(timeouts);
+        let passed = |limit: &Limit| limit.end().is_some_and(|end| end <= now.instant);
+        limits
+            .iter()
+            .find(|limit| passed(limit))
+            .map(|limit| limit.cause)
+    }
+
+    /// The limits that what the session does now is under; the one that says more is the first.
+    fn limits(&self, timeouts: &Timeouts) -> [Limit; 2] {
+        let (length, cause) = match self.handle.activity() {
+            Activity::Idle => (timeouts.idle, EndCause::IdleTimeout),
+            Activity::Waiting => (Some(timeouts.queue), EndCause::QueueTimeout),
+            Activity::Active => (timeouts.query, EndCause::QueryTimeout),
+            Activity::IdleInTransaction => (
+                timeouts.idle_in_transaction,
+                EndCause::IdleInTransactionTimeout,
+            ),
+            Activity::Login | Activity::Ending => (None, EndCause::TransactionTimeout),
         };
-        let since = self.since.get();
-        let cause = match self.handle.activity() {
-            Activity::Idle if passed(timeouts.idle, since) => EndCause::IdleTimeout,
-            Activity::Waiting if passed(Some(timeouts.queue), since) => EndCause::QueueTimeout,
-            Activity::Active if passed(timeouts.query, since) => EndCause::QueryTimeout,
-            Activity::IdleInTransaction if passed(timeouts.idle_in_transaction, since) => {
-                EndCause::IdleInTransactionTimeout
-            }
-            _ => {
-                let transaction = self.transaction_since.get()?;
-                return passed(timeouts.transaction, transaction)
-                    .then_some(EndCause::TransactionTimeout);
-            }
+        let activity = Limit {
+            since: Some(self.since.get()),
+            length,
+            cause,
         };
-        Some(cause)
+        let transaction = Limit {
+            since: self.transaction_since.get(),
+            length: timeouts.transaction,
+            cause: EndCause::TransactionTimeout,
+        };
+        [activity, transaction]
     }
 
     /// Time until the grant runs out by whichever clock is first; `None`: it never does.

@@ -34,6 +34,7 @@ mod tenancy;
 mod throttle;
 mod unnamed;
 mod verifier;
+mod watch;
 mod worker;
 
 use std::{

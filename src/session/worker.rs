@@ -27,9 +27,10 @@ use super::{
     crowd::{Crowd, Presence},
     even_time::EvenTime,
     lanes::Lanes,
-    local::{Due, Local, Now},
+    local::{Local, Now},
     throttle::Throttle,
     verifier::VerifierCache,
+    watch::Watch,
 };
 use crate::{
     access::{Access, certificates::CertificateAuthority},
@@ -178,7 +179,7 @@ pub struct Worker {
     /// Each tenant's clients have a lane; so have, together, those who have not logged in.
     lanes: Rc<Lanes<Option<TenantRef>>>,
     pub(super) verifiers: VerifierCache,
-    locals: RefCell<FxHashMap<SessionId, Rc<Local>>>,
+    watch: Watch,
     metrics: RefCell<FxHashMap<TenantRef, Rc<TenantMetrics>>>,
     clock: Cell<Instant>,
     /// When the pools were last looked after.
@@ -205,7 +206,7 @@ impl Worker {
             sessions: TaskTracker::new(),
             lanes,
             verifiers: VerifierCache::default(),
-            locals: RefCell::default(),
+            watch: Watch::new(Instant::now()),
             metrics: RefCell::default(),
             clock: Cell::new(Instant::now()),
             house_kept: Cell::new(Instant::now()),
@@ -239,20 +240,18 @@ impl Worker {
         self.sent.set(self.sent.get() + sent);
     }
 
-    /// Looks after every session and pool of this worker; called a few times a second.
+    /// Looks after the sessions and pools of this worker; called a few times a second.
     pub fn tick(self: &Rc<Self>) {
         let now = Now::read();
         self.clock.set(now.instant);
         self.process.traffic.received(self.received.take());
         self.process.traffic.sent(self.sent.take());
         let config = self.process.config.load();
-        for local in self.locals.borrow().values() {
-            if local.tick(now, &config.timeouts) == Due::Cancel {
-                let local = Rc::clone(local);
-                self.sessions
-                    .spawn_local(async move { local.cancel().await });
-            }
-        }
+        self.watch.look(now, &config.timeouts, |overdue| {
+            let local = Rc::clone(overdue);
+            self.sessions
+                .spawn_local(async move { local.cancel().await });
+        });
         self.pools.tick();
         if self.house_kept.get() + HOUSEKEEPING_PERIOD <= now.instant {
             self.house_kept.set(now.instant);
@@ -267,8 +266,7 @@ impl Worker {
 
     /// Cancels what `session` runs, if it lives here.
     pub async fn cancel(&self, session: SessionId) -> CancelOutcome {
-        let local = self.locals.borrow().get(&session).cloned();
-        match local {
+        match self.watch.get(session) {
             Some(local) => local.cancel().await,
             None => CancelOutcome::Idle,
         }
@@ -284,9 +282,9 @@ impl Worker {
     }
 
     pub(super) fn enroll(self: &Rc<Self>, local: Rc<Local>) -> Enrolled {
-        self.locals
-            .borrow_mut()
-            .insert(local.handle.id, Rc::clone(&local));
+        let config = self.process.config.load();
+        self.watch
+            .add(Rc::clone(&local), self.now(), &config.timeouts);
         Enrolled {
             worker: Rc::clone(self),
             local,
@@ -302,9 +300,6 @@ pub(super) struct Enrolled {
 
 impl Drop for Enrolled {
     fn drop(&mut self) {
-        self.worker
-            .locals
-            .borrow_mut()
-            .remove(&self.local.handle.id);
+        self.worker.watch.remove(&self.local);
     }
 }
