@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compares Sluice with PgBouncer, and with any other pooler that runs already, on this machine.
+"""Compares Sluice with PgBouncer, with Odyssey and pg_doorman if they are installed, and with any other pooler that runs already.
 
     benches/compare/__main__.py                        all tables, as in docs/performance.md
     … --only transactions --modes prepared             some of them
-    … --peer Odyssey=127.0.0.1:6433:4711               one more pooler: its address and process id
+    … --peer PgDog=127.0.0.1:6433:4711                 one more pooler: its address and process id
     … --sluice before=/tmp/before --sluice after=…     several builds of Sluice against each other
 
-PostgreSQL, Sluice and PgBouncer are started on free ports and stopped at the end. The targets are run in turn, round after
+PostgreSQL and all poolers but the last are started on free ports and stopped at the end. The targets are run in turn, round after
 round (A B C A B C), and ratios are medians of the ratios round by round: a machine that is busy with something else hits all
 alike. CPU is the pooler's own, from /proc, over a window without logins. A peer that runs already must let the role `bench`
 in to the database `bench` of the PostgreSQL on --server-port.
@@ -21,6 +21,7 @@ import signal
 import sys
 
 import measures
+import peers
 from processes import Processes
 from programs import REPOSITORY, PgBouncer, PostgreSql, Sluice, Target
 
@@ -41,9 +42,10 @@ class World:
                 self.people.append(sluice.person())
             # What only Sluice can do is measured with the last one.
             self.sluice, options.binary = sluice, binary
-        self.poolers += options.peer
+        installed = peers.installed(self.server)
+        self.poolers += [self._start(stack, start).target for start in installed] + options.peer
         self.targets = ([self.server.target] if options.direct else []) + self.poolers
-        self.fresh = measures.fresh_programs(self.server, options.sluice)
+        self.fresh = measures.fresh_programs(self.server, options.sluice) + installed
 
     @staticmethod
     def _start(stack, program, *arguments):

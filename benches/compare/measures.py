@@ -74,10 +74,16 @@ import programs, protocol
 host, port, user, password, options, kind, seconds = sys.argv[2:]
 target = programs.Target("", host, int(port), user=user, password=password, parameters={"options": options} if options else {})
 tls = None if kind == "plain" else protocol.trusting_tls()
+session = None
+if kind == "resumed":
+    # The ticket comes behind the handshake, with what is read first.
+    client = protocol.Client(target, tls)
+    session = client.sock.session
+    client.close()
 count, end = 0, time.time() + float(seconds)
 while time.time() < end:
-    if kind == "handshake":
-        protocol.connect(target, tls).close()
+    if kind in ("handshake", "resumed"):
+        protocol.connect(target, tls, session=session).close()
     else:
         client = protocol.Client(target, tls)
         client.query("select 1")
@@ -102,6 +108,7 @@ def logins(world, options):
     rows, handshakes = [], {}
     for kind, title, targets in [
         ("plain", "SCRAM login, not encrypted", world.poolers),
+        ("resumed", "TLS handshake of a session resumed", world.poolers),
         ("handshake", "TLS handshake alone", world.poolers),
         ("tls", "SCRAM login over TLS", world.poolers),
         ("tls", "token login over TLS", world.people),
@@ -216,6 +223,7 @@ def tenants(world, options):
     with contextlib.closing(_Stopped(PgBouncer(world.server, databases=active))) as bouncer:
         rows.append(_turns_row(bouncer, [bouncer.program.database(n) for n in range(active)], options))
     with contextlib.closing(_Stopped(Sluice(world.server, options.binary))) as sluice:
+        time.sleep(SETTLE_SECONDS)
         before = sluice.target.processes.resident()
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(lambda n: sluice.program.add_tenant(f"tenant{n}", pool_size=1), range(count)))

@@ -25,8 +25,8 @@ def trusting_tls():
     return context
 
 
-def connect(target, tls=None, source=None):
-    """A socket to `target`, encrypted if a TLS context is given."""
+def connect(target, tls=None, source=None, session=None):
+    """A socket to `target`, encrypted if a TLS context is given; `session`: the one of an earlier connection, to be resumed."""
     address = (source, 0) if source else None
     sock = socket.create_connection((target.host, target.port), timeout=60, source_address=address)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -34,7 +34,7 @@ def connect(target, tls=None, source=None):
         sock.sendall(SSL_REQUEST)
         if sock.recv(1) != b"S":
             raise ServerError(f"{target.name} does not speak TLS")
-        sock = tls.wrap_socket(sock)
+        sock = tls.wrap_socket(sock, session=session)
     return sock
 
 
