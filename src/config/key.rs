@@ -10,6 +10,7 @@ use std::{
     path::Path,
 };
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use zeroize::Zeroizing;
 
 use super::{
@@ -143,17 +144,15 @@ fn read_start(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 
 /// 64 hexadecimal digits, white space around them allowed.
 fn hexadecimal(text: &[u8]) -> Option<Secret<[u8; 32]>> {
+    let mut key = Zeroizing::new([0; 32]);
     let digits = text.trim_ascii();
-    if digits.len() != 64 {
+    // Decoding into a buffer of another length would panic.
+    if digits.len() != 2 * key.len() {
         return None;
     }
-    let mut key = Zeroizing::new([0; 32]);
-    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = pair.iter().try_fold(0, |byte, digit| {
-            let digit = char::from(*digit).to_digit(16)?;
-            Some(byte << 4 | u8::try_from(digit).ok()?)
-        })?;
-    }
+    HEXLOWER_PERMISSIVE
+        .decode_mut(digits, key.as_mut_slice())
+        .ok()?;
     Some(Secret::new(*key))
 }
 

@@ -10,7 +10,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    CipherSuite, Connection, ServerConfig, ServerConnection, crypto::ring, server::NoServerSessionStorage,
+    CipherSuite, Connection, ServerConfig, ServerConnection, crypto::ring,
+    server::NoServerSessionStorage,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
