@@ -39,15 +39,16 @@ fn poll(
         client.outbox.put(&expiry_notice(left));
     }
     loop {
-        // Not only what fits: a client that reads nothing has to be found out.
-        let delivered = listening.deliver(&mut client.outbox)?;
+        // Not only what fits: a client that reads nothing has to be found out. And again once all is sent, for then there
+        // is room for more.
+        listening.deliver(&mut client.outbox)?;
         if client.outbox.is_drained() {
             break;
         }
         match client.poll_drain(context) {
             Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
-            Poll::Ready(Ok(())) if delivered => {}
-            _ => break,
+            Poll::Ready(Ok(())) => {}
+            Poll::Pending => break,
         }
     }
     loop {

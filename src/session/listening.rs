@@ -141,21 +141,19 @@ impl Listening {
         !subscription.is_some_and(|known| known.channels().contains(notification.channel()))
     }
 
-    /// Moves what waits for the client to `out`, as much as a buffer takes; `false`: nothing does.
-    pub(super) fn deliver(&self, out: &mut Buffer) -> Result<bool, End> {
+    /// Moves what waits for the client to `out`, as much as a buffer takes.
+    pub(super) fn deliver(&self, out: &mut Buffer) -> Result<(), End> {
         let Some(subscription) = &self.subscription else {
-            return Ok(false);
+            return Ok(());
         };
         // Where nothing fits, nobody takes the next one, and only this finds out.
         subscription.check()?;
-        let mut delivered = false;
         while !out.is_full()
             && let Some(notification) = subscription.next()?
         {
             out.put(&notification.message);
-            delivered = true;
         }
-        Ok(delivered)
+        Ok(())
     }
 
     /// Ends a stretch of work, after which `backend` listens to `heard` and has reported `reported`: subscribes the
@@ -175,7 +173,7 @@ impl Listening {
             && heard.is_empty()
         {
             within(subscriber.limits.wait, subscription.round()).await?;
-            return self.deliver(out).map(drop);
+            return self.deliver(out);
         }
         let channels = self.channels_after(&heard);
         if self.subscription.is_none() && channels.is_empty() {

@@ -144,7 +144,7 @@ fn change_the_trail(fixture: &Fixture, sql: &str) -> u64 {
     let change = async {
         let mut catalogue = sqlx::SqliteConnection::connect(&url).await.unwrap();
         let table = sqlx::query_scalar::<_, String>(
-            "select name from sqlite_master where type = 'table' and name like 'audit%'",
+            "select name from sqlite_master where type = 'table' and name = 'audit'",
         );
         let table = table.fetch_one(&mut catalogue).await.unwrap();
         let sql = sql.replace("TABLE", &table);

@@ -387,6 +387,26 @@ fn a_client_that_does_not_read_is_ended_and_the_others_are_not() {
 }
 
 #[test]
+fn a_client_that_reads_late_is_told_everything() {
+    let fixture = Fixture::with_one_backend();
+    let mut notifier = outsider(&fixture);
+    let mut login = fixture.password_login();
+    login.socket = SocketOptions {
+        receive_buffer: Some(4096),
+        ..SocketOptions::default()
+    };
+    let mut listener = login.open().unwrap();
+    listener.query("listen a").unwrap();
+    // More than its buffers take, and nothing comes behind them that would have Sluice look again.
+    let notify = "select pg_notify('a', n || repeat('x', 7000)) from generate_series(1, 100) n";
+    notifier.query(notify).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    for _ in 0..100 {
+        assert_eq!(heard(&mut listener).0, "a");
+    }
+}
+
+#[test]
 fn a_client_listens_to_no_more_channels_than_it_may() {
     let fixture = Fixture::with(Settings::default().set("pool.channels_per_client", 2));
     let mut client = fixture.password_client().unwrap();
