@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 import protocol
 from processes import Processes
@@ -87,6 +88,9 @@ pool_size = {pool}
 
 class Peer(Program):
     """A pooler with one configuration file, which is its argument."""
+
+    # With SIGINT pg_doorman makes way for a new process of its own.
+    stop_signal = signal.SIGTERM
 
     def __init__(self, server, name, program, template, file):
         super().__init__(program)

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -114,6 +115,8 @@ def unprivileged():
 class Program:
     """A child process with a folder."""
 
+    stop_signal = signal.SIGINT
+
     def __init__(self, name, port=None):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"compare-{name}-"))
         self.port = port or free_port()
@@ -150,7 +153,7 @@ class Program:
 
     def stop(self):
         if self.process:
-            self.process.send_signal(2)
+            self.process.send_signal(self.stop_signal)
             try:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
