@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::{
     Address, Server,
     address::socket_file,
-    connection::{Connection, Message, ParameterStatuses},
+    connection::{Connection, ExchangeError, Message},
 };
 use crate::{
     names::{DatabaseName, RoleName},
@@ -295,11 +295,11 @@ async fn receive_sasl(connection: &mut Connection, kind: u32) -> Result<BytesMut
 
 /// Reads up to the first ReadyForQuery: the server's parameters and our cancel key.
 async fn read_parameters(connection: &mut Connection) -> Result<(), ConnectError> {
-    let mut parameters = ParameterStatuses::default();
     loop {
         let message = receive(connection).await?;
         match message.tag {
-            tag::PARAMETER_STATUS => parameters
+            tag::PARAMETER_STATUS => connection
+                .parameters
                 .update(&message.body)
                 .ok_or(ConnectError::Protocol)?,
             tag::BACKEND_KEY_DATA => {
@@ -310,14 +310,18 @@ async fn read_parameters(connection: &mut Connection) -> Result<(), ConnectError
                 let secret = SecretKey::new(secret).ok_or(ConnectError::Protocol)?;
                 connection.set_key(u32::from_be_bytes(*pid), secret);
             }
-            // A server that goes on without being asked would have its words taken for later answers.
-            tag::READY_FOR_QUERY if message.body[..] == *b"I" && !connection.has_more() => break,
+            tag::READY_FOR_QUERY if message.body[..] == *b"I" => break,
             tag::NEGOTIATE_PROTOCOL_VERSION => {}
             _ => return Err(ConnectError::Protocol),
         }
     }
-    connection.set_parameters(parameters);
-    Ok(())
+    match connection.take_unasked().await {
+        // A server that goes on without being asked would have its words taken for later answers.
+        Ok(()) if connection.has_more() => Err(ConnectError::Protocol),
+        Ok(()) => Ok(()),
+        Err(ExchangeError::Broken(error)) => Err(ConnectError::Broken(error)),
+        Err(_) => Err(ConnectError::Protocol),
+    }
 }
 
 async fn send(connection: &mut Connection, bytes: &[u8]) -> Result<(), ConnectError> {

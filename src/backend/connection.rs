@@ -226,10 +226,6 @@ impl Connection {
         self.secret = Some(secret);
     }
 
-    pub(super) fn set_parameters(&mut self, parameters: ParameterStatuses) {
-        self.parameters = parameters;
-    }
-
     /// Whether the server has said more than has been read. After an exchange it can only be a notification.
     #[must_use]
     pub fn has_more(&self) -> bool {
@@ -341,13 +337,8 @@ impl Connection {
                     .notifications
                     .push(Notification::new(&message.body).ok_or(ExchangeError::Protocol)?),
                 tag::READY_FOR_QUERY => {
-                    // Only a notification may come unasked: the next exchange reads it.
-                    let is_over = self
-                        .buffer
-                        .first()
-                        .is_none_or(|next| *next == tag::NOTIFICATION_RESPONSE);
-                    let status = read_status(&message.body).filter(|_| is_over);
-                    reply.status = status.ok_or(ExchangeError::Protocol)?;
+                    reply.status = read_status(&message.body).ok_or(ExchangeError::Protocol)?;
+                    self.take_unasked().await?;
                     return Ok(reply);
                 }
                 tag::BIND_COMPLETE
@@ -361,6 +352,29 @@ impl Connection {
                 _ => return Err(ExchangeError::Protocol),
             }
         }
+    }
+
+    /// Takes in what has come behind an answer and may come unasked: a parameter that a reload has changed, a notice, the
+    /// server's goodbye, which is an error. A notification is left for the next exchange.
+    pub(super) async fn take_unasked(&mut self) -> Result<(), ExchangeError> {
+        while let Some(next) = self.buffer.first()
+            && *next != tag::NOTIFICATION_RESPONSE
+        {
+            let message = self.receive().await?;
+            match message.tag {
+                tag::PARAMETER_STATUS => self
+                    .parameters
+                    .update(&message.body)
+                    .ok_or(ExchangeError::Protocol)?,
+                tag::NOTICE_RESPONSE => {}
+                tag::ERROR_RESPONSE => {
+                    let goodbye = ErrorResponse::parse(&message.body).message;
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, goodbye).into());
+                }
+                _ => return Err(ExchangeError::Protocol),
+            }
+        }
+        Ok(())
     }
 
     /// The next message on a connection that only listens; `None`: it was no notification. Cancel-safe.

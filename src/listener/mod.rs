@@ -103,20 +103,19 @@ pub fn keepalive(config: &Config) -> Keepalive {
 
 /// What of the workers' reads and writes goes through io_uring; `None`: nothing.
 fn queueing(method: IoMethod) -> io::Result<Option<Queueing>> {
-    const HOW: &str = "how sockets are served";
     if method == IoMethod::Epoll {
-        tracing::info!(io_method = "epoll", HOW);
+        tracing::info!(io_method = "epoll", "how sockets are served");
         return Ok(None);
     }
     let Err(error) = Ring::check() else {
-        tracing::info!(io_method = "io_uring", HOW);
+        tracing::info!(io_method = "io_uring", "how sockets are served");
         return Ok(Some(match method {
             IoMethod::IoUring => Queueing::Always,
             IoMethod::Auto | IoMethod::Epoll => Queueing::UnderLoad,
         }));
     };
     if method == IoMethod::Auto {
-        tracing::info!(io_method = "epoll", without_io_uring = %error, HOW);
+        tracing::info!(io_method = "epoll", without_io_uring = %error, "how sockets are served");
         return Ok(None);
     }
     let text = format!(

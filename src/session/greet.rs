@@ -63,6 +63,21 @@ pub(super) async fn parameters(
         }
         return Ok(Rc::new(parameters));
     }
+    for _ in 1..session_state::APPLY_ATTEMPTS {
+        match ask(pool, settings, patience).await {
+            Err(end) if end.is_broken_exchange() => {}
+            other => return other,
+        }
+    }
+    ask(pool, settings, patience).await
+}
+
+/// One attempt to learn from a backend what the settings do.
+async fn ask(
+    pool: &Rc<Pool>,
+    settings: &Rc<Settings>,
+    patience: Duration,
+) -> Result<Rc<ParameterStatuses>, End> {
     let mut checkout = pool.checkout(patience).await?;
     if let Err(end) = session_state::apply(checkout.backend(), settings, None).await {
         if matches!(end, End::Settings(_)) {

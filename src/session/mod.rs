@@ -86,9 +86,6 @@ use crate::{
     },
 };
 
-/// How many backends in a row may turn out dead before the client has sent anything to one.
-const APPLY_ATTEMPTS: usize = 3;
-
 /// How a listener's clients share backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
@@ -367,7 +364,7 @@ impl Session {
     async fn checkout(&mut self, client: &mut Client) -> Result<Option<Checkout>, Box<Farewell>> {
         let without_backend = |end| Box::new(Farewell::without_backend(end));
         self.confirm_grant().await.map_err(without_backend)?;
-        for _ in 1..APPLY_ATTEMPTS {
+        for _ in 1..session_state::APPLY_ATTEMPTS {
             match self.ready_backend(client).await {
                 Err(farewell) if farewell.end.is_broken_exchange() => drop(farewell),
                 other => return other,

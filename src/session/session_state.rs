@@ -27,6 +27,9 @@ use crate::{
 /// How long the server may take to say what is set.
 const LEARN_MAX: Duration = Duration::from_secs(5);
 
+/// How many backends in a row may turn out dead before the client has sent anything to one.
+pub(super) const APPLY_ATTEMPTS: usize = 3;
+
 /// Rows of kind, name and value. All names are qualified: the client's `search_path` must not decide what they mean.
 const LEARN_SETTINGS: &str = "SELECT 'settings', name, setting FROM pg_catalog.pg_settings \
     WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) \

@@ -165,6 +165,76 @@ fn a_backend_that_speaks_without_being_asked_is_not_used_again() {
 }
 
 #[test]
+fn what_a_server_may_say_unasked_is_no_clients_problem() {
+    type Script = fn(&mut Visit, &[u8]) -> Result<()>;
+    const READY: &[u8] = b"Z\0\0\0\x05I";
+    let unasked = [
+        ("a reload", message(b'S', b"TimeZone\0Mars\0")),
+        ("a notice", message(b'N', b"SLOG\0Mhear, hear\0\0")),
+        (
+            "its goodbye",
+            message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mgoodbye\0\0"),
+        ),
+    ];
+    let moments: [(&str, Script); 2] = [
+        ("behind the login", |visit, unasked| {
+            visit.first_packet()?;
+            visit.write(&[b"R\0\0\0\x08\0\0\0\0", READY, unasked].concat())
+        }),
+        ("behind a setting's answer", |visit, unasked| {
+            visit.let_in(SECRET)?;
+            visit.hear_until(b'Q')?;
+            visit.write(&[b"C\0\0\0\x08SET\0", READY, unasked].concat())
+        }),
+    ];
+    for (said, bytes) in unasked {
+        for (moment, script) in moments {
+            let bytes = bytes.clone();
+            let scene = Scene::new(move |visit| {
+                if visit.number == 1 {
+                    script(visit, &bytes)?;
+                } else {
+                    visit.let_in(SECRET)?;
+                }
+                match visit.number {
+                    0 => {
+                        // It greets the client, and that is all.
+                        visit.hear_until(b'Q')?;
+                        visit.write(&[b"C\0\0\0\x08SET\0", READY].concat())
+                    }
+                    1 if bytes[0] == b'E' => Ok(()),
+                    _ => visit.serve(),
+                }
+            });
+            let login = scene.login.clone().parameter("search_path", "elsewhere");
+            let mut client = login.open().unwrap();
+            until("the greeting is over", || scene.server.ended() > 0);
+            let answer = client.query("select 1");
+            assert!(answer.is_ok(), "{said} {moment}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_leaves_during_a_greeting_is_no_logins_problem() {
+    let scene = Scene::new(|visit| {
+        visit.let_in(SECRET)?;
+        if visit.number > 1 {
+            return visit.serve();
+        }
+        visit.hear_until(b'Q')?;
+        if visit.number == 0 {
+            visit.write(b"C\0\0\0\x08SET\0Z\0\0\0\x05I")?;
+        }
+        Ok(())
+    });
+    let login = |path| scene.login.clone().parameter("search_path", path).open();
+    login("first").unwrap();
+    login("second").unwrap();
+    until("both have left", || scene.server.ended() == 2);
+}
+
+#[test]
 fn a_login_that_breaks_the_protocol_is_told_in_time() {
     type Script = fn(&mut Visit) -> Result<()>;
     fn then_wait(visit: &mut Visit, bytes: &[u8]) -> Result<()> {
