@@ -188,9 +188,9 @@ impl End {
             )
     }
 
-    /// Whether the backend was lost in a conversation of the pooler's own.
+    /// Whether the backend was lost in a conversation of the pooler's own, and not for what it said.
     pub(super) fn is_broken_exchange(&self) -> bool {
-        matches!(self, Self::Exchange(ExchangeError::Broken(_)))
+        matches!(self, Self::Exchange(ExchangeError::Broken(error)) if error.kind() != io::ErrorKind::InvalidData)
     }
 
     /// What is said of this end, and to whom.

@@ -63,16 +63,10 @@ pub(super) async fn parameters(
         }
         return Ok(Rc::new(parameters));
     }
-    for _ in 1..session_state::APPLY_ATTEMPTS {
-        match ask(pool, settings, patience).await {
-            Err(end) if end.is_broken_exchange() => {}
-            other => return other,
-        }
-    }
-    ask(pool, settings, patience).await
+    session_state::with_a_living_backend(async || ask(pool, settings, patience).await).await
 }
 
-/// One attempt to learn from a backend what the settings do.
+/// Learns from a backend what the settings do.
 async fn ask(
     pool: &Rc<Pool>,
     settings: &Rc<Settings>,

@@ -364,7 +364,7 @@ impl Session {
     async fn checkout(&mut self, client: &mut Client) -> Result<Option<Checkout>, Box<Farewell>> {
         let without_backend = |end| Box::new(Farewell::without_backend(end));
         self.confirm_grant().await.map_err(without_backend)?;
-        for _ in 1..session_state::APPLY_ATTEMPTS {
+        for _ in 1..session_state::ATTEMPTS {
             match self.ready_backend(client).await {
                 Err(farewell) if farewell.end.is_broken_exchange() => drop(farewell),
                 other => return other,

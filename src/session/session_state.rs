@@ -27,8 +27,8 @@ use crate::{
 /// How long the server may take to say what is set.
 const LEARN_MAX: Duration = Duration::from_secs(5);
 
-/// How many backends in a row may turn out dead before the client has sent anything to one.
-pub(super) const APPLY_ATTEMPTS: usize = 3;
+/// How many backends in a row may turn out dead before anything of a client's is sent to one.
+pub(super) const ATTEMPTS: usize = 3;
 
 /// Rows of kind, name and value. All names are qualified: the client's `search_path` must not decide what they mean.
 const LEARN_SETTINGS: &str = "SELECT 'settings', name, setting FROM pg_catalog.pg_settings \
@@ -325,6 +325,19 @@ pub(super) fn fits(
 ) -> bool {
     Rc::ptr_eq(&backend.settings, settings)
         && SqlStatements::same(backend.sql_statements.as_ref(), of_sql)
+}
+
+/// Makes `attempt` again if the backend that it was made on turns out dead.
+pub(super) async fn with_a_living_backend<T>(
+    attempt: impl AsyncFn() -> Result<T, End>,
+) -> Result<T, End> {
+    for _ in 1..ATTEMPTS {
+        match attempt().await {
+            Err(end) if end.is_broken_exchange() => {}
+            other => return other,
+        }
+    }
+    attempt().await
 }
 
 /// Gives the backend the client's settings and its statements of SQL's own PREPARE, if it has others.

@@ -7,12 +7,12 @@ use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{error::End, even_time::Work, tenancy, worker::Worker};
+use super::{error::End, even_time::Work, session_state, tenancy, worker::Worker};
 use crate::{
     backend::ExchangeError,
     catalog::types::{RoleSecret, Tenant},
     names::{DatabaseName, RoleName, TenantRef},
-    pool::{Login, PoolKey, Principal, Service},
+    pool::{Login, Pool, PoolKey, Principal, Service},
     protocol::{
         parameters::Settings,
         scram::{DEFAULT_ITERATIONS, Verifier},
@@ -200,7 +200,18 @@ async fn ask(
     role: &RoleName,
 ) -> Result<Option<Zeroizing<String>>, End> {
     let pool = auth_pool(worker, tenant, auth_user).await?;
-    let mut checkout = pool.checkout(worker.login_patience(&pool)).await?;
+    let attempt = async || ask_in(&pool, worker, tenant, role).await;
+    session_state::with_a_living_backend(attempt).await
+}
+
+/// Asks on a backend of `pool`.
+async fn ask_in(
+    pool: &Rc<Pool>,
+    worker: &Worker,
+    tenant: &Tenant,
+    role: &RoleName,
+) -> Result<Option<Zeroizing<String>>, End> {
+    let mut checkout = pool.checkout(worker.login_patience(pool)).await?;
     let backend = checkout.backend();
     let pinned: Rc<Settings> = Rc::new(
         [("search_path".to_owned(), "pg_catalog".to_owned())]
@@ -238,7 +249,7 @@ pub(super) async fn auth_pool(
     worker: &Rc<Worker>,
     tenant: &Arc<Tenant>,
     auth_user: &RoleName,
-) -> Result<Rc<crate::pool::Pool>, End> {
+) -> Result<Rc<Pool>, End> {
     let stored = worker
         .process
         .catalog

@@ -380,6 +380,24 @@ fn a_verifier_look_up_takes_no_more_than_it_needs() {
 }
 
 #[test]
+fn a_backend_that_leaves_instead_of_telling_a_verifier_is_no_logins_problem() {
+    let scene = Scene::asking(|visit| {
+        visit.let_in(SECRET)?;
+        loop {
+            match visit.hear()? {
+                b'Q' => visit.write(b"C\0\0\0\x08SET\0Z\0\0\0\x05I")?,
+                b'S' if visit.number == 0 => return Ok(()),
+                b'S' => visit.say(b'Z', b"I")?,
+                b'X' => return Ok(()),
+                _ => {}
+            }
+        }
+    });
+    let fault = scene.refusal("the other one knows no such role");
+    assert_eq!(fault.code, "28P01", "{fault:?}");
+}
+
+#[test]
 fn a_verifier_of_endless_work_is_no_password() {
     let scene = Scene::asking(|visit| {
         visit.let_in(SECRET)?;
