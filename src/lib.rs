@@ -42,6 +42,7 @@ pub mod names;
 pub mod net;
 pub mod pool;
 pub mod protocol;
+pub mod scheduling;
 pub mod session;
 pub mod telemetry;
 

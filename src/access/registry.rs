@@ -30,6 +30,7 @@ use super::{
 use crate::{
     catalog::{ExternalToken, types::Revision},
     names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId},
+    scheduling::{Hurry, TURNS},
 };
 
 /// What a session is doing, for those who look from outside.
@@ -255,14 +256,28 @@ impl SessionHandle {
     }
 }
 
-/// Counts sessions down to none and lets one task wait for it.
-#[derive(Debug, Default)]
+/// Counts sessions down to none and lets one task wait for it. Whoever has to end them is in a hurry until then.
+#[derive(Debug)]
 pub(super) struct Latch {
+    _hurry: Hurry<'static>,
     left: AtomicU32,
     ended: AtomicU32,
     with_backend: AtomicU32,
     unproven: AtomicU32,
     emptied: Notify,
+}
+
+impl Default for Latch {
+    fn default() -> Self {
+        Self {
+            _hurry: TURNS.hurry(),
+            left: AtomicU32::default(),
+            ended: AtomicU32::default(),
+            with_backend: AtomicU32::default(),
+            unproven: AtomicU32::default(),
+            emptied: Notify::default(),
+        }
+    }
 }
 
 impl Latch {

@@ -36,7 +36,6 @@ mod pool;
 mod reload;
 mod remote;
 mod rule;
-mod scheduling;
 pub mod serve;
 mod session;
 mod tenant;

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::{ServeArgs, host, memory, scheduling};
+use super::{ServeArgs, host, memory};
 use crate::{
     access::certificates::CertificateAuthority,
     admin::{self, AdminState, Changes, MetricsGuard, Readiness, ReloadError, ReloadRequest},
@@ -32,6 +32,7 @@ use crate::{
     listener::{Listeners, Pooler, Setup, keepalive},
     metrics,
     net::server_tls::ServerTls,
+    scheduling::TURNS,
     session::Process,
     telemetry::{self, Telemetry},
 };
@@ -74,8 +75,7 @@ impl<T, E: Into<Box<dyn Error + Send + Sync>>> During<T> for Result<T, E> {
 /// Runs the pooler until it is told to stop.
 pub fn run(args: &ServeArgs) -> ExitCode {
     memory::page_finely();
-    // Nothing depends on it but how long others make us wait.
-    let _ = scheduling::take_short_turns();
+    TURNS.shorten();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

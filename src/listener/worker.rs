@@ -21,6 +21,7 @@ use crate::{
         stream::tune,
     },
     pool::{OverallBudget, Pools},
+    scheduling::TURNS,
     session::{Command, Lanes, Process, Sharing, Worker, accept, take_in},
 };
 
@@ -49,6 +50,7 @@ pub(super) struct Input {
 
 /// Runs a worker until it is told to stop.
 pub(super) fn run(input: Input) {
+    let _seat = TURNS.seat();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
