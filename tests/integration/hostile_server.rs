@@ -317,19 +317,21 @@ fn a_login_that_breaks_the_protocol_is_told_in_time() {
     }
 }
 
-#[test]
-fn a_verifier_look_up_takes_no_more_than_it_needs() {
-    fn asked(visit: &mut Visit, say: impl Fn(&mut Visit) -> Result<()>) -> Result<()> {
-        visit.let_in(SECRET)?;
-        loop {
-            match visit.hear()? {
-                // The pooler pins its search_path first.
-                b'Q' => visit.write(b"C\0\0\0\x08SET\0Z\0\0\0\x05I")?,
-                b'S' => return say(visit),
-                _ => {}
-            }
+/// Lets Sluice in, and has `say` the answer when it asks for a verifier.
+fn asked(visit: &mut Visit, say: impl Fn(&mut Visit) -> Result<()>) -> Result<()> {
+    visit.let_in(SECRET)?;
+    loop {
+        match visit.hear()? {
+            // The pooler pins its search_path first.
+            b'Q' => visit.write(b"C\0\0\0\x08SET\0Z\0\0\0\x05I")?,
+            b'S' => return say(visit),
+            _ => {}
         }
     }
+}
+
+#[test]
+fn a_verifier_look_up_takes_no_more_than_it_needs() {
     type Script = fn(&mut Visit) -> Result<()>;
     let cases: &[(&str, Script)] = &[
         ("endless rows", |visit| {
@@ -382,16 +384,10 @@ fn a_verifier_look_up_takes_no_more_than_it_needs() {
 #[test]
 fn a_backend_that_leaves_instead_of_telling_a_verifier_is_no_logins_problem() {
     let scene = Scene::asking(|visit| {
-        visit.let_in(SECRET)?;
-        loop {
-            match visit.hear()? {
-                b'Q' => visit.write(b"C\0\0\0\x08SET\0Z\0\0\0\x05I")?,
-                b'S' if visit.number == 0 => return Ok(()),
-                b'S' => visit.say(b'Z', b"I")?,
-                b'X' => return Ok(()),
-                _ => {}
-            }
-        }
+        asked(visit, |visit| match visit.number {
+            0 => Ok(()),
+            _ => visit.say(b'Z', b"I"),
+        })
     });
     let fault = scene.refusal("the other one knows no such role");
     assert_eq!(fault.code, "28P01", "{fault:?}");
