@@ -2,11 +2,12 @@
 # make check   the same, then a session is granted, seen and revoked, and everything is taken down again
 # make test    everything that must hold before a change lands
 # make lint    the part of it that runs nothing
+# make openapi writes the description of the API, docs/openapi.json, as the routes have it
 # make bench   Sluice beside PgBouncer: the tables of docs/performance.md (ARGS="--only logins …", see benches/compare)
 # make bench-revocation    how long sessions outlive their revocation (ARGS="--open 1000 …", see benches/revocation)
 
 SHELL := bash
-.PHONY: demo check test lint setup build bench bench-revocation
+.PHONY: demo check test lint openapi setup build bench bench-revocation
 
 demo: setup
 	cargo run --release --locked -- demo $(ARGS)
@@ -51,3 +52,6 @@ lint:
 	cargo check --locked --manifest-path fuzz/Cargo.toml --bins --target-dir target/fuzz
 	scripts/licences
 	if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; fi
+
+openapi:
+	UPDATE_EXPECT=1 cargo test --locked --lib the_description_is_what_the_routes_say

@@ -13,8 +13,8 @@ use std::{
 };
 
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
-    filter::ParseError,
+    Layer, Registry,
+    filter::{ParseError, Targets},
     fmt,
     layer::SubscriberExt,
     reload,
@@ -43,7 +43,7 @@ pub enum TelemetryError {
 /// Changes the log filter of the running process. The last clone to go waits until what was logged is written.
 #[derive(Clone)]
 pub struct Telemetry {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     _rest: Arc<Rest>,
 }
 
@@ -58,7 +58,7 @@ impl Drop for Rest {
 
 /// Starts logging for the whole process; can be done once.
 pub fn init(log: &Log) -> Result<Telemetry, TelemetryError> {
-    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&log.level)?);
+    let (filter, handle) = reload::Layer::new(log.level.parse::<Targets>()?);
     let registry = tracing_subscriber::registry().with(filter);
     let lines = Lines::start(io::stderr())?;
     registry
@@ -73,7 +73,7 @@ pub fn init(log: &Log) -> Result<Telemetry, TelemetryError> {
 impl Telemetry {
     /// Lets through what `log` now says, from the next event on.
     pub fn change_level(&self, log: &Log) -> Result<(), TelemetryError> {
-        Ok(self.filter.reload(EnvFilter::try_new(&log.level)?)?)
+        Ok(self.filter.reload(log.level.parse::<Targets>()?)?)
     }
 }
 
@@ -110,7 +110,8 @@ mod tests {
             level: level.to_owned(),
             format: LogFormat::Json,
         };
-        let (filter, handle) = reload::Layer::new(EnvFilter::new("warn"));
+        let (filter, handle) =
+            reload::Layer::new(Targets::new().with_default(tracing::Level::WARN));
         let telemetry = Telemetry {
             filter: handle,
             _rest: Arc::new(Rest(Lines::start(io::sink()).unwrap())),

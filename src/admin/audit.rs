@@ -11,15 +11,14 @@ use futures_util::stream;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use utoipa_axum::routes;
-
 use super::{
     AdminState,
     error::ApiError,
     extract::Params,
     moment::Moment,
-    openapi::Routes,
-    people, tenants,
+    people,
+    routes::{Routes, routes},
+    tenants,
     values::{AuditRows, Presences},
 };
 use crate::{
@@ -33,12 +32,7 @@ use crate::{
 const LIMIT_MAX: u32 = 1_000;
 
 pub(super) fn routes() -> Routes {
-    Routes::default()
-        .routes(routes!(list))
-        .routes(routes!(who))
-        .routes(routes!(export))
-        .routes(routes!(verify))
-        .routes(routes!(checkpoint))
+    routes!(list, who, export, verify, checkpoint)
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]

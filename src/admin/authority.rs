@@ -6,7 +6,6 @@ use axum::{
     http::request::Parts,
 };
 use reqwest::StatusCode;
-use utoipa_axum::routes;
 
 use super::{
     AdminState,
@@ -15,7 +14,7 @@ use super::{
     error::ApiError,
     extract::{SecretBody, Segments},
     object::Object,
-    openapi::Routes,
+    routes::{Routes, routes},
     tenants,
     values::{Done, Removed, RevokedByAuthority, WebhookKey},
 };
@@ -30,12 +29,12 @@ use crate::{
 
 /// With the webhook key, or the admin key.
 pub(super) fn routes() -> Routes {
-    Routes::default().routes(routes!(revoke))
+    routes!(revoke)
 }
 
 /// With the admin key.
 pub(super) fn key_route() -> Routes {
-    Routes::default().routes(routes!(make_key))
+    routes!(make_key)
 }
 
 /// Makes the key with which a tenant's HTTP authority revokes, in place of an earlier one.

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use time::OffsetDateTime;
-use utoipa_axum::routes;
 
 use super::{
     AdminState,
@@ -21,8 +20,9 @@ use super::{
     extract::{Body, SecretBody, Segments},
     invites,
     object::Object,
-    openapi::Routes,
-    people, rules,
+    people,
+    routes::{Routes, routes},
+    rules,
     server::Peer,
     tenants,
     values::{Acceptance, Done, Removed, WantedAccess},
@@ -35,20 +35,20 @@ use crate::{
 
 /// What those do who manage access: with the admin key, or with their token.
 pub(super) fn managed_routes() -> Routes {
-    Routes::default()
-        .routes(routes!(switch, set_switch))
-        .routes(routes!(replace))
-        .routes(routes!(list))
-        .routes(routes!(remove))
-        .routes(routes!(invite))
-        .routes(routes!(revoke_invite))
+    routes!(
+        switch,
+        set_switch,
+        replace,
+        list,
+        remove,
+        invite,
+        revoke_invite
+    )
 }
 
 /// What a person asks about themselves, with their token; and whoever was invited shows the acceptance token.
 pub(super) fn open_routes() -> Routes {
-    Routes::default()
-        .routes(routes!(own, authorise))
-        .routes(routes!(accept_invite))
+    routes!(own, authorise, accept_invite)
 }
 
 /// Whether token access is on.

@@ -1,9 +1,14 @@
 //! A look at a tenant's server, taken from where the pooler runs and with what it logs in with.
 
 use axum::{Json, extract::State, http::StatusCode};
-use utoipa_axum::routes;
 
-use super::{AdminState, error::ApiError, extract::Segments, openapi::Routes, tenants};
+use super::{
+    AdminState,
+    error::ApiError,
+    extract::Segments,
+    routes::{Routes, routes},
+    tenants,
+};
 use crate::{
     doctor::{ExaminationError, Report},
     names::TenantRef,
@@ -11,7 +16,7 @@ use crate::{
 
 /// POST, although nothing is changed: each call logs in to the server a number of times.
 pub(super) fn routes() -> Routes {
-    Routes::default().routes(routes!(examine))
+    routes!(examine)
 }
 
 /// Looks a tenant's server over; takes up to 45 seconds and changes nothing.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use axum::{Json, extract::State, http::HeaderMap};
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use utoipa_axum::routes;
 
 use super::{
     AdminState, Readiness,
@@ -13,7 +12,7 @@ use super::{
     change::harmless,
     error::ApiError,
     extract::{Body, Segments},
-    openapi::Routes,
+    routes::{Routes, routes},
     values::{DirectEnd, Done, GuardAnswer, GuardKey, GuardQuestion},
 };
 use crate::{catalog::ServiceKey, names::TenantRef};
@@ -23,12 +22,12 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// With the guard's own key.
 pub(super) fn routes() -> Routes {
-    Routes::default().routes(routes!(watch))
+    routes!(watch)
 }
 
 /// With the admin key.
 pub(super) fn key_route() -> Routes {
-    Routes::default().routes(routes!(make_key))
+    routes!(make_key)
 }
 
 /// Makes the key of the guard beside a tenant's database, in place of an earlier one.

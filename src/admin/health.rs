@@ -9,25 +9,21 @@ use axum::{
 use serde::Serialize;
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
-use utoipa_axum::routes;
 
 use super::{
-    AdminState, MetricsGuard, Readiness, ReloadRequest,
+    AdminState, DOCUMENT, MetricsGuard, Readiness, ReloadRequest,
     auth::{self, Actor},
     error::ApiError,
-    openapi::Routes,
+    routes::{Routes, routes},
 };
 
 /// Routes that need no key, or decide about it themselves.
 pub(super) fn routes() -> Routes {
-    Routes::default()
-        .routes(routes!(health))
-        .routes(routes!(ready))
-        .routes(routes!(metrics))
+    routes!(health, ready, metrics, document)
 }
 
 pub(super) fn reload_route() -> Routes {
-    Routes::default().routes(routes!(reload))
+    routes!(reload)
 }
 
 #[derive(Serialize, ToSchema)]
@@ -81,6 +77,15 @@ async fn metrics(
         "text/plain; version=0.0.4; charset=utf-8",
     );
     Ok(([kind], state.metrics.render()))
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "Service",
+    responses((status = 200, description = "The description of all routes.", body = Object)),
+)]
+async fn document() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT)
 }
 
 /// Reads the configuration and the certificates again, without dropping clients.

@@ -2,7 +2,6 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use time::{Duration, OffsetDateTime};
-use utoipa_axum::routes;
 use zeroize::Zeroizing;
 
 use super::{
@@ -13,8 +12,9 @@ use super::{
     expiry,
     extract::{Body, SecretBody, Segments},
     object::Object,
-    openapi::Routes,
-    own, rules, tenants, tokens,
+    own,
+    routes::{Routes, routes},
+    rules, tenants, tokens,
     values::{
         Acceptance, Accepted, Done, Invitation, InvitationRole, InviteView, Invites, IssuedInvite,
         Removed,
@@ -33,14 +33,12 @@ use crate::{
 const WAITS: Duration = Duration::days(7);
 
 pub(super) fn routes() -> Routes {
-    Routes::default()
-        .routes(routes!(list, create))
-        .routes(routes!(revoke))
+    routes!(list, create, revoke)
 }
 
 /// Without a key: whoever was invited shows the acceptance token.
 pub(super) fn open_routes() -> Routes {
-    Routes::default().routes(routes!(accept))
+    routes!(accept)
 }
 
 /// The invitations to a tenant, newest first.

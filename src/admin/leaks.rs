@@ -13,7 +13,6 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, time::Instant};
 use utoipa::ToSchema;
-use utoipa_axum::routes;
 use zeroize::Zeroizing;
 
 use super::{
@@ -21,7 +20,7 @@ use super::{
     error::ApiError,
     extract::{Described, SecretBody},
     object,
-    openapi::Routes,
+    routes::{Routes, routes},
     server::Peer,
     values::wiped,
 };
@@ -33,10 +32,11 @@ const TOKENS_MAX: usize = 100;
 const UNDER_WAY_MAX: usize = 16;
 
 pub(super) fn routes() -> Routes {
-    Routes::default()
-        .routes(routes!(report))
-        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
-        .layer(Extension(Arc::new(Reports::default())))
+    routes!(report).wrap(|router| {
+        router
+            .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+            .layer(Extension(Arc::new(Reports::default())))
+    })
 }
 
 /// What keeps reports from becoming a burden.

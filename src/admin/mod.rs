@@ -36,11 +36,13 @@ mod misfit;
 mod moment;
 pub mod networks;
 mod object;
+#[cfg(test)]
 mod openapi;
 mod own;
 pub mod own_values;
 mod people;
 mod pools;
+mod routes;
 mod rules;
 mod server;
 mod sessions;
@@ -52,7 +54,7 @@ pub mod values;
 use std::{io, time::Duration};
 
 use axum::{
-    Extension, Router,
+    Router,
     extract::DefaultBodyLimit,
     http::{Method, StatusCode, Uri},
     middleware,
@@ -63,14 +65,9 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
-use utoipa::openapi::OpenApi;
 
 use self::{
-    auth::Gate,
-    compatible_values::with_message,
-    error::ApiError,
-    openapi::{Document, Routes},
-    server::Limits,
+    auth::Gate, compatible_values::with_message, error::ApiError, routes::Routes, server::Limits,
 };
 pub use self::{
     auth::{ACTOR_HEADER, is_actor},
@@ -127,21 +124,24 @@ pub struct ReloadRequest {
 /// Why the configuration stays as it was.
 pub type ReloadError = Box<dyn std::error::Error + Send + Sync>;
 
+/// The description of all routes, an OpenAPI document. A test sees to it that it is up to date.
+pub const DOCUMENT: &str = include_str!("../../docs/openapi.json");
+
 /// Everything that is served.
 pub fn router(state: AdminState) -> Router {
     let close = |gate, routes: Routes| {
         let known = (state.clone(), gate);
-        match gate {
+        routes.wrap(|router| match gate {
             Gate::AdminKey | Gate::Operator => {
-                routes.route_layer(middleware::from_fn_with_state(known, auth::require_key))
+                router.route_layer(middleware::from_fn_with_state(known, auth::require_key))
             }
             Gate::Manager => {
-                routes.route_layer(middleware::from_fn_with_state(known, auth::require_manager))
+                router.route_layer(middleware::from_fn_with_state(known, auth::require_manager))
             }
-        }
+        })
     };
-    let (routes, document) = routes(close);
-    routes
+    routes(close)
+        .into_router()
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(middleware::from_fn_with_state(
@@ -149,21 +149,11 @@ pub fn router(state: AdminState) -> Router {
             change::run_whole,
         ))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
-        .layer(Extension(Document::from(&document)))
         .with_state(state)
 }
 
-/// The description of all routes.
-#[must_use]
-pub fn document() -> OpenApi {
-    let (_, document) = routes(|_, routes| routes);
-    document
-}
-
-/// All routes, and the description of them. `close` puts some behind a gate: for that the pooler must run, which takes
-/// no part in the description.
-fn routes(close: impl Fn(Gate, Routes) -> Routes) -> (Router<AdminState>, OpenApi) {
-    let behind = |gate, routes| close(gate, openapi::behind(gate, routes));
+/// All routes. `behind` puts some behind a gate.
+fn routes(behind: impl Fn(Gate, Routes) -> Routes) -> Routes {
     let administration = Routes::default()
         .merge(tenants::routes())
         .merge(people::routes())
@@ -183,8 +173,8 @@ fn routes(close: impl Fn(Gate, Routes) -> Routes) -> (Router<AdminState>, OpenAp
         .merge(invites::routes());
     let compatible = behind(Gate::Manager, compatible::managed_routes())
         .merge(compatible::open_routes())
-        .layer(middleware::map_response(with_message));
-    let (routes, mut document) = behind(Gate::AdminKey, administration)
+        .wrap(|router| router.layer(middleware::map_response(with_message)));
+    behind(Gate::AdminKey, administration)
         .merge(behind(Gate::Operator, operation))
         .merge(behind(Gate::Manager, management))
         .merge(compatible)
@@ -194,10 +184,6 @@ fn routes(close: impl Fn(Gate, Routes) -> Routes) -> (Router<AdminState>, OpenAp
         .merge(leaks::routes())
         .merge(authority::routes())
         .merge(health::routes())
-        .merge(openapi::document_route())
-        .split_for_parts();
-    openapi::complete(&mut document);
-    (routes, document)
 }
 
 /// Serves until `shutdown`, then lets calls under way finish within a deadline.

@@ -1,8 +1,8 @@
-//! The API's own description: an OpenAPI document, made of the routes that are served.
+//! The API's own description: an OpenAPI document, made of the routes that are served. It is docs/openapi.json; made anew, and
+//! found to be the same, in a test, so that a pooler need not know how.
 //!
-//! A route is a function under `#[utoipa::path(…)]`, put in its place by `routes!`. There is no other way to add one
-//! (a test sees to it), so none goes undescribed. The attribute says what is the route's own: method, path, tag, body,
-//! query, the good answer, and which refusals it has a reason for. What follows from that is added here:
+//! The attribute `#[utoipa::path(…)]` says what is the route's own: method, path, tag, body, query, the good answer, and
+//! which refusals it has a reason for. What follows from that is added here:
 //!
 //! ```text
 //! {segment} in the path    its parameter, from `segment`; 400
@@ -16,7 +16,6 @@
 //! refusal without a body   the body that all refusals have (`/v1/projects`: that of compatible ones)
 //! ```
 
-use axum::{Extension, body::Bytes, http::header, response::IntoResponse};
 use utoipa::{
     PartialSchema as _, ToSchema,
     openapi::{
@@ -26,18 +25,14 @@ use utoipa::{
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    AdminState,
     auth::{ACTOR_HEADER, ACTOR_MAX_BYTES, Gate, Rank},
     compatible_values::Message,
     error::Envelope,
+    routes::Routes,
 };
 use crate::names::{InviteId, RoleName, SessionId, TenantRef, TokenId};
-
-/// Routes together with their description.
-pub(super) type Routes = OpenApiRouter<AdminState>;
 
 const ADMIN_KEY: &str = "admin_key";
 const OPERATOR_KEY: &str = "operator_key";
@@ -75,33 +70,16 @@ const KEYS: [(&str, &str); 6] = [
 /// Routes whose refusals have a shape of their own.
 const COMPATIBLE: &str = "/v1/projects/";
 
-/// The document, as it is answered.
-#[derive(Clone)]
-pub(super) struct Document(Bytes);
-
-impl From<&OpenApi> for Document {
-    fn from(document: &OpenApi) -> Self {
-        // Texts and lists in a tree, which JSON always has a form for.
-        Self(document.to_json().unwrap_or_default().into())
-    }
-}
-
-pub(super) fn document_route() -> Routes {
-    Routes::default().routes(routes!(document))
-}
-
-/// This document.
-#[utoipa::path(
-    get, path = "/openapi.json", tag = "Service",
-    responses((status = 200, description = "The description of all routes.", body = Object)),
-)]
-async fn document(Extension(Document(json)): Extension<Document>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], json)
+/// The description of all routes.
+pub(super) fn document() -> OpenApi {
+    let mut document = super::routes(behind).description;
+    complete(&mut document);
+    document
 }
 
 /// Says of `routes` that they are behind `gate`.
-pub(super) fn behind(gate: Gate, mut routes: Routes) -> Routes {
-    let paths = &mut routes.get_openapi_mut().paths.paths;
+fn behind(gate: Gate, mut routes: Routes) -> Routes {
+    let paths = &mut routes.description.paths.paths;
     for (method, operation) in paths.values_mut().flat_map(operations) {
         let mut keys = match gate.rank(method == "get") {
             Rank::Viewer => vec![ADMIN_KEY, OPERATOR_KEY, VIEWER_KEY],
@@ -117,7 +95,7 @@ pub(super) fn behind(gate: Gate, mut routes: Routes) -> Routes {
 }
 
 /// Adds what follows from what the routes say of themselves.
-pub(super) fn complete(document: &mut OpenApi) {
+fn complete(document: &mut OpenApi) {
     document.info = Info::new("Sluice: the admin API", env!("CARGO_PKG_VERSION"));
     document.info.description = Some(env!("CARGO_PKG_DESCRIPTION").to_owned());
     document.info.license = Some(License::new(env!("CARGO_PKG_LICENSE")));

@@ -4,15 +4,14 @@
 
 use axum::{Json, extract::State};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use utoipa_axum::routes;
 
 use super::{
     AdminState,
     auth::{self, Oneself},
     error::ApiError,
     extract::Segments,
-    openapi::Routes,
     own_values::{Me, OwnAccess, Way, WayState},
+    routes::{Routes, routes},
     tokens::view,
     values::{Done, Removed, Sessions, Tokens},
 };
@@ -31,13 +30,7 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 pub(super) fn routes() -> Routes {
-    Routes::default()
-        .routes(routes!(me))
-        .routes(routes!(access))
-        .routes(routes!(sessions))
-        .routes(routes!(end_session))
-        .routes(routes!(tokens))
-        .routes(routes!(revoke_token))
+    routes!(me, access, sessions, end_session, tokens, revoke_token)
 }
 
 /// Who calls, with which token.

@@ -1,7 +1,6 @@
 //! People. Wherever a path or a body names a person, an id and an e-mail address are both taken.
 
 use axum::{Json, extract::State, http::StatusCode};
-use utoipa_axum::routes;
 
 use super::{
     AdminState,
@@ -9,7 +8,7 @@ use super::{
     change::harmless,
     error::ApiError,
     extract::{Body, Segments},
-    openapi::Routes,
+    routes::{Routes, routes},
     values::{Done, NewPerson, OnePerson, People, Removed},
 };
 use crate::{
@@ -19,9 +18,7 @@ use crate::{
 };
 
 pub(super) fn routes() -> Routes {
-    Routes::default()
-        .routes(routes!(list, add))
-        .routes(routes!(show, remove))
+    routes!(list, add, show, remove)
 }
 
 /// The person with this id or e-mail address, or the refusal that says that there is none.

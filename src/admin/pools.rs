@@ -4,13 +4,12 @@ use std::collections::HashMap;
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
-use utoipa_axum::routes;
 
 use super::{
     AdminState,
     error::ApiError,
     extract::Params,
-    openapi::Routes,
+    routes::{Routes, routes},
     values::{PoolList, PoolRow},
 };
 use crate::{
@@ -19,7 +18,7 @@ use crate::{
 };
 
 pub(super) fn routes() -> Routes {
-    Routes::default().routes(routes!(pools))
+    routes!(pools)
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]

@@ -4,16 +4,15 @@ use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use utoipa_axum::routes;
-
 use super::{
     AdminState,
     auth::Actor,
     error::ApiError,
     expiry,
     extract::{Body, Params, Segments},
-    openapi::Routes,
-    people, tenants,
+    people,
+    routes::{Routes, routes},
+    tenants,
     values::{Done, OneRule, Removed, RuleAddition, RuleStatus, RuleTerms, RuleView, Rules},
 };
 use crate::{
@@ -27,10 +26,7 @@ use crate::{
 };
 
 pub(super) fn routes() -> Routes {
-    Routes::default()
-        .routes(routes!(list, add))
-        .routes(routes!(remove_all))
-        .routes(routes!(replace, set, remove))
+    routes!(list, add, remove_all, replace, set, remove)
 }
 
 /// One rule as a path names it.

@@ -3,21 +3,19 @@
 use axum::{Json, extract::State};
 use serde::Deserialize;
 
-use utoipa_axum::routes;
-
 use super::{
     AdminState,
     auth::Actor,
     error::ApiError,
     extract::{Params, Segments},
-    openapi::Routes,
     people,
+    routes::{Routes, routes},
     values::{Done, Removed, Sessions},
 };
 use crate::names::{SessionId, TenantRef};
 
 pub(super) fn routes() -> Routes {
-    Routes::default().routes(routes!(list)).routes(routes!(end))
+    routes!(list, end)
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]

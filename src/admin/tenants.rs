@@ -1,7 +1,6 @@
 //! Tenants, their switch for token access, their members and the secrets of their roles.
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
-use utoipa_axum::routes;
 
 use super::{
     AdminState,
@@ -9,8 +8,9 @@ use super::{
     change::harmless,
     error::ApiError,
     extract::{Body, SecretBody, Segments},
-    openapi::Routes,
-    people, tenant_fields,
+    people,
+    routes::{Routes, routes},
+    tenant_fields,
     values::{
         AccessState, Done, MemberGone, MemberTerms, Members, OneMember, OneTenant, Removed,
         SecretText, TenantFields, Tenants, WantedAccess,
@@ -28,18 +28,12 @@ use crate::{
 };
 
 pub(super) fn routes() -> Routes {
-    Routes::default()
-        .routes(routes!(list, add))
-        .routes(routes!(show, set, remove))
-        .routes(routes!(set_secret, remove_secret))
+    routes!(list, add, show, set, remove, set_secret, remove_secret)
 }
 
 /// What the tenant's own owners and administrators do as well.
 pub(super) fn managed_routes() -> Routes {
-    Routes::default()
-        .routes(routes!(access, set_access))
-        .routes(routes!(members))
-        .routes(routes!(set_member, remove_member))
+    routes!(access, set_access, members, set_member, remove_member)
 }
 
 /// The tenant `name`, or the refusal that says that there is none.

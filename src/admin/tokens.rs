@@ -2,7 +2,6 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use time::{Duration, OffsetDateTime};
-use utoipa_axum::routes;
 
 use super::{
     AdminState,
@@ -11,8 +10,8 @@ use super::{
     error::ApiError,
     expiry,
     extract::{Body, Segments},
-    openapi::Routes,
     people,
+    routes::{Routes, routes},
     values::{
         Done, IssuedToken, OneToken, Removed, RotatedToken, Rotation, TokenFields, TokenTerms,
         TokenView, Tokens, TokensGone,
@@ -31,17 +30,12 @@ use crate::{
 const OVERLAP: Duration = Duration::DAY;
 
 pub(super) fn routes() -> Routes {
-    Routes::default()
-        .routes(routes!(list, create))
-        .routes(routes!(show, change))
-        .routes(routes!(rotate))
+    routes!(list, create, show, change, rotate)
 }
 
 /// What takes access away.
 pub(super) fn revocation_routes() -> Routes {
-    Routes::default()
-        .routes(routes!(revoke_all))
-        .routes(routes!(revoke))
+    routes!(revoke_all, revoke)
 }
 
 /// The token as it is shown.

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, path::Path, time::Duration};
 
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{
     Admin, AuthoritySettings, Config, Limits, Listen, Net, Pool, Timeouts, TokenAccessSettings,
@@ -319,7 +319,7 @@ fn level(level: &str, places: &Places<'_>) -> Checked {
     if lone && level.parse::<LevelFilter>().is_err() {
         return Err(places.error(KEY, Problem::Level));
     }
-    match EnvFilter::try_new(level) {
+    match level.parse::<Targets>() {
         Ok(_) => Ok(()),
         Err(cause) => Err(places.error(KEY, Problem::Filter(cause))),
     }

@@ -81,7 +81,7 @@ async fn a_path_that_does_not_fit_is_refused_in_the_one_shape_and_only_with_the_
 #[tokio::test]
 async fn a_lesser_key_opens_what_the_description_says_and_nothing_else() {
     let world = World::start().await;
-    let document = serde_json::to_value(admin::document()).unwrap();
+    let document: Value = serde_json::from_str(admin::DOCUMENT).unwrap();
     let mut denied = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
