@@ -73,6 +73,10 @@ const PEEK_AFTER: Duration = Duration::from_secs(1);
 /// How many greetings a pool remembers; a client with other settings costs one look at a backend.
 const GREETINGS_MAX: usize = 256;
 
+/// Among so many a greeting that no backend was needed for is remembered, too: it is soon made again, and applications may have
+/// a name for each of their processes.
+const PREDICTIONS_MAX: usize = 8;
+
 /// Why there is no backend.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CheckoutError {
@@ -188,6 +192,14 @@ impl Pool {
             greetings.clear();
         }
         greetings.insert(settings, parameters);
+    }
+
+    /// The same for what was found out without a backend.
+    pub fn remember_prediction(&self, settings: &Rc<Settings>, parameters: &Rc<ParameterStatuses>) {
+        let mut greetings = self.greetings.borrow_mut();
+        if greetings.len() < PREDICTIONS_MAX {
+            greetings.insert(Rc::clone(settings), Rc::clone(parameters));
+        }
     }
 
     /// The one copy of `settings` that all sessions of this pool share: at checkout they are compared by address.

@@ -92,7 +92,7 @@ pub(super) async fn finish(let_in: LetIn, farewell: Farewell) {
     };
     let gone = async {
         match checkout {
-            Some(checkout) => checkout.close().await,
+            Some(checkout) => Box::pin(checkout.close()).await,
             None => true,
         }
     };

@@ -61,9 +61,12 @@ pub(super) async fn parameters(
         for (name, value) in settings.iter() {
             parameters.overlay(name, value);
         }
-        return Ok(Rc::new(parameters));
+        let parameters = Rc::new(parameters);
+        pool.remember_prediction(settings, &parameters);
+        return Ok(parameters);
     }
-    session_state::with_a_living_backend(async || ask(pool, settings, patience).await).await
+    let asked = session_state::with_a_living_backend(async || ask(pool, settings, patience).await);
+    Box::pin(asked).await
 }
 
 /// Learns from a backend what the settings do.

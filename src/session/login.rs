@@ -69,8 +69,9 @@ pub(super) async fn login(
     if claim.route.mode == Mode::Token && !client.stream.is_encrypted() {
         return Err(End::TokenWithoutTls);
     }
+    // Boxed here and below: what only tokens need is not carried about by everybody's login.
     match claim.route.mode {
-        Mode::Token => with_token(worker, client, claim).await,
+        Mode::Token => Box::pin(with_token(worker, client, claim)).await,
         Mode::Password => with_password_or_either(worker, client, claim).await,
     }
 }
@@ -93,7 +94,7 @@ async fn with_password_or_either(
     if let Some(tenant) = &tenant
         && takes_either(worker, client, claim, tenant).await?
     {
-        return with_either(worker, client, claim, Arc::clone(tenant)).await;
+        return Box::pin(with_either(worker, client, claim, Arc::clone(tenant))).await;
     }
     let attempt = attempt_by(worker, claim, Mode::Password);
     let admission = attempt.admit().await?;

@@ -154,11 +154,13 @@ async fn live(mut let_in: LetIn) {
 async fn begin(worker: Rc<Worker>, stream: Stream, arrival: Settled) -> Option<LetIn> {
     let limit = worker.process.config.load().timeouts.login;
     let mut client = Client::new(stream, &worker.buffers);
-    let login = establish(&worker, &mut client, &arrival);
-    let logged_in = tokio::select! {
-        biased;
-        done = timeout_at(arrival.deadline, login) => done.unwrap_or(Err(End::LoginTimeout(limit))),
-        () = arrival.presence.pushed_out() => Err(End::Crowded),
+    let logged_in = {
+        let login = pin!(establish(&worker, &mut client, &arrival));
+        tokio::select! {
+            biased;
+            done = timeout_at(arrival.deadline, login) => done.unwrap_or(Err(End::LoginTimeout(limit))),
+            () = arrival.presence.pushed_out() => Err(End::Crowded),
+        }
     };
     match logged_in {
         Ok((session, cancel_key)) => Some(LetIn {
@@ -169,7 +171,7 @@ async fn begin(worker: Rc<Worker>, stream: Stream, arrival: Settled) -> Option<L
             _place: arrival.into_place(),
         }),
         Err(end) => {
-            refuse(&worker, client, &arrival, end).await;
+            Box::pin(refuse(&worker, client, &arrival, end)).await;
             None
         }
     }

@@ -106,12 +106,21 @@ pub(super) async fn find(
     role: &RoleName,
 ) -> Result<LookUp, End> {
     let max_age = worker.process.config.load().auth_query.cache;
-    if let Some(secret) = worker.verifiers.find(&tenant.tenant, role, max_age) {
-        return Ok(LookUp {
+    match worker.verifiers.find(&tenant.tenant, role, max_age) {
+        Some(secret) => Ok(LookUp {
             secret: Some(secret),
             work: Work::Part,
-        });
+        }),
+        None => Box::pin(find_out(worker, tenant, role)).await,
     }
+}
+
+/// Looks the verifier up where it is kept.
+async fn find_out(
+    worker: &Rc<Worker>,
+    tenant: &Arc<Tenant>,
+    role: &RoleName,
+) -> Result<LookUp, End> {
     let stored = worker
         .process
         .catalog
