@@ -88,6 +88,9 @@ pub(super) fn may_name_statement(header: Header, bytes: &[u8]) -> bool {
 impl Translator<'_, '_> {
     /// Translates the message that begins `bytes`, which may not be whole.
     pub(super) fn translate(&mut self, header: Header, bytes: &[u8]) -> Result<Step, End> {
+        if self.may_yet_forget() {
+            return Ok(Step::Hold);
+        }
         match header.tag {
             frontend::PARSE => self.parse(header, bytes),
             frontend::BIND => self.bind(header, bytes),
@@ -268,7 +271,7 @@ impl Translator<'_, '_> {
 
     /// Whether the server may still be about to take every prepared statement away: what is known of them now is not
     /// what a message finds that is sent now.
-    pub(super) fn may_yet_forget(&self) -> bool {
+    fn may_yet_forget(&self) -> bool {
         self.backend.may_forget && self.backend.pipeline.owes_answers()
     }
 
