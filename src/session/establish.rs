@@ -231,3 +231,19 @@ fn own_timeouts(tenant: &Tenant, replication: Replication) -> TenantTimeouts {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of_future<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is moved where it is made, and made for every login.
+    #[test]
+    fn what_lets_a_client_log_in_is_small() {
+        let bytes = bytes_of_future(serve);
+        assert!(bytes <= 5_000, "{bytes}");
+    }
+}
