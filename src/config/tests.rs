@@ -270,11 +270,13 @@ fn a_value_out_of_range_is_told_with_key_and_remedy() {
         error("[log]\nlevel = \"inof\""),
         "pooler.toml:2: log.level is no level: write off, error, warn, info, debug or trace"
     );
-    let filter = error("[log]\nlevel = \"sluice=loud\"");
-    assert!(
-        filter.starts_with("pooler.toml:2: log.level is no log filter: "),
-        "{filter}"
-    );
+    for level in ["sluice=loud", "warn,[span{field=1}]=debug"] {
+        let filter = error(&format!("[log]\nlevel = \"{level}\""));
+        assert!(
+            filter.starts_with("pooler.toml:2: log.level is no log filter: "),
+            "{filter}"
+        );
+    }
 }
 
 #[test]

@@ -191,18 +191,34 @@ async fn an_equal_record_is_no_change_and_another_server_retires_the_pools() {
     .await;
 }
 
+fn settings(n: u32) -> Rc<Settings> {
+    let one = [("work_mem".to_owned(), n.to_string())];
+    Rc::new(one.into_iter().collect())
+}
+
+#[tokio::test]
+async fn predictions_are_remembered_while_few_are_and_never_in_the_place_of_what_was_asked() {
+    local(async {
+        let world = World::new(10).await;
+        let pool = pool(&world.tenant(10), "app", Principal::Password);
+        let parameters = Rc::<ParameterStatuses>::default();
+        let is_known = |n: u32| pool.greeting(&settings(n)).is_some();
+        pool.remember_greeting(settings(0), Rc::clone(&parameters));
+        for n in 1..100 {
+            pool.remember_prediction(&settings(n), &parameters);
+        }
+        assert!(is_known(0) && is_known(1) && !is_known(99));
+        pool.remember_greeting(settings(99), parameters);
+        assert!(is_known(0) && is_known(99));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn equal_settings_are_shared_and_those_that_nobody_has_are_forgotten() {
     local(async {
         let world = World::new(10).await;
         let pool = pool(&world.tenant(10), "app", Principal::Password);
-        let settings = |n: u32| {
-            Rc::new(
-                [("work_mem".to_owned(), n.to_string())]
-                    .into_iter()
-                    .collect(),
-            )
-        };
         let kept = pool.shared_settings(settings(0));
         for n in 1..1000 {
             drop(pool.shared_settings(settings(n)));
