@@ -1,6 +1,10 @@
 //! The admin API as the command line uses it: where it is, the key, one call, its answer.
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Args;
 use reqwest::{
@@ -240,7 +244,13 @@ impl Client {
                 .unwrap_or(CliError::Unreadable { url, status }));
         }
         while let Some(part) = answer.chunk().await.map_err(unreachable)? {
-            out.write_all(&part).map_err(CliError::Output)?;
+            match out.write_all(&part) {
+                // A reader that has seen enough (`| head`) is no failure.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Ok(Answer::nothing_more());
+                }
+                written => written.map_err(CliError::Output)?,
+            }
         }
         out.flush().map_err(CliError::Output)?;
         Ok(Answer::nothing_more())

@@ -21,6 +21,8 @@ impl OpenapiArgs {
         let printed = io::stdout().write_all(admin::DOCUMENT.as_bytes());
         match printed {
             Ok(()) => ExitCode::SUCCESS,
+            // A reader that has seen enough (`| head`) is no failure.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error}");
                 ExitCode::FAILURE

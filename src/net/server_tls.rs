@@ -172,12 +172,18 @@ fn has_aes_128(suite: CipherSuite) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use rcgen::KeyPair;
     use rustls::{ClientConfig, ClientConnection, RootCertStore, version::TLS12};
     use rustls_pki_types::{ServerName, pem::PemObject};
+    use tokio::io::{AsyncWriteExt as _, ReadBuf};
 
     use super::*;
-    use crate::net::testing::{Files, HOST, sockets};
+    use crate::net::{
+        socket::{Peek, peek},
+        testing::{Files, HOST, sockets},
+    };
 
     fn client(files: &Files, protocols: &[&[u8]]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
@@ -223,6 +229,23 @@ mod tests {
         // After an SSLRequest it is plain what is meant.
         let (result, _) = meet(&server, Opening::Requested, with(&[])).await;
         assert!(result.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_ticket_has_no_segment_of_its_own() {
+        let files = Files::issued();
+        let (accepted, near) = meet(&files.server(), Opening::Requested, client(&files, &[])).await;
+        let (mut stream, mut near) = (accepted.unwrap().stream, near.unwrap());
+        assert_eq!(peek(&near.socket), Peek::Silent);
+        stream.write_all(b"x").await.unwrap();
+        let mut byte = [0];
+        let mut read = ReadBuf::new(&mut byte);
+        poll_fn(|cx| near.poll_read(cx, &mut read)).await.unwrap();
+        assert_eq!(read.filled(), b"x");
+        let Connection::Client(client) = &*near.connection else {
+            panic!("not the client's end");
+        };
+        assert_eq!(client.tls13_tickets_received(), 1);
     }
 
     #[tokio::test]

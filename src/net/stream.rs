@@ -244,7 +244,7 @@ impl Detached {
         let socket = Socket::new(TcpStream::from_std(self.socket)?);
         Ok(Stream::over(match self.connection {
             None => Transport::Plain(socket),
-            Some(connection) => Transport::Tls(Tls { socket, connection }),
+            Some(connection) => Transport::Tls(Tls::new(socket, connection)),
         }))
     }
 }

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustls::{Connection, IoState};
+use rustls::{Connection, IoState, ProtocolVersion};
 use tokio::{io::ReadBuf, net::TcpStream};
 
 use super::socket::Socket;
@@ -22,32 +22,45 @@ const SEND_BUFFER_MAX_BYTES: usize = 16 * 1024;
 pub(super) struct Tls {
     pub(super) socket: Socket,
     pub(super) connection: Box<Connection>,
+    /// A ticket is still here, which nobody waits for: it leaves with what is written first.
+    has_ticket: bool,
 }
 
 impl Tls {
-    /// Runs the handshake to its end, our last flight included.
+    /// Runs the handshake to its end, our last flight included, except for what the peer does not wait for.
     ///
     /// Cancel-safe only in that the connection is lost when it is dropped.
-    pub(super) async fn handshake(tcp: TcpStream, connection: Connection) -> io::Result<Self> {
-        let mut tls = Self {
-            socket: Socket::new(tcp),
-            connection: Box::new(connection),
-        };
-        tls.connection.set_buffer_limit(Some(SEND_BUFFER_MAX_BYTES));
+    pub(super) async fn handshake(tcp: TcpStream, mut connection: Connection) -> io::Result<Self> {
+        connection.set_buffer_limit(Some(SEND_BUFFER_MAX_BYTES));
+        let mut tls = Self::new(Socket::new(tcp), Box::new(connection));
         poll_fn(|cx| tls.poll_handshake(cx)).await?;
         Ok(tls)
     }
 
+    /// A connection that nothing has been written to yet, but for its handshake.
+    pub(super) fn new(socket: Socket, connection: Box<Connection>) -> Self {
+        let has_ticket = !connection.is_handshaking() && connection.wants_write();
+        Self {
+            socket,
+            connection,
+            has_ticket,
+        }
+    }
+
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
+        while self.connection.is_handshaking() {
             ready!(self.poll_send(cx))?;
-            if !self.connection.is_handshaking() {
-                return Poll::Ready(Ok(()));
-            }
             if ready!(self.poll_receive(cx))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
+        // In TLS 1.3 it is the client who has the last word.
+        self.has_ticket = matches!(*self.connection, Connection::Server(_))
+            && self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        if self.has_ticket {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_send(cx)
     }
 
     /// Plaintext for the caller; nothing added to `buffer` means the peer has finished.
@@ -90,7 +103,9 @@ impl Tls {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         // Earlier records leave first, so that at most one write's worth is ever held.
-        ready!(self.poll_send(cx))?;
+        if !std::mem::take(&mut self.has_ticket) {
+            ready!(self.poll_send(cx))?;
+        }
         let taken = self.connection.writer().write(data)?;
         match self.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

@@ -320,6 +320,22 @@ fn an_export_is_all_rows_of_the_time_asked_for_one_a_line() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_of_what_is_printed_is_no_failure() {
+    let fixture = Fixture::start();
+    for arguments in [&["audit", "export"][..], &["audit", "list"], &["openapi"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = fixture.sluice.command(arguments);
+        let output = command.stdout(writer).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.success() && said.is_empty(),
+            "{arguments:?}: {said}"
+        );
+    }
+}
+
+#[test]
 fn a_signed_checkpoint_is_held_against_the_trail() {
     let fixture = Fixture::start();
     let sluice = &fixture.sluice;
