@@ -37,6 +37,7 @@ pub mod config;
 pub mod direct;
 pub mod doctor;
 pub mod listener;
+pub mod memory;
 pub mod metrics;
 pub mod names;
 pub mod net;

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     catalog::{ExternalToken, types::Revision},
+    memory::Trim as _,
     names::{DatabaseName, PersonId, RoleName, RuleId, SessionId, TenantRef, TokenId},
     scheduling::{Hurry, TURNS},
 };
@@ -357,6 +358,11 @@ impl Registry {
         self.sessions
             .get(&id)
             .map(|entry| Arc::clone(entry.value()))
+    }
+
+    /// Gives back memory that many sessions have needed.
+    pub fn trim(&self) {
+        self.sessions.trim();
     }
 
     #[must_use]

@@ -92,7 +92,7 @@ pub async fn accept(worker: Rc<Worker>, mut tcp: TcpStream, peer: SocketAddr, sh
         Ok(Ok(Handshake::Session(hello))) => {
             welcome(&worker, hello, sharing, deadline, presence).await
         }
-        Ok(Ok(Handshake::Cancel(request))) => cancel(&worker, request).await,
+        Ok(Ok(Handshake::Cancel(request))) => Box::pin(cancel(&worker, request)).await,
         Ok(Err(error)) => {
             if let Some(stream) = error.stream {
                 finish::tell(&worker, stream, &End::Startup(error.cause)).await;

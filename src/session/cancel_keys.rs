@@ -12,6 +12,7 @@ use rand::Rng as _;
 use tokio::time::Instant;
 
 use crate::{
+    memory::Trim as _,
     names::SessionId,
     net::network::own_network,
     protocol::startup::{CancelKey, ProtocolVersion, SecretKey},
@@ -66,6 +67,11 @@ impl CancelKeys {
                 return (Issued { live, pid }, CancelKey { pid, secret });
             }
         }
+    }
+
+    /// Gives back memory that many sessions have needed.
+    pub(super) fn trim(&self) {
+        self.0.trim();
     }
 
     /// The session that `key` stands for, and its home worker.

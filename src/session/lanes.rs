@@ -29,6 +29,8 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 use tokio::task::coop::has_budget_remaining;
 
+use crate::memory::Trim;
+
 /// How long the tasks of several lanes are served before the reactor is asked who else is ready.
 const SLICE: Duration = Duration::from_micros(200);
 
@@ -222,6 +224,12 @@ impl<K: Clone + Eq + Hash> Lanes<K> {
                 drop(task);
             }
         }
+    }
+
+    /// Gives back memory that many tasks have needed.
+    pub(super) fn trim(&self) {
+        self.tasks.borrow_mut().all.trim();
+        lock(&self.ready).lanes.iter_mut().for_each(Trim::trim);
     }
 
     /// Drops all tasks.

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use super::local::{Due, Local, Now};
-use crate::{config::Timeouts, names::SessionId};
+use crate::{config::Timeouts, memory::Trim as _, names::SessionId};
 
 /// Others are looked at this often at least: their limits may be made shorter in the configuration.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
@@ -76,6 +76,12 @@ impl Watch {
         if self.again_at.get() <= now.instant {
             self.again_at.set(look_at(&self.others));
         }
+    }
+
+    /// Gives back memory that many sessions have needed.
+    pub(super) fn trim(&self) {
+        self.granted.borrow_mut().trim();
+        self.others.borrow_mut().trim();
     }
 
     fn group(&self, local: &Local) -> &RefCell<Group> {

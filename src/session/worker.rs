@@ -38,7 +38,7 @@ use crate::{
     config::Config,
     metrics::{CancelOutcome, TenantMetrics, Traffic},
     names::{SessionId, TenantRef},
-    net::{buffer::BufferPool, server_tls::ServerTls},
+    net::{buffer::BufferPool, ring::Ring, server_tls::ServerTls},
     pool::{Pool, PoolView, Pools},
 };
 
@@ -256,6 +256,13 @@ impl Worker {
         if self.house_kept.get() + HOUSEKEEPING_PERIOD <= now.instant {
             self.house_kept.set(now.instant);
             self.pools.keep_house(now.instant);
+            self.lanes.trim();
+            self.watch.trim();
+            Ring::trim();
+            if self.index == 0 {
+                self.process.cancel_keys.trim();
+                self.process.access.registry().trim();
+            }
         }
         self.buffers.trim();
         if self.index == 0 {

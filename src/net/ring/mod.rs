@@ -34,6 +34,7 @@ use super::{
     buffer::{BufferPool, Filling},
     socket::is_not_ready,
 };
+use crate::memory::Trim as _;
 
 /// How many requests are made by one system call.
 const BATCH: u32 = 256;
@@ -166,6 +167,13 @@ impl Ring {
         });
         CURRENT.set(Some(Rc::clone(&ring)));
         Ok(ring)
+    }
+
+    /// Gives back memory that many sockets of this thread have needed.
+    pub fn trim() {
+        if let Some(ring) = Self::current() {
+            ring.inner.borrow_mut().places.trim();
+        }
     }
 
     /// Serves no more sockets than there are.
