@@ -1,4 +1,4 @@
-//! Memory that thousands of clients needed once, given back when they have left.
+//! Memory that was needed once, by thousands of clients perhaps, and is given back when they have left.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -38,6 +38,17 @@ trim! {
     <T> &mut VecDeque<T>;
     <K: Eq + Hash, V, S: BuildHasher> &mut HashMap<K, V, S>;
     <K: Eq + Hash, V, S: BuildHasher + Clone> &DashMap<K, V, S>;
+}
+
+/// Has the allocator give back what this thread has freed, what others have of what this one has allocated, and what all have
+/// a while ago.
+///
+/// It does so by itself, but only while it takes or frees pages: a pooler that has become idle would keep what starting it
+/// took, or thousands of clients that have left, for as long as it stays idle.
+#[allow(unsafe_code)]
+pub fn give_back() {
+    // SAFETY: it may be called by any thread at any time.
+    unsafe { libmimalloc_sys::mi_collect(false) }
 }
 
 #[cfg(test)]

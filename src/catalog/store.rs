@@ -82,6 +82,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
+        // In KiB. By default each connection keeps 2 MiB of pages, which the system has as well.
+        .pragma("cache_size", "-512")
         .disable_statement_logging()
 }
 

@@ -1,16 +1,14 @@
 //! The memory of a process of Sluice: whom it is for, and how it is paged.
 
-use std::{hint::black_box, io, time::Duration};
+use std::{io, time::Duration};
 
 use rustix::{
     process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
     thread::disable_transparent_huge_pages,
 };
 
-/// How often to [`give_back`].
+/// How often the control thread is to give back what it has freed.
 pub(super) const GIVE_BACK_PERIOD: Duration = Duration::from_secs(1);
-/// So much gets pages of the allocator's own.
-const PAGES_BYTES: usize = 1024 * 1024;
 
 /// What it holds (keys, tokens, passwords) is for no other process and for no file.
 ///
@@ -33,13 +31,4 @@ pub(super) fn page_finely() {
     // The allocator does not ask for large pages, but the system may hand them out to everybody. Where the kernel knows
     // none there is nothing to forgo.
     let _ = disable_transparent_huge_pages(true);
-}
-
-/// Has the allocator give back what this thread has freed, and what all have a while ago.
-///
-/// It does so by itself, but only while it takes or frees pages: a pooler that has become idle would keep what starting it
-/// took, or thousands of clients that have left, for as long as it stays idle.
-pub(super) fn give_back() {
-    // Never written to: no memory is used for it.
-    drop(black_box(Vec::<u8>::with_capacity(PAGES_BYTES)));
 }

@@ -30,6 +30,7 @@ use crate::{
     config::Config,
     doctor::Doctor,
     listener::{Listeners, Pooler, Setup, keepalive},
+    memory::give_back,
     metrics,
     net::server_tls::ServerTls,
     scheduling::TURNS,
@@ -164,7 +165,7 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     loop {
         tokio::select! {
             () = signals.stop() => break,
-            _ = memory_ticks.tick() => memory::give_back(),
+            _ = memory_ticks.tick() => give_back(),
             _ = hangup.recv() => reloader.by_signal(),
             Some(request) = reloads.recv() => reloader.by_request(request),
         }

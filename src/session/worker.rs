@@ -36,6 +36,7 @@ use crate::{
     access::{Access, certificates::CertificateAuthority},
     catalog::Catalog,
     config::Config,
+    memory::give_back,
     metrics::{CancelOutcome, TenantMetrics, Traffic},
     names::{SessionId, TenantRef},
     net::{buffer::BufferPool, ring::Ring, server_tls::ServerTls},
@@ -263,6 +264,7 @@ impl Worker {
                 self.process.cancel_keys.trim();
                 self.process.access.registry().trim();
             }
+            give_back();
         }
         self.buffers.trim();
         if self.index == 0 {
