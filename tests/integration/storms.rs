@@ -215,9 +215,9 @@ fn five_thousand_idle_clients_take_little_memory() {
     );
     // The promise is for a release build; futures and tables of a debug build are larger.
     let bound = if cfg!(debug_assertions) {
-        120 * MIB
+        80 * MIB
     } else {
-        60 * MIB
+        45 * MIB
     };
     assert!(resident < bound, "{resident} bytes");
     for client in clients.iter_mut().step_by(500) {
