@@ -16,7 +16,14 @@ const LAYERS: &[&str] = &[
 ];
 
 /// What any layer but `protocol` may use: values and services that know no layer.
-const BASE: &[&str] = &["names", "config", "metrics", "telemetry", "scheduling"];
+const BASE: &[&str] = &[
+    "names",
+    "config",
+    "memory",
+    "metrics",
+    "telemetry",
+    "scheduling",
+];
 
 /// Values that lower layers share with the layer that keeps them.
 const SHARED_VALUES: &[&str] = &["catalog::types"];
