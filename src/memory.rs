@@ -13,7 +13,7 @@ const SMALL: usize = 256;
 
 /// A collection that can give back memory.
 pub trait Trim {
-    /// Gives back what it has room for and by far does not need. One that is filled and emptied over and over keeps its room.
+    /// Gives back what it has room for and by far does not need; one that is an eighth full keeps it.
     fn trim(self);
 }
 

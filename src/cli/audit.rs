@@ -139,12 +139,7 @@ impl AuditAction {
                 let found = client.find::<AuditRows>(&["v1", "audit"], &query).await?;
                 Ok(found.shown(|found| timeline(found).to_string()))
             }
-            Self::Export(chosen) => {
-                let mut out = std::io::stdout();
-                client
-                    .copy(&["v1", "audit", "export"], &*chosen, &mut out)
-                    .await
-            }
+            Self::Export(chosen) => client.copy(&["v1", "audit", "export"], &*chosen).await,
             Self::Verify { checkpoint } => verify(client, checkpoint).await,
             Self::Checkpoint { key } => {
                 let found = client

@@ -1,10 +1,6 @@
 //! The admin API as the command line uses it: where it is, the key, one call, its answer.
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use reqwest::{
@@ -16,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::{error::CliError, input};
+use super::{error::CliError, input, output::print};
 use crate::admin::{ACTOR_HEADER, is_actor};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -221,12 +217,11 @@ impl Client {
         self.call(self.request(Method::DELETE, path)).await
     }
 
-    /// Writes the body of an answer, which may be long, to `out` as it comes.
+    /// Writes the body of an answer, which may be long, to standard output as it comes.
     pub(super) async fn copy(
         &self,
         path: &[&str],
         query: &impl Serialize,
-        out: &mut impl Write,
     ) -> Result<Answer, CliError> {
         let unreachable = |source: reqwest::Error| CliError::Unreachable {
             url: self.base.to_string(),
@@ -244,15 +239,10 @@ impl Client {
                 .unwrap_or(CliError::Unreadable { url, status }));
         }
         while let Some(part) = answer.chunk().await.map_err(unreachable)? {
-            match out.write_all(&part) {
-                // A reader that has seen enough (`| head`) is no failure.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                    return Ok(Answer::nothing_more());
-                }
-                written => written.map_err(CliError::Output)?,
+            if !print(&part)? {
+                break;
             }
         }
-        out.flush().map_err(CliError::Output)?;
         Ok(Answer::nothing_more())
     }
 

@@ -9,6 +9,7 @@ use super::{
     client::{Address, Connection},
     environment,
     error::CliError,
+    output::print,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,11 +32,12 @@ impl HealthArgs {
             .build()
             .map_err(CliError::Runtime)
             .and_then(|runtime| runtime.block_on(ask(address)));
-        match asked {
-            Ok((status, said)) => {
-                println!("{said}");
-                ExitCode::from(u8::from(status != StatusCode::OK))
-            }
+        let printed = asked.and_then(|(status, said)| {
+            print(format!("{said}\n").as_bytes())?;
+            Ok(ExitCode::from(u8::from(status != StatusCode::OK)))
+        });
+        match printed {
+            Ok(status) => status,
             Err(error) => {
                 eprintln!("error: {error}");
                 ExitCode::FAILURE

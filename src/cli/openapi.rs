@@ -1,12 +1,10 @@
 //! `sluice openapi`: the description of the admin API, for whoever writes a client of it. No pooler needs to run.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::print;
 use crate::admin;
 
 /// `sluice openapi` takes no options.
@@ -18,11 +16,8 @@ impl OpenapiArgs {
     /// Prints the document that a running pooler answers at `GET /openapi.json`.
     #[must_use]
     pub fn run(&self) -> ExitCode {
-        let printed = io::stdout().write_all(admin::DOCUMENT.as_bytes());
-        match printed {
-            Ok(()) => ExitCode::SUCCESS,
-            // A reader that has seen enough (`| head`) is no failure.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        match print(admin::DOCUMENT.as_bytes()) {
+            Ok(_) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error}");
                 ExitCode::FAILURE

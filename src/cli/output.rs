@@ -5,6 +5,7 @@
 
 use std::{
     fmt::{self, Write as _},
+    io::{self, Write as _},
     time::Duration,
 };
 
@@ -12,7 +13,17 @@ use serde::Serialize;
 use serde_json::Value;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
+use super::error::CliError;
 use crate::{admin::values::Done, names::turns_text};
+
+/// Writes to standard output; `false`: its reader has seen enough (`| head`), which is no failure.
+pub(super) fn print(bytes: &[u8]) -> Result<bool, CliError> {
+    let mut out = io::stdout();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).map_err(CliError::Output),
+    }
+}
 
 /// Rows under headings, columns padded to their widest cell.
 pub(super) struct Table {

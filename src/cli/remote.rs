@@ -1,6 +1,6 @@
 //! Commands that are one call to the admin API of a running pooler: dispatch, printing, exit status.
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
@@ -14,6 +14,7 @@ use super::{
     error::CliError,
     invite::InviteAction,
     member::MemberAction,
+    output::print,
     person::PersonAction,
     pool::PoolAction,
     reload::ReloadArgs,
@@ -101,8 +102,9 @@ pub(super) fn conclude(calls: impl Future<Output = Result<Outcome, CliError>>) -
         .enable_all()
         .build()
         .map_err(CliError::Runtime);
-    match runtime.and_then(|runtime| runtime.block_on(calls)) {
-        Ok(outcome) => outcome.print(),
+    let outcome = runtime.and_then(|runtime| runtime.block_on(calls));
+    match outcome.and_then(|outcome| outcome.print()) {
+        Ok(status) => status,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -154,14 +156,13 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// The answer as it was asked for.
-    fn print(&self) -> ExitCode {
+    fn print(&self) -> Result<ExitCode, CliError> {
         if !self.text.is_empty() {
-            // A reader that has seen enough (`| head`) is no failure.
-            let _ = writeln!(std::io::stdout(), "{}", self.text);
+            print(format!("{}\n", self.text).as_bytes())?;
         }
-        match self.verdict {
+        Ok(match self.verdict {
             Verdict::Good => ExitCode::SUCCESS,
             Verdict::Bad => ExitCode::FAILURE,
-        }
+        })
     }
 }

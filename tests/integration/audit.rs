@@ -320,9 +320,14 @@ fn an_export_is_all_rows_of_the_time_asked_for_one_a_line() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_of_what_is_printed_is_no_failure() {
+fn a_reader_that_has_seen_enough_of_what_is_printed_is_no_failure_but_a_full_disk_is() {
     let fixture = Fixture::start();
-    for arguments in [&["audit", "export"][..], &["audit", "list"], &["openapi"]] {
+    for arguments in [
+        &["audit", "export"][..],
+        &["audit", "list"],
+        &["openapi"],
+        &["health"],
+    ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = fixture.sluice.command(arguments);
@@ -330,6 +335,15 @@ fn a_reader_that_has_seen_enough_of_what_is_printed_is_no_failure() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(
             output.status.success() && said.is_empty(),
+            "{arguments:?}: {said}"
+        );
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut command = fixture.sluice.command(arguments);
+        let output = command.stdout(full.unwrap()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(
+            said.starts_with("error: cannot write: No space left on device"),
             "{arguments:?}: {said}"
         );
     }
